@@ -1,0 +1,167 @@
+"""`HTPOConfig`: `GRPOConfig` with HTPO's options, the recipe's defaults, and contradictions refused at construction."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from .objective import KeepGradient, Table, get_table
+
+
+# The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
+PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+
+
+@dataclass
+class HTPOConfig(GRPOConfig):
+    r"""
+    Configuration of the [`HTPOTrainer`]: all of [`~trl.GRPOConfig`], with HTPO's options and the defaults of the recipe
+    it was published with (arXiv 2605.08283, on top of DAPO, arXiv 2503.14476).
+
+    Args:
+        objective (`str`, *optional*, defaults to `"htpo"`):
+            Preset of the objective table: `"htpo"`, `"htpo-released"` (the code published with the paper), `"dapo"` (PPO
+            clipping for every token, the baseline), `"high-entropy-only"` (80/20), `"gppo"` or `"aspo"`.
+        objective_overrides (`dict[str, Any]` or `str`, *optional*):
+            Rows of the table to replace, for ablations: `{"hard_correct_low": "clip"}`, or with arguments
+            `{"easy_correct_high": {"rule": "detach", "share": 0.05, "which": "highest"}}`.
+        difficulty_threshold (`float`, *optional*, defaults to `0.6`):
+            A prompt is hard while the share of its responses that are correct lies below this (the paper's
+            1 - τ_diff). Raise it to explore on more prompts, lower it to exploit earlier.
+        top_entropy_share (`float`, *optional*, defaults to `0.2`):
+            Share of a response's tokens, by entropy, that count as forking (high) tokens; at least one token.
+        correctness_reward (`str`, *optional*):
+            Name of the reward function that judges correctness (a function's `__name__`). Defaults to the first one.
+        correctness_threshold (`float`, *optional*, defaults to `0.5`):
+            A response is correct when that reward exceeds this. The default fits both 1/0 and +1/-1 rewards.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.GRPOConfig`]:
+    > - `epsilon_high`: Defaults to `0.28` instead of `None`.
+    > - `delta`: Defaults to `10.0` instead of `None` (the dual clip).
+    > - `num_generations`: Defaults to `16` instead of `8`.
+    > - `steps_per_generation`: Defaults to `4 * gradient_accumulation_steps`, four optimizer steps per generation batch,
+    >   instead of one. With one step every importance ratio is 1, and the rules beyond the clip range never act.
+    > - `use_bias_correction_kl`: Defaults to `False` instead of `True`: it weighs the KL term by the importance ratio,
+    >   which is not the policy's on tokens whose gradient is kept.
+
+    Raises:
+        ValueError: for an option that contradicts the objective, with the mend.
+    """
+
+    _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["objective_overrides"]
+
+    # Defaults of the recipe
+    epsilon_high: float | None = field(
+        default=0.28, metadata={"help": "Upper-bound epsilon value for clipping (DAPO's clip-higher)."}
+    )
+    delta: float | None = field(
+        default=10.0,
+        metadata={"help": "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."},
+    )
+    num_generations: int | None = field(default=16, metadata={"help": "Number of responses to sample per prompt (G)."})
+    steps_per_generation: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of steps per generation. If `None`, it defaults to `4 * gradient_accumulation_steps`, i.e. "
+            "four optimizer steps per generation batch, as in the HTPO paper."
+        },
+    )
+    use_bias_correction_kl: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to multiply the KL term by the importance ratio. Refused, when `beta` is not 0, for "
+            "objectives that keep gradients outside the clip range."
+        },
+    )
+
+    # The objective
+    objective: str = field(
+        default="htpo",
+        metadata={
+            "help": "Preset of the objective table: 'htpo', 'htpo-released', 'dapo' (the baseline), "
+            "'high-entropy-only', 'gppo' or 'aspo'."
+        },
+    )
+    objective_overrides: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of the objective table to replace: a mapping from group to rule, e.g. "
+            '\'{"hard_correct_low": "clip"}\'.'
+        },
+    )
+    difficulty_threshold: float = field(
+        default=0.6,
+        metadata={"help": "A prompt is hard while the share of its responses that are correct lies below this."},
+    )
+    top_entropy_share: float = field(
+        default=0.2,
+        metadata={"help": "Share of a response's tokens, by entropy, that count as high-entropy tokens."},
+    )
+    correctness_reward: str | None = field(
+        default=None,
+        metadata={"help": "Name of the reward function that judges correctness. Defaults to the first one."},
+    )
+    correctness_threshold: float = field(
+        default=0.5, metadata={"help": "A response is correct when the correctness reward exceeds this."}
+    )
+
+    def __post_init__(self):
+        if self.steps_per_generation is None and self.generation_batch_size is None:
+            self.steps_per_generation = 4 * self.gradient_accumulation_steps
+        super().__post_init__()
+
+        table = self.table  # raises for an unknown preset, group or rule
+        _check_share("difficulty_threshold", self.difficulty_threshold)
+        _check_share("top_entropy_share", self.top_entropy_share)
+        if self.loss_type not in PPO_LOSS_TYPES:
+            raise ValueError(
+                f"loss_type={self.loss_type!r} has no PPO clipping, which the HTPO objective is defined on. Use one of "
+                f"{', '.join(PPO_LOSS_TYPES)}, or `GRPOTrainer`."
+            )
+        if self.importance_sampling_level != "token":
+            raise ValueError(
+                f"importance_sampling_level={self.importance_sampling_level!r}: HTPO gives every token an objective of "
+                "its own and needs importance ratios per token. Use importance_sampling_level='token'."
+            )
+        if self.top_entropy_quantile < 1.0:
+            raise ValueError(
+                f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
+                "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
+            )
+        highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+        if self.delta is not None and self.delta <= highest:
+            raise ValueError(
+                f"delta={self.delta} must lie above the clip range, which ends at {highest:g}: it bounds the ratio of "
+                "negative advantages beyond the range. Raise delta (10.0 in the recipe), or set it to None."
+            )
+        kept = [row for row in table.rows if isinstance(row, KeepGradient)]
+        if kept and self.beta != 0.0 and self.use_bias_correction_kl:
+            raise ValueError(
+                f"use_bias_correction_kl=True with beta={self.beta} weighs the KL term by the importance ratio, but "
+                f"objective={self.objective!r} replaces that ratio on tokens whose gradient is kept. Set "
+                "use_bias_correction_kl=False, or beta=0.0."
+            )
+        if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
+            raise ValueError(
+                f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, which "
+                f"objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
+            )
+
+    @property
+    def table(self) -> Table:
+        """The objective table in use: the preset with its overrides."""
+        overrides = self.objective_overrides
+        if overrides is not None and not isinstance(overrides, dict):
+            raise ValueError(f"objective_overrides={overrides!r} must map groups to rules, as JSON on the command line.")
+        return get_table(self.objective, overrides)
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
+        return self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}={value} is a share and must lie in (0, 1].")
