@@ -1,4 +1,4 @@
-"""`HTPOConfig`: `GRPOConfig` with HTPO's options, the recipe's defaults, and contradictions refused at construction."""
+"""`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +15,13 @@ PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 @dataclass
 class HTPOConfig(GRPOConfig):
     r"""
-    Configuration of the [`HTPOTrainer`]: all of [`~trl.GRPOConfig`], with HTPO's options and the defaults of the recipe
-    it was published with (arXiv 2605.08283, on top of DAPO, arXiv 2503.14476).
+    Configuration of the [`HTPOTrainer`]: all of [`~trl.GRPOConfig`], with HTPO's options and the defaults of the
+    recipe it was published with (arXiv 2605.08283, on top of DAPO, arXiv 2503.14476).
 
     Args:
         objective (`str`, *optional*, defaults to `"htpo"`):
-            Preset of the objective table: `"htpo"`, `"htpo-released"` (the code published with the paper), `"dapo"` (PPO
-            clipping for every token, the baseline), `"high-entropy-only"` (80/20), `"gppo"` or `"aspo"`.
+            Preset of the objective table: `"htpo"`, `"htpo-released"` (the code published with the paper), `"dapo"`
+            (PPO clipping for every token, the baseline), `"high-entropy-only"` (80/20), `"gppo"` or `"aspo"`.
         objective_overrides (`dict[str, Any]` or `str`, *optional*):
             Rows of the table to replace, for ablations: `{"hard_correct_low": "clip"}`, or with arguments
             `{"easy_correct_high": {"rule": "detach", "share": 0.05, "which": "highest"}}`.
@@ -40,8 +40,8 @@ class HTPOConfig(GRPOConfig):
     > - `epsilon_high`: Defaults to `0.28` instead of `None`.
     > - `delta`: Defaults to `10.0` instead of `None` (the dual clip).
     > - `num_generations`: Defaults to `16` instead of `8`.
-    > - `steps_per_generation`: Defaults to `4 * gradient_accumulation_steps`, four optimizer steps per generation batch,
-    >   instead of one. With one step every importance ratio is 1, and the rules beyond the clip range never act.
+    > - `steps_per_generation`: Defaults to `4 * gradient_accumulation_steps`, four optimizer steps per generation
+    >   batch, instead of one. With one step every importance ratio is 1: the rules beyond the clip range never act.
     > - `use_bias_correction_kl`: Defaults to `False` instead of `True`: it weighs the KL term by the importance ratio,
     >   which is not the policy's on tokens whose gradient is kept.
 
@@ -49,7 +49,7 @@ class HTPOConfig(GRPOConfig):
         ValueError: for an option that contradicts the objective, with the mend.
     """
 
-    _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["objective_overrides"]
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides"]
 
     # Defaults of the recipe
     epsilon_high: float | None = field(
@@ -57,13 +57,15 @@ class HTPOConfig(GRPOConfig):
     )
     delta: float | None = field(
         default=10.0,
-        metadata={"help": "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."},
+        metadata={
+            "help": "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."
+        },
     )
     num_generations: int | None = field(default=16, metadata={"help": "Number of responses to sample per prompt (G)."})
     steps_per_generation: int | None = field(
         default=None,
         metadata={
-            "help": "Number of steps per generation. If `None`, it defaults to `4 * gradient_accumulation_steps`, i.e. "
+            "help": "Number of steps per generation. If `None`, it defaults to `4 * gradient_accumulation_steps`: "
             "four optimizer steps per generation batch, as in the HTPO paper."
         },
     )
@@ -116,13 +118,13 @@ class HTPOConfig(GRPOConfig):
         _check_share("top_entropy_share", self.top_entropy_share)
         if self.loss_type not in PPO_LOSS_TYPES:
             raise ValueError(
-                f"loss_type={self.loss_type!r} has no PPO clipping, which the HTPO objective is defined on. Use one of "
+                f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
                 f"{', '.join(PPO_LOSS_TYPES)}, or `GRPOTrainer`."
             )
         if self.importance_sampling_level != "token":
             raise ValueError(
-                f"importance_sampling_level={self.importance_sampling_level!r}: HTPO gives every token an objective of "
-                "its own and needs importance ratios per token. Use importance_sampling_level='token'."
+                f"importance_sampling_level={self.importance_sampling_level!r}: HTPO gives every token an objective "
+                "of its own and needs importance ratios per token. Use importance_sampling_level='token'."
             )
         if self.top_entropy_quantile < 1.0:
             raise ValueError(
@@ -144,8 +146,8 @@ class HTPOConfig(GRPOConfig):
             )
         if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
             raise ValueError(
-                f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, which "
-                f"objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
+                f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, "
+                f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
 
     @property
@@ -153,13 +155,16 @@ class HTPOConfig(GRPOConfig):
         """The objective table in use: the preset with its overrides."""
         overrides = self.objective_overrides
         if overrides is not None and not isinstance(overrides, dict):
-            raise ValueError(f"objective_overrides={overrides!r} must map groups to rules, as JSON on the command line.")
+            raise ValueError(
+                f"objective_overrides={overrides!r} must map groups to rules, as JSON on the command line."
+            )
         return get_table(self.objective, overrides)
 
     @property
     def is_on_policy(self) -> bool:
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
-        return self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
+        return self.gradient_accumulation_steps % generate_every == 0
 
 
 def _check_share(name: str, value: float) -> None:

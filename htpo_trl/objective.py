@@ -1,8 +1,9 @@
 """HTPO's objective as data: which token learns what (arXiv 2605.08283).
 
-Every token of a response belongs to one of eight groups: is the prompt hard or easy, is the response correct or wrong,
-is the token's entropy high or low? A [`Table`] gives each group one rule. [`control`] turns the table into an effective
-advantage and an effective old log-probability per token, so that an *unchanged* PPO-clip loss computes the objective:
+Every token of a response belongs to one of eight groups: is the prompt hard or easy, is the response correct or
+wrong, is the token's entropy high or low? A [`Table`] gives each group one rule. [`control`] turns the table into an
+effective advantage and an effective old log-probability per token, so that an *unchanged* PPO-clip loss computes the
+objective:
 
 | rule            | effective advantage | effective old log-prob                               |
 | --------------- | ------------------- | ---------------------------------------------------- |
@@ -93,10 +94,9 @@ class KeepGradient:
         cap (`float`, *optional*, defaults to `math.inf`):
             Upper bound of the weight. 1/r is unbounded; 10, DAPO's dual-clip constant, bounds it as the other side is.
         when (`str`, *optional*, defaults to `"agrees"`):
-            Which advantages the rule applies to: `"agrees"` where Â has the sign of the verdict (positive for a correct
-            response, negative for a wrong one; shaping terms such as a length penalty can flip it), `"clipped"` where
-            PPO-clip itself has no gradient (r above and Â > 0, or r below and Â < 0), `"positive"` where Â > 0,
-            `"always"`.
+            Which advantages the rule applies to: `"agrees"` where Â has the sign of the verdict (positive for a
+            correct response, negative for a wrong one; a length penalty, say, can flip it), `"clipped"` where PPO-clip
+            itself has no gradient (r above and Â > 0, or r below and Â < 0), `"positive"` where Â > 0, `"always"`.
         sign (`1` or `-1`, *optional*, defaults to `1`):
             -1 pushes the other way. Only the code released with the paper does that.
     """
@@ -114,7 +114,9 @@ class KeepGradient:
             if isinstance(weight, str):
                 _check_choice("KeepGradient", name, weight, ("bound", "inverse_ratio"))
             elif weight is not None and not weight > 0:
-                raise ValueError(f"KeepGradient: {name}={weight} must be positive; use sign=-1 for the other direction.")
+                raise ValueError(
+                    f"KeepGradient: {name}={weight} must be positive; use sign=-1 for the other direction."
+                )
         if self.above is None and self.inside is None and self.below is None:
             raise ValueError("KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.")
         if self.inside == "bound":
@@ -190,7 +192,9 @@ class Table:
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(GROUPS):
-            raise ValueError(f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}.")
+            raise ValueError(
+                f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}."
+            )
         _check_choice("Table", "selection", self.selection, ("exact", "released"))
 
     def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
@@ -341,7 +345,9 @@ def control(
 
     # Each token is in one row of the table, and in one region of it: no rule sees another's result.
     for (rule, entropy), members in _rows_by_rule(table).items():
-        responses = sum((is_hard == hard) & (is_correct == correct) for hard, correct in members).bool()  # (B, 1)
+        responses = torch.zeros_like(is_hard)  # (B, 1)
+        for hard, correct in members:
+            responses |= (is_hard == hard) & (is_correct == correct)
         tokens = responses & (is_high if entropy == "high" else is_low)  # (B, T)
         if isinstance(rule, Detach):
             lowest = rule.which == "lowest"

@@ -1,8 +1,8 @@
 """`HTPOTrainer`: TRL's `GRPOTrainer` in which every token has the objective of its functional group.
 
-What differs from `GRPOTrainer`: after scoring, each response is labelled (hard prompt? correct?); in the loss, between
-TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by the effective ones of the
-objective table (see `objective.py`). Nothing of TRL's loss is copied.
+What differs from `GRPOTrainer`: after scoring, each response is labelled (hard prompt? correct?); in the loss,
+between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by the effective
+ones of the objective table (see `objective.py`). Nothing of TRL's loss is copied.
 """
 
 import textwrap
@@ -48,6 +48,8 @@ class HTPOTrainer(GRPOTrainer):
     ```
     """
 
+    args: HTPOConfig
+
     _tag_names = ["trl", "htpo"]
     _name = "HTPO"
     _paper = {
@@ -80,19 +82,19 @@ class HTPOTrainer(GRPOTrainer):
                 f"{', '.join(self.reward_func_names)}."
             )
         self._correctness_index = 0 if name is None else self.reward_func_names.index(name)
-        self._rewards_per_func: torch.Tensor | None = None  # (P·B, F), of the batch that is being scored
+        self._rewards_per_func: torch.Tensor  # (P·B, F), of the batch that is being scored
         self._loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
-        if args.is_on_policy and any(isinstance(row, KeepGradient) for row in self.table.rows):
-            if self.accelerator.is_main_process:
-                warnings.warn(
-                    f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
-                    f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
-                    f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of "
-                    f"objective={args.objective!r} beyond the clip range never act. Set steps_per_generation="
-                    f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
-                    "num_iterations.",
-                    stacklevel=2,
-                )
+        keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
+        if args.is_on_policy and keeps and self.accelerator.is_main_process:
+            warnings.warn(
+                f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
+                f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
+                f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of objective="
+                f"{args.objective!r} beyond the clip range never act. Set steps_per_generation="
+                f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
+                "num_iterations.",
+                stacklevel=2,
+            )
 
     def _calculate_rewards(self, *args, **kwargs):
         self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
@@ -100,11 +102,11 @@ class HTPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        mode = "train" if self.model.training else "eval"
-        group_size = self.num_generations if mode == "train" else self.num_generations_eval
+        mode = self._mode()
+        group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
 
         # The rewards are gathered, so that a group that straddles processes is still whole. None came in as NaN.
-        rewards, self._rewards_per_func = self._rewards_per_func[:, self._correctness_index], None
+        rewards = self._rewards_per_func[:, self._correctness_index]
         judged = ~rewards.isnan()  # (P·B,)
         correct = rewards > self.args.correctness_threshold
         n_judged = judged.view(-1, group_size).sum(dim=1)
@@ -139,7 +141,7 @@ class HTPOTrainer(GRPOTrainer):
             self._control_objective(inputs, per_token_logps=outputs[0].detach(), entropies=outputs[1].detach())
         return outputs
 
-    def _control_objective(self, inputs: dict, per_token_logps: torch.Tensor, entropies: torch.Tensor) -> None:
+    def _control_objective(self, inputs: dict, per_token_logps: torch.Tensor, entropies: torch.Tensor) -> Control:
         """Replace the loss inputs by the effective ones of the objective table, and log what that did."""
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
@@ -167,10 +169,13 @@ class HTPOTrainer(GRPOTrainer):
         # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
         inputs.setdefault("sampling_per_token_logps", old_per_token_logps)
         self._log_groups(result, mask, entropies, torch.exp(per_token_logps - old_per_token_logps), advantages)
+        return result
 
-    def _log_groups(
-        self, result: Control, mask: torch.Tensor, entropies: torch.Tensor, ratio: torch.Tensor, advantages: torch.Tensor
-    ) -> None:
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"  # type: ignore[union-attr]
+
+    def _log_groups(self, result: Control, mask, entropies, ratio, advantages) -> None:
+        """Log what [`control`] did; the tensors are (B, T), but `advantages`, which may be (B,)."""
         advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
         members = [result.groups == i for i in range(len(GROUPS))]
         counts = [
@@ -184,9 +189,9 @@ class HTPOTrainer(GRPOTrainer):
         # One collective and one transfer for all of them.
         totals = self.accelerator.reduce(torch.stack([s.float() for s in sums]), reduction="sum").tolist()
         n_tokens, n_low, n_high, *rest = totals
-        n_effects, n_groups, entropy_sums = rest[: len(EFFECTS)], rest[len(EFFECTS) : -len(GROUPS)], rest[-len(GROUPS) :]
+        n_effects, n_groups, entropy_sums = rest[:-16], rest[-16:-8], rest[-8:]
 
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics[self._mode()]
         metrics["htpo/clip_ratio/low"].append(_ratio(n_low, n_tokens))
         metrics["htpo/clip_ratio/high"].append(_ratio(n_high, n_tokens))
         for effect, n in zip(EFFECTS, n_effects, strict=True):

@@ -1,0 +1,118 @@
+"""The laptop task: countdown with a written search.
+
+From three numbers (1-9) reach the target (10-99) with + - *, each number once, every intermediate value in 0-99. A
+prompt is `2,5,9>43:`, a completion `5-2=3,3+9=12?5*9=45,45-2=43!`: attempts of two equations, `?` drops an attempt and
+`!` submits it. Answers are checked by integer arithmetic on parsed digits; text is never evaluated.
+"""
+
+import hashlib
+import random
+import re
+from collections import Counter
+from functools import cache
+from itertools import combinations_with_replacement, permutations
+from typing import Literal, NamedTuple
+
+
+SYMBOLS = "0123456789+-*=,>:?!"
+MAX_ATTEMPTS = 5
+_EQUATION = r"(\d{1,2})([-+*])(\d{1,2})=(\d{1,2})"
+_ATTEMPT = re.compile(f"{_EQUATION},{_EQUATION}", re.ASCII)
+_PROMPT = re.compile(r"([1-9]),([1-9]),([1-9])>([1-9]\d):", re.ASCII)
+
+Split = Literal["train", "validation", "test"]
+
+
+class Problem(NamedTuple):
+    """Three numbers in ascending order, and the target."""
+
+    numbers: tuple[int, int, int]
+    target: int
+
+    def prompt(self, rng: random.Random) -> str:
+        """The problem as text, its numbers in random order."""
+        return f"{','.join(map(str, rng.sample(self.numbers, 3)))}>{self.target}:"
+
+
+def problems(split: Split) -> list[Problem]:
+    """All solvable problems of a split: a tenth each for validation and test, by a hash of numbers and target."""
+    return [problem for problem in _derivations() if _split(problem) == split]
+
+
+def write_search(problem: Problem, rng: random.Random) -> str:
+    """
+    A sloppy searcher's completion, to learn the form of a search from: each attempt is a solution with probability 0.4
+    and random play otherwise, a wrong attempt is submitted anyway with probability 0.35, the fifth in any case.
+    """
+    text = ""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        solves = rng.random() < 0.4
+        derivation = rng.choice(_derivations()[problem] if solves else _plays(problem.numbers))
+        text += derivation
+        if derivation.endswith(f"={problem.target}") or attempt == MAX_ATTEMPTS or rng.random() < 0.35:
+            break
+        text += "?"
+    return text + "!"
+
+
+def is_solution(prompt: str, completion: str) -> bool:
+    """Whether the attempt that a completion submits is a correct derivation of the prompt's target."""
+    problem = _PROMPT.fullmatch(prompt)
+    if problem is None:
+        raise ValueError(f"Not a countdown prompt: {prompt!r}; expected one like '2,5,9>43:'.")
+    *numbers, target = map(int, problem.groups())
+    submitted = completion[:-1].rpartition("?")[2] if completion.endswith("!") else ""
+    attempt = _ATTEMPT.fullmatch(submitted)
+    if attempt is None:
+        return False
+    left = Counter(numbers)
+    for a, sign, b, result in (attempt.groups()[:4], attempt.groups()[4:]):
+        used = Counter((int(a), int(b)))
+        if used - left or _apply(int(a), sign, int(b)) != int(result):
+            return False
+        left = left - used + Counter((int(result),))
+    return left == Counter((target,))
+
+
+def countdown_reward(prompts: list[str], completions: list[str], **kwargs) -> list[float]:
+    """TRL reward function: 1.0 for a submitted solution, else 0.0."""
+    return [float(is_solution(*pair)) for pair in zip(prompts, completions, strict=True)]
+
+
+def _apply(a: int, sign: str, b: int) -> int | None:
+    """The value of `a sign b`, None outside 0-99."""
+    value = a + b if sign == "+" else a - b if sign == "-" else a * b
+    return value if 0 <= value <= 99 else None
+
+
+@cache
+def _plays(numbers: tuple[int, int, int]) -> list[str]:
+    """Every derivation that uses all three numbers, whatever it ends in, such as `5*9=45,45-2=43`."""
+    plays = set()
+    for a, b, c in permutations(numbers):
+        for first in "+-*":
+            middle = _apply(a, first, b)
+            if middle is None:
+                continue
+            for x, y in ((middle, c), (c, middle)):
+                for second in "+-*":
+                    if (value := _apply(x, second, y)) is not None:
+                        plays.add(f"{a}{first}{b}={middle},{x}{second}{y}={value}")
+    return sorted(plays)
+
+
+@cache
+def _derivations() -> dict[Problem, list[str]]:
+    """Every solvable problem with all its solutions."""
+    solutions: dict[Problem, list[str]] = {}
+    for numbers in combinations_with_replacement(range(1, 10), 3):
+        for play in _plays(numbers):
+            target = int(play.rpartition("=")[2])
+            if target >= 10:
+                solutions.setdefault(Problem(numbers, target), []).append(play)
+    return solutions
+
+
+def _split(problem: Problem) -> str:
+    digest = hashlib.sha256(f"{problem.numbers}>{problem.target}".encode()).digest()
+    return ("test", "validation", "train")[min(digest[0] % 10, 2)]

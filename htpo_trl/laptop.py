@@ -1,0 +1,353 @@
+"""The laptop main job: a small Qwen3 learns countdown, by a supervised warm start and then by HTPO, on two CPU cores.
+
+Everything is made on the spot (task, tokenizer, model), so nothing is downloaded. The warm start depends on the seed
+alone and is kept beside the runs, so that objectives are compared from the same model.
+"""
+
+import json
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+from transformers import (
+    PreTrainedTokenizerFast,
+    ProgressCallback,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    set_seed,
+)
+from transformers.utils.logging import disable_progress_bar
+from trl import SFTConfig, SFTTrainer
+
+from .config import HTPOConfig
+from .countdown import SYMBOLS, Problem, countdown_reward, is_solution, problems, write_search
+from .evaluation import mean_with_interval, pass_at_k
+from .objective import EFFECTS, GROUPS, Control
+from .trainer import HTPOTrainer
+
+
+MAX_NEW_TOKENS = 64
+SAMPLES = 64  # per problem, before and after
+# Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26 always did.
+MIN_WARM_START_ACCURACY = 0.22
+
+# TRL's defaults are a GPU's: bf16 and gradient checkpointing.
+_CPU: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+
+
+@dataclass
+class LaptopConfig:
+    """Settings of the main job; `quick` shrinks everything to a smoke run of the same code."""
+
+    objective: str = "htpo"
+    seed: int = 0
+    steps: int = 160
+    warm_start_steps: int = 1200
+    output_dir: str = "runs/laptop"
+    threads: int | None = None
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quick:
+            self.steps, self.warm_start_steps = min(self.steps, 4), min(self.warm_start_steps, 8)
+        for name in ("steps", "warm_start_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character of the task, plus padding, end and unknown: 22 tokens."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *SYMBOLS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def build_model() -> Qwen3ForCausalLM:
+    """A Qwen3 of 0.59 million parameters."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=22,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
+def evaluate(model, tokenizer, tasks: list[Problem], n: int, desc: str, seed: int = 0) -> list[int]:
+    """Number of correct among `n` samples at temperature 1, for every problem. Leaves the random state as it was."""
+    rng = random.Random(0)  # the order of the numbers belongs to the problem: the same for every model
+    prompts = [problem.prompt(rng) for problem in tasks]
+    verdicts: list[bool] = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        rows = [prompt for prompt in prompts for _ in range(n)]
+        batch_size = 512
+        for start in tqdm(range(0, len(rows), batch_size), desc=desc, unit="batch"):
+            batch = rows[start : start + batch_size]
+            encoded = tokenizer(batch, return_tensors="pt", return_token_type_ids=False)
+            output = model.generate(
+                **encoded, max_new_tokens=MAX_NEW_TOKENS, do_sample=True, temperature=1.0, top_k=0, top_p=1.0
+            )
+            texts = tokenizer.batch_decode(output[:, encoded.input_ids.shape[1] :], skip_special_tokens=True)
+            verdicts += map(is_solution, batch, texts)
+    return [sum(verdicts[i : i + n]) for i in range(0, len(verdicts), n)]
+
+
+def choose_threads() -> int:
+    """
+    One thread or two, whichever is faster now: two save a third of the time on an idle machine and cost several times
+    as much on a busy one.
+    """
+    model, ids = build_model(), torch.full((64, 40), 5)
+    seconds = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        model(ids, labels=ids).loss.backward()
+        start = time.perf_counter()
+        for _ in range(5):
+            model(ids, labels=ids).loss.backward()
+        seconds[threads] = time.perf_counter() - start
+    return 2 if seconds[2] < 0.9 * seconds[1] else 1
+
+
+def warm_start(config: LaptopConfig, directory: Path) -> None:
+    """Supervised training on sloppy searches; the model and tokenizer go to `directory`."""
+    set_seed(config.seed)
+    tokenizer, model = build_tokenizer(), build_model()
+    rng, tasks = random.Random(config.seed), problems("train")
+    batch_size = 64
+    examples = []
+    for _ in range(config.warm_start_steps * batch_size):
+        problem = rng.choice(tasks)
+        prompt = problem.prompt(rng)
+        ids = tokenizer(prompt + write_search(problem, rng) + tokenizer.eos_token).input_ids
+        labels = [-100] * len(prompt) + ids[len(prompt) :]
+        examples.append({"input_ids": ids, "labels": labels, "length": len(ids)})
+    trainer = SFTTrainer(
+        model,
+        args=SFTConfig(
+            str(directory),
+            max_steps=config.warm_start_steps,
+            per_device_train_batch_size=batch_size,
+            # Batches of like lengths: less padding, and so half the time.
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            learning_rate=2e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warm_start_steps // 20,
+            weight_decay=0.01,
+            seed=config.seed,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            **_CPU,
+        ),
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress())
+    trainer.train()
+    _save(model, tokenizer, directory)
+
+
+class _Progress(ProgressCallback):
+    """A bar with the time left; logs go to a file instead of the terminal."""
+
+    def __init__(self, path: Path | None = None):
+        super().__init__()
+        self.file = path.open("w") if path else None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.file:
+            self.file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
+            self.file.flush()
+        if "htpo/accuracy" in logs and self.training_bar is not None:
+            self.training_bar.set_postfix_str(f"accuracy {logs['htpo/accuracy']:.2f}", refresh=False)
+
+
+class _Trainer(HTPOTrainer):
+    """Remembers the last mini-batch, for the picture of tokens and groups."""
+
+    def _control_objective(self, inputs: dict, per_token_logps, entropies) -> Control:
+        result = super()._control_objective(inputs, per_token_logps, entropies)
+        self.last = (inputs, result)
+        return result
+
+
+def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> list[dict]:
+    """Train by reinforcement; model and tokenizer go to `directory`. Returns three examples of tokens and groups."""
+    rng = random.Random(config.seed)
+    prompts = [problem.prompt(rng) for problem in problems("train")]
+    trainer = _Trainer(
+        model,
+        countdown_reward,
+        HTPOConfig(
+            str(directory),
+            objective=config.objective,
+            max_steps=config.steps,
+            per_device_train_batch_size=64,  # 16 prompts x 16 samples, used in 4 optimizer steps
+            num_generations=16,
+            steps_per_generation=4,
+            max_completion_length=MAX_NEW_TOKENS,
+            learning_rate=1e-4,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=8,
+            seed=config.seed,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            **_CPU,
+        ),
+        Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress(directory / "metrics.jsonl"))
+    trainer.train()
+    trainer.create_model_card(model_name=directory.name)
+    _save(model, tokenizer, directory)
+    return _token_examples(*trainer.last, tokenizer)
+
+
+def _save(model, tokenizer, directory: Path) -> None:
+    """Model and tokenizer alone: `Trainer.save_model` would add its arguments as a pickle."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _token_examples(inputs: dict, result: Control, tokenizer) -> list[dict]:
+    """Three completions, of different kinds as far as there are, those first in which the rules changed most."""
+    rows: dict[str, list[int]] = {}
+    for row in (result.effects != 0).sum(dim=1).argsort(descending=True).tolist():
+        kind = (
+            f"{'hard' if inputs['is_hard'][row] else 'easy'} · {'correct' if inputs['is_correct'][row] else 'wrong'}"
+        )
+        rows.setdefault(kind, []).append(row)
+    picked = [(kind, members.pop(0)) for kind, members in sorted(rows.items())]
+    picked += [(kind, row) for kind, members in sorted(rows.items()) for row in members]
+    examples = []
+    for kind, row in picked[:3]:
+        length = int(inputs["completion_mask"][row].sum())
+        prompt_ids = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()]
+        examples.append(
+            {
+                "prompt": tokenizer.decode(prompt_ids),
+                "kind": kind,
+                "tokens": tokenizer.convert_ids_to_tokens(inputs["completion_ids"][row, :length].tolist()),
+                "groups": [GROUPS[i] for i in result.groups[row, :length].tolist()],
+                "effects": [EFFECTS[i - 1] if i else None for i in result.effects[row, :length].tolist()],
+            }
+        )
+    return examples
+
+
+def run(config: LaptopConfig) -> dict:
+    """The main job from nothing to the report; returns what it wrote to `result.json`."""
+    from .report import require_matplotlib, write_laptop_report  # before the work, so that it does not fail after it
+
+    require_matplotlib()
+    disable_progress_bar()  # of loading and saving; those of training and evaluation stay
+    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
+    root = Path(config.output_dir)
+    directory = root / f"{config.objective}-seed{config.seed}"
+    warm_directory = root / f"warm_start-seed{config.seed}"
+    directory.mkdir(parents=True, exist_ok=True)
+    threads = config.threads or choose_threads()
+    torch.set_num_threads(threads)
+    seconds: dict[str, float] = {}
+
+    def phase(name: str, what: str, work: Callable):
+        print(f"\n[{len(seconds) + 1}/5] {what}", flush=True)
+        start = time.perf_counter()
+        result = work()
+        seconds[name] = round(time.perf_counter() - start, 1)
+        return result
+
+    print(
+        f"Countdown on a laptop: objective {config.objective}, seed {config.seed}, {threads} thread(s), about "
+        f"{'4 minutes' if threads == 2 else '6 minutes'} in all. Results go to {directory}."
+    )
+    settings = {"seed": config.seed, "steps": config.warm_start_steps}
+    stamp = warm_directory / "settings.json"
+    if stamp.exists() and json.loads(stamp.read_text()) == settings:
+        phase("warm_start", f"Supervised warm start: found in {warm_directory}", lambda: None)
+    else:
+        what = f"Supervised warm start, {config.warm_start_steps} steps on sloppy searches"
+        phase("warm_start", what, lambda: warm_start(config, warm_directory))
+        stamp.write_text(json.dumps(settings))  # last: its presence says that the warm start is whole
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(warm_directory)
+    model = Qwen3ForCausalLM.from_pretrained(warm_directory)
+    test, validation = problems("test"), problems("validation")
+    if config.quick:
+        test, validation = test[:8], validation[:8]
+
+    def gate() -> list[int]:
+        accuracy = sum(evaluate(model, tokenizer, validation, 16, "validation")) / (16 * len(validation))
+        print(f"Validation mean@16 after the warm start: {accuracy:.3f}")
+        if accuracy < MIN_WARM_START_ACCURACY and not config.quick:
+            sys.exit(
+                f"The warm start reached a validation mean@16 of {accuracy:.3f}, below {MIN_WARM_START_ACCURACY}: too "
+                "weak for reinforcement to learn from. Raise --warm_start_steps or try another --seed."
+            )
+        return evaluate(model, tokenizer, test, SAMPLES, "test")
+
+    before = phase("evaluate_before", f"Before: {len(test)} held-out problems, {SAMPLES} samples each", gate)
+    what = f"Reinforcement by {config.objective}, {config.steps} optimizer steps of 64 completions"
+    tokens = phase("reinforce", what, lambda: reinforce(config, model, tokenizer, directory))
+    after = phase(
+        "evaluate_after",
+        f"After: the same {len(test)} problems",
+        lambda: evaluate(model.eval(), tokenizer, test, SAMPLES, "test"),
+    )
+    result = {
+        "config": asdict(config),
+        "threads": threads,
+        "versions": {name: version(name) for name in ("htpo_trl", "trl", "transformers", "torch")},
+        "seconds": seconds,
+        "problems": [f"{','.join(map(str, problem.numbers))}>{problem.target}" for problem in test],
+        "samples": SAMPLES,
+        "correct_before": before,
+        "correct_after": after,
+        "summary": summarize(before, after),
+    }
+    (directory / "tokens.json").write_text(json.dumps(tokens, indent=1))
+    (directory / "result.json").write_text(json.dumps(result, indent=1))
+    summary = phase("report", "Report", lambda: write_laptop_report(directory))
+    print(f"\n{summary}\nReport: {directory / 'report.md'}. In all: {sum(seconds.values()):.0f} s.")
+    return result
+
+
+def summarize(before: list[int], after: list[int], n: int = SAMPLES) -> dict[str, dict[str, tuple]]:
+    """Metric → before, after and their paired difference, each as mean and 95% interval over problems."""
+    table = {}
+    for k in (1, 4, 16, 64):
+        values = {"before": pass_at_k(n, before, k), "after": pass_at_k(n, after, k)}
+        values["difference"] = values["after"] - values["before"]
+        table[f"pass@{k}"] = {name: mean_with_interval(value) for name, value in values.items()}
+    return {f"mean@{n}": table["pass@1"], **table}

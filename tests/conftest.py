@@ -1,0 +1,102 @@
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import settings
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from htpo_trl import HTPOConfig
+
+
+torch.set_num_threads(1)
+settings.register_profile("htpo", deadline=None, derandomize=True)
+settings.load_profile("htpo")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *"0123456789"])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+@pytest.fixture
+def make_model():
+    """A Qwen3 of 30 thousand parameters, the same at every call."""
+
+    def make(seed: int = 0) -> Qwen3ForCausalLM:
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=13,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                tie_word_embeddings=True,
+                initializer_range=0.3,
+                pad_token_id=0,
+                eos_token_id=1,
+                bos_token_id=None,
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def dataset():
+    return Dataset.from_dict({"prompt": [f"{i:02d}" for i in range(64)]})
+
+
+@pytest.fixture
+def cpu_arguments(tmp_path):
+    """What every CPU run of a tiny model needs; TRL's defaults are a GPU's."""
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "disable_tqdm": True,
+    }
+
+
+@pytest.fixture
+def make_config(cpu_arguments):
+    return lambda **kwargs: HTPOConfig(**{**cpu_arguments, **kwargs})
+
+
+@pytest.fixture
+def reward():
+    return even_digits
+
+
+def even_digits(completions, **kwargs):
+    """1.0 where most digits of the completion are even: about half of a random model's completions."""
+    return [float(sum(c in "02468" for c in text) * 2 > len(text)) for text in completions]

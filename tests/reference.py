@@ -1,0 +1,93 @@
+"""The objective, written a second time: one Python loop over tokens, straight from the paper's table.
+
+Nothing is shared with `htpo_trl`, and nothing goes through effective advantages: each token's objective J and its
+derivative dJ/dlogπ are computed from their definitions.
+"""
+
+import math
+
+
+EPS_LOW, EPS_HIGH, DUAL_CLIP = 0.2, 0.28, 10.0
+
+
+def j_ppo(r, a):
+    """PPO-clip with dual clip, and its derivative by log π (dr/dlogπ = r)."""
+    if a > 0:
+        return (r * a, r * a) if r <= 1 + EPS_HIGH else ((1 + EPS_HIGH) * a, 0.0)
+    if r < 1 - EPS_LOW:
+        return (1 - EPS_LOW) * a, 0.0
+    return (r * a, r * a) if r <= DUAL_CLIP else (DUAL_CLIP * a, 0.0)
+
+
+def kept(weight, a):
+    """w·π/sg[π]·Â: its value and its derivative are both w·Â."""
+    return weight * a, weight * a
+
+
+def floor_share(numerator, denominator, n):
+    return numerator * n // denominator
+
+
+def token_objective(preset, group, r, a, detached):
+    """J and dJ/dlogπ of one token; `detached` says whether a detach rule with a share picked it."""
+    hard, correct, high = group
+    if preset == "dapo":
+        return j_ppo(r, a)
+    if preset == "high-entropy-only":
+        return j_ppo(r, a) if high else (0.0, 0.0)
+    if preset == "gppo":
+        if a > 0 and r > 1 + EPS_HIGH:
+            return kept(1 + EPS_HIGH, a)
+        if a < 0 and r < 1 - EPS_LOW:
+            return kept(1 - EPS_LOW, a)
+        return j_ppo(r, a)
+    if preset == "aspo":
+        return kept(min(1 / r, 10.0), a) if a > 0 and r <= 1 + EPS_HIGH else j_ppo(r, a)
+    assert preset == "htpo"
+    if detached:
+        return 0.0, 0.0
+    if high and correct and hard and a > 0:
+        if r > 1 + EPS_HIGH:
+            return kept(1 + EPS_HIGH, a)
+        if r < 1 - EPS_LOW:
+            return kept(min(1 / r, 10.0), a)
+    if high and not correct and a < 0 and r < 1 - EPS_LOW:
+        return kept(1 - EPS_LOW, a)
+    return j_ppo(r, a)
+
+
+def reference(case, preset="htpo", top=(1, 5), lowest=(6, 1000), highest=(2, 100)):
+    """
+    Loss (token mean over the batch), dloss/dlogπ as nested lists, and each token's (hard, correct, high) or None.
+    `case` holds nested lists; shares are pairs (numerator, denominator).
+    """
+    n_rows, n_columns = len(case["mask"]), len(case["mask"][0])
+    n_tokens = sum(map(sum, case["mask"]))
+    loss = 0.0
+    grad = [[0.0] * n_columns for _ in range(n_rows)]
+    groups = [[None] * n_columns for _ in range(n_rows)]
+    for i in range(n_rows):
+        valid = [t for t in range(n_columns) if case["mask"][i][t]]
+        entropy = case["entropies"][i]
+        # Ties go to the earlier token.
+        descending = sorted(valid, key=lambda t: (-entropy[t], t))
+        n_high = max(floor_share(*top, len(valid)), 1)
+        high = set(descending[:n_high])
+        low_ascending = sorted((t for t in valid if t not in high), key=lambda t: (entropy[t], t))
+        high_descending = [t for t in descending if t in high]
+        hard, correct = case["is_hard"][i], case["is_correct"][i]
+        detached = set()
+        if hard and correct:
+            detached = set(low_ascending[: floor_share(*lowest, len(low_ascending))])
+        if not hard and correct:
+            detached = set(high_descending[: floor_share(*highest, len(high_descending))])
+        for t in valid:
+            r = math.exp(case["per_token_logps"][i][t] - case["old_per_token_logps"][i][t])
+            group = (hard, correct, t in high)
+            a = case["advantages"][i]
+            judged = case.get("is_judged", [True] * n_rows)[i]
+            groups[i][t] = group if judged else None
+            value, slope = token_objective(preset if judged else "dapo", group, r, a, t in detached)
+            loss -= value / n_tokens
+            grad[i][t] = -slope / n_tokens
+    return loss, grad, groups

@@ -1,0 +1,99 @@
+import argparse
+
+import pytest
+from trl import GRPOConfig, TrlParser
+
+from htpo_trl import HTPOConfig
+from htpo_trl.objective import PRESETS, Clip, Detach
+
+
+def test_defaults_are_the_recipe(tmp_path):
+    config = HTPOConfig(str(tmp_path), use_cpu=True, bf16=False, gradient_accumulation_steps=3)
+    recipe = {
+        "objective": "htpo",
+        "objective_overrides": None,
+        "difficulty_threshold": 0.6,
+        "top_entropy_share": 0.2,
+        "correctness_reward": None,
+        "correctness_threshold": 0.5,
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+        "delta": 10.0,
+        "beta": 0.0,
+        "loss_type": "dapo",
+        "num_generations": 16,
+        "steps_per_generation": 12,
+    }
+    assert {name: getattr(config, name) for name in recipe} == recipe
+    assert config.table == PRESETS["htpo"]
+    assert not config.is_on_policy
+
+
+def test_generation_batch_size_is_respected(make_config):
+    config = make_config(generation_batch_size=16)
+    assert config.steps_per_generation == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "ppo"}, "'ppo'.*the presets are"),
+        ({"objective_overrides": {"hard_low": "clip"}}, "hard_low.*The groups are"),
+        ({"objective_overrides": "hard_correct_low=clip"}, "objective_overrides=.*JSON"),
+        ({"difficulty_threshold": 0.0}, "difficulty_threshold=0.0"),
+        ({"top_entropy_share": 1.2}, "top_entropy_share=1.2"),
+        ({"loss_type": "cispo"}, "loss_type='cispo'.*Use one of grpo"),
+        ({"loss_type": "sapo"}, "loss_type='sapo'"),
+        ({"loss_type": "vespo"}, "loss_type='vespo'"),
+        ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'.*'token'"),
+        ({"top_entropy_quantile": 0.2}, "top_entropy_quantile=0.2.*high-entropy-only"),
+        ({"delta": 1.2}, "delta=1.2.*1.28"),
+        ({"delta": 1.2, "epsilon_high": None}, "delta=1.2.*ends at 1.2"),
+        ({"beta": 0.1, "use_bias_correction_kl": True}, "use_bias_correction_kl=True with beta=0.1"),
+        ({"objective": "htpo-released", "off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5"),
+    ],
+)
+def test_contradictions_are_refused(make_config, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beta": 0.1},
+        {"objective": "dapo", "beta": 0.1, "use_bias_correction_kl": True},
+        {"objective": "htpo", "off_policy_mask_threshold": 0.5},
+        {"delta": None},
+        {"loss_type": "luspo"},
+    ],
+)
+def test_what_fits_is_accepted(make_config, options):
+    make_config(**options)
+
+
+def test_overrides_come_from_python_and_from_the_command_line(tmp_path, make_config):
+    overrides = {"hard_correct_low": "clip", "easy_correct_high": {"rule": "detach", "share": 0.5, "which": "highest"}}
+    assert make_config(objective_overrides=overrides).table.rows[5] == Detach(0.5, "highest")
+
+    yaml = tmp_path / "recipe.yaml"
+    yaml.write_text(
+        "output_dir: out\nuse_cpu: true\nbf16: false\nobjective: htpo\n"
+        "objective_overrides:\n  hard_correct_low: clip\n  easy_correct_high:\n    rule: detach\n    share: 0.5\n"
+    )
+    (config,) = TrlParser(HTPOConfig).parse_args_and_config(["--config", str(yaml)])
+    assert config.table.rows[0] == Clip()
+    (config,) = TrlParser(HTPOConfig).parse_args_and_config(
+        ["--config", str(yaml), "--objective_overrides", '{"hard_correct_low": {"rule": "detach", "share": 0.1}}']
+    )
+    assert config.table.rows[0] == Detach(0.1)
+
+
+def test_every_option_of_ours_has_help():
+    parser = TrlParser(HTPOConfig)
+    ours = set(HTPOConfig.__dataclass_fields__) - set(GRPOConfig.__dataclass_fields__)
+    actions = {action.dest: action for action in parser._actions if action.dest != argparse.SUPPRESS}
+    assert ours
+    assert all(actions[name].help for name in ours)
+    documented = HTPOConfig.__doc__
+    assert all(f"{name} (`" in documented for name in ours)
