@@ -10,7 +10,7 @@ import random
 import re
 from collections import Counter
 from functools import cache
-from itertools import combinations_with_replacement, permutations
+from itertools import combinations_with_replacement
 from typing import Literal, NamedTuple
 
 
@@ -87,17 +87,19 @@ def _apply(a: int, sign: str, b: int) -> int | None:
 
 @cache
 def _plays(numbers: tuple[int, int, int]) -> list[str]:
-    """Every derivation that uses all three numbers, whatever it ends in, such as `5*9=45,45-2=43`."""
+    """
+    Every way to use all three numbers, whatever it ends in, such as `5*9=45,45-2=43`: each sum and product written in
+    one order, with the first result first, so that there is less form to learn. The verifier accepts any order.
+    """
     plays = set()
-    for a, b, c in permutations(numbers):
-        for first in "+-*":
-            middle = _apply(a, first, b)
-            if middle is None:
-                continue
-            for x, y in ((middle, c), (c, middle)):
-                for second in "+-*":
-                    if (value := _apply(x, second, y)) is not None:
-                        plays.add(f"{a}{first}{b}={middle},{x}{second}{y}={value}")
+    for i, c in enumerate(numbers):
+        a, b = numbers[:i] + numbers[i + 1 :]
+        for first in (f"{a}+{b}={a + b}", f"{a}*{b}={a * b}", f"{b}-{a}={b - a}"):
+            middle = int(first.rpartition("=")[2])
+            difference = f"{middle}-{c}={middle - c}" if middle >= c else f"{c}-{middle}={c - middle}"
+            for second in (f"{middle}+{c}={middle + c}", f"{middle}*{c}={middle * c}", difference):
+                if int(second.rpartition("=")[2]) <= 99:
+                    plays.add(f"{first},{second}")
     return sorted(plays)
 
 

@@ -169,7 +169,7 @@ def scripted(rewards):
 
 def test_labels(make_trainer):
     """Four prompts of four responses: accuracies 0, 1/4, 3/4 and, of those judged, 1/2."""
-    rewards = [0, 0, 0, 0] + [1, 0, 0, 0] + [1, 1, 0, 1] + [None, 1, None, 0]
+    rewards = [0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, None, 1, None, 0]
     trainer = make_trainer(reward_funcs=scripted([rewards]), num_generations=4)
     trainer.model.train()
     output = labels_of(trainer, [{"prompt": f"{i // 4}"} for i in range(16)])
@@ -184,7 +184,9 @@ def test_labels(make_trainer):
 
 def test_difficulty_threshold_is_exclusive(make_trainer):
     for threshold, hard in ((0.5, False), (0.51, True)):
-        trainer = make_trainer(reward_funcs=scripted([[1, 1, 0, 0]]), num_generations=4, difficulty_threshold=threshold)
+        trainer = make_trainer(
+            reward_funcs=scripted([[1, 1, 0, 0]]), num_generations=4, difficulty_threshold=threshold
+        )
         trainer.model.train()
         output = labels_of(trainer, [{"prompt": "1"}] * 4)
         assert output["is_hard"].tolist() == [hard] * 4
@@ -216,7 +218,7 @@ def test_correctness_comes_from_the_named_function(make_trainer):
     trainer = make_trainer(reward_funcs=[length, verdict])
     trainer.model.train()
     assert labels_of(trainer, inputs)["is_correct"].tolist() == [False] * 4
-    with pytest.raises(ValueError, match="correctness_reward='accuracy'.*length, verdict"):
+    with pytest.raises(ValueError, match=r"correctness_reward='accuracy'.*length, verdict"):
         make_trainer(reward_funcs=[length, verdict], correctness_reward="accuracy")
 
 

@@ -1,0 +1,137 @@
+"""Time and peak memory of the objective's transform with the PPO-clip loss, against the PPO-clip loss alone.
+
+    python benchmarks/control_cost.py [--output FILE]
+
+Forward and backward of both, in turns, on one thread; medians. Memory is the peak of live tensor bytes above the
+inputs, as PyTorch's profiler counts allocations: exact and repeatable. The last part doubles B and T, and compares ways
+to rank.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from htpo_trl.objective import PRESETS, control
+
+
+def make_inputs(n_rows: int, n_tokens: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(n_tokens // 2, n_tokens + 1, (n_rows, 1), generator=generator)
+    logps = -torch.rand(n_rows, n_tokens, generator=generator)
+    return {
+        "per_token_logps": logps.requires_grad_(),
+        "old_per_token_logps": logps.detach() + 0.1 * torch.randn(n_rows, n_tokens, generator=generator),
+        # As of a language model: most tokens nearly certain, some not.
+        "entropies": torch.rand(n_rows, n_tokens, generator=generator).pow(4),
+        "advantages": torch.randn(n_rows, generator=generator),
+        "is_hard": torch.arange(n_rows) % 2 == 0,
+        "is_correct": torch.arange(n_rows) % 4 < 2,
+        "mask": torch.arange(n_tokens) < lengths,
+    }
+
+
+def ppo_clip(logps, old, advantages, mask):
+    ratio = torch.exp(logps - old)
+    loss = -torch.min(ratio.clamp(max=10.0) * advantages, ratio.clamp(0.8, 1.28) * advantages)
+    return (loss * mask).sum() / mask.sum()
+
+
+def plain(inputs):
+    inputs["per_token_logps"].grad = None
+    ppo_clip(
+        inputs["per_token_logps"], inputs["old_per_token_logps"], inputs["advantages"].unsqueeze(1), inputs["mask"]
+    ).backward()
+
+
+def controlled(inputs, table=PRESETS["htpo"]):
+    inputs["per_token_logps"].grad = None
+    result = control(**inputs, table=table)
+    ppo_clip(inputs["per_token_logps"], result.old_per_token_logps, result.advantages, inputs["mask"]).backward()
+
+
+def seconds(functions, repeats: int = 30) -> list[float]:
+    """Median time of each function; they take turns, so that a busy moment hits all."""
+    times = [[] for _ in functions]
+    for i in range(repeats + 3):
+        for function, mine in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if i >= 3:
+                mine.append(time.perf_counter() - start)
+    return [statistics.median(mine) for mine in times]
+
+
+def peak_bytes(function) -> int:
+    function()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    live = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "control_cost.json")
+    output = parser.parse_args().output
+    torch.set_num_threads(1)
+
+    rows = []
+    print("| B x T | PPO ms | control + PPO ms | ratio | tokens/s | PPO bytes/token | control + PPO bytes/token |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for n_rows, n_tokens in ((16, 1024), (64, 4096), (16, 20480)):
+        inputs = make_inputs(n_rows, n_tokens)
+        base, full = seconds([lambda: plain(inputs), lambda: controlled(inputs)])  # noqa: B023
+        memory = [peak_bytes(lambda f=f: f(inputs)) / (n_rows * n_tokens) for f in (plain, controlled)]  # noqa: B023
+        rows.append(
+            {
+                "rows": n_rows,
+                "tokens": n_tokens,
+                "ppo_seconds": base,
+                "control_ppo_seconds": full,
+                "ratio": full / base,
+                "tokens_per_second": n_rows * n_tokens / full,
+                "ppo_bytes_per_token": memory[0],
+                "control_ppo_bytes_per_token": memory[1],
+            }
+        )
+        print(
+            f"| {n_rows} x {n_tokens} | {1e3 * base:.2f} | {1e3 * full:.2f} | {full / base:.2f} | "
+            f"{n_rows * n_tokens / full:.3g} | {memory[0]:.1f} | {memory[1]:.1f} |"
+        )
+
+    growth = []
+    print("\n| B x T | control ms | ns per token | bytes per token |\n| --- | --- | --- | --- |")
+    for n_rows, n_tokens in ((8, 4096), (16, 4096), (32, 4096), (8, 8192), (8, 16384), (8, 32768)):
+        inputs = make_inputs(n_rows, n_tokens)
+        inputs["per_token_logps"] = inputs["per_token_logps"].detach()
+        (took,) = seconds([lambda: control(**inputs)])  # noqa: B023
+        memory = peak_bytes(lambda: control(**inputs)) / (n_rows * n_tokens)  # noqa: B023
+        growth.append({"rows": n_rows, "tokens": n_tokens, "seconds": took, "bytes_per_token": memory})
+        print(f"| {n_rows} x {n_tokens} | {1e3 * took:.2f} | {1e9 * took / n_rows / n_tokens:.1f} | {memory:.1f} |")
+
+    entropies = make_inputs(16, 20480)["entropies"]
+    k = 20480 // 5
+    ways = {
+        "full sort": lambda: entropies.sort(dim=1, descending=True),
+        "topk, sorted": lambda: entropies.topk(k, dim=1),
+        "topk, unsorted": lambda: entropies.topk(k, dim=1, sorted=False),
+        "kthvalue": lambda: entropies.kthvalue(20480 - k + 1, dim=1),
+    }
+    ranking = dict(zip(ways, seconds(list(ways.values())), strict=True))
+    print("\nRanking 16 x 20480: " + ", ".join(f"{name} {1e3 * took:.2f} ms" for name, took in ranking.items()))
+    output.parent.mkdir(exist_ok=True)
+    result = {"torch": torch.__version__, "threads": 1, "cost": rows, "growth": growth, "ranking_seconds": ranking}
+    output.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

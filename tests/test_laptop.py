@@ -1,0 +1,155 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from htpo_trl import HTPOConfig, laptop
+from htpo_trl.countdown import SYMBOLS, problems
+from htpo_trl.evaluation import pass_at_k
+from htpo_trl.objective import EFFECTS, GROUPS
+
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PICTURES = ("training.png", "pass_at_k.png", "tokens.png")
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """`make demo`, as the README has it, in its quick setting."""
+    root = tmp_path_factory.mktemp("laptop")
+    command = ["make", "-o", f"{sys.prefix}/.installed", "demo", f"VENV={sys.prefix}"]
+    output = subprocess.run(
+        [*command, f"DEMO_ARGS=--quick --threads 1 --output_dir {root}"],
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": ""},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    ).stdout
+    return root, output
+
+
+def test_demo_says_what_it_does_and_leaves_everything(quick_run):
+    root, output = quick_run
+    for said in ("[1/5] Supervised warm start", "[3/5] Reinforcement by htpo", "| mean@64 |", "report.md"):
+        assert said in output
+    run = root / "htpo-seed0"
+    assert all((run / name).stat().st_size > 10_000 for name in PICTURES)
+    report = (run / "report.md").read_text()
+    assert all(f"]({name})" in report for name in PICTURES)
+    assert "| pass@16 |" in report
+    assert not list(root.rglob("*.bin"))  # safetensors only
+    weights = load_file(run / "model.safetensors")
+    assert AutoModelForCausalLM.from_pretrained(run).num_parameters() == 593_728
+    assert weights
+    assert len(AutoTokenizer.from_pretrained(run)) == 22
+
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log[:4]] == [1, 2, 3, 4]
+    assert sum(log[0][f"htpo/share/{group}"] for group in GROUPS) == pytest.approx(1)
+    result = json.loads((run / "result.json").read_text())
+    assert len(result["problems"]) == len(result["correct_before"]) == len(result["correct_after"])
+    mean, low, high = result["summary"]["mean@64"]["after"]
+    assert mean == pytest.approx(pass_at_k(64, result["correct_after"], 1).mean())
+    assert low <= mean <= high
+    examples = json.loads((run / "tokens.json").read_text())
+    assert len(examples) == 3
+    for example in examples:
+        assert len(example["tokens"]) == len(example["groups"]) == len(example["effects"])
+        assert set(example["groups"]) <= set(GROUPS)
+        assert set(example["effects"]) <= {None, *EFFECTS}
+
+
+def test_warm_start_is_kept_and_used_again(quick_run, monkeypatch, capsys):
+    root, _ = quick_run
+    monkeypatch.setattr(laptop, "warm_start", lambda *args: pytest.fail("the warm start was run again"))
+    laptop.run(laptop.LaptopConfig(objective="dapo", quick=True, output_dir=str(root), threads=1))
+    assert "found in" in capsys.readouterr().out
+    log = [json.loads(line) for line in (root / "dapo-seed0" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
+
+
+def test_weak_warm_start_stops_with_the_mend(tmp_path, monkeypatch):
+    monkeypatch.setattr(laptop, "evaluate", lambda model, tokenizer, tasks, n, desc: [0] * len(tasks))
+    with pytest.raises(SystemExit, match=r"0\.000, below 0\.22.*--warm_start_steps"):
+        laptop.run(laptop.LaptopConfig(warm_start_steps=1, output_dir=str(tmp_path), threads=1))
+
+
+def test_tokenizer_round_trip_and_unknown():
+    tokenizer = laptop.build_tokenizer()
+    assert tokenizer.decode(tokenizer(SYMBOLS).input_ids) == SYMBOLS
+    assert tokenizer("5a").input_ids[1] == tokenizer.unk_token_id
+
+
+def test_evaluation_is_repeatable_and_leaves_the_random_state():
+    torch.manual_seed(0)
+    model, tokenizer, tasks = laptop.build_model().eval(), laptop.build_tokenizer(), problems("test")[:3]
+    state = torch.get_rng_state()
+    first, second = (laptop.evaluate(model, tokenizer, tasks, 4, "test") for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"warm_start_steps": 0}])
+def test_bad_settings_are_refused(options):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        laptop.LaptopConfig(**options)
+
+
+def commands(text):
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_every_readme_command_is_run_by_a_test():
+    tested = {
+        "git clone": "CI clones",
+        "make test": "CI runs it, and it runs this test",
+        "make demo": "quick_run",
+        ".venv/bin/htpo demo --objective dapo": "test_readme_demo_commands",
+        ".venv/bin/python examples/smollm2_lora.py": "test_examples",
+    }
+    for command in commands(README):
+        assert any(command.startswith(known) for known in tested), f"no test runs `{command}`"
+
+
+def test_readme_demo_commands_parse():
+    for command in commands(README):
+        if "htpo demo" in command:
+            arguments = command.split("htpo demo")[1].split()
+            subprocess.run([sys.executable, "-m", "htpo_trl.cli", "demo", *arguments, "--help"], check=True)
+
+
+def test_readme_python_trains(model, tokenizer, tmp_path, monkeypatch):
+    """The README's ten lines, with a tiny model and a local file in the place of the Hub's."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "12", "solution": "$3$"}\n' * 8)
+    replaced = {
+        '"Qwen/Qwen3-0.6B"': f'"{tmp_path / "model"}"',
+        '"trl-lib/DeepMath-103K"': f'"json", data_files="{data}"',
+    }
+    for old, new in replaced.items():
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "max_steps": 1}
+    monkeypatch.setattr(
+        "htpo_trl.HTPOConfig", lambda *a, **k: HTPOConfig(*a, **{**k, **cpu, "max_completion_length": 8})
+    )
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(compile(code, "README", "exec"), namespace)
+    assert namespace["trainer"].state.global_step == 1
+    assert "htpo/accuracy" in namespace["trainer"].state.log_history[0]
