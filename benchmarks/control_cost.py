@@ -3,8 +3,8 @@
     python benchmarks/control_cost.py [--output FILE]
 
 Forward and backward of both, in turns, on one thread; medians. Memory is the peak of live tensor bytes above the
-inputs, as PyTorch's profiler counts allocations: exact and repeatable. The last part doubles B and T, and compares ways
-to rank.
+inputs, as PyTorch's profiler counts allocations: exact and repeatable. The last part doubles B and T, and compares
+ways to rank.
 """
 
 import argparse

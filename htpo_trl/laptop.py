@@ -53,7 +53,7 @@ class LaptopConfig:
     objective: str = "htpo"
     seed: int = 0
     steps: int = 160
-    warm_start_steps: int = 1200
+    warm_start_steps: int = 1500
     output_dir: str = "runs/laptop"
     threads: int | None = None
     quick: bool = False

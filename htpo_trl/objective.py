@@ -288,7 +288,7 @@ def control(
     is_hard: Bool[Tensor, "batch"],
     is_correct: Bool[Tensor, "batch"],
     mask: Shaped[Tensor, "batch token"],
-    table: Table = PRESETS["htpo"],
+    table: Table | str = "htpo",
     epsilon_low: float = 0.2,
     epsilon_high: float = 0.28,
     top_entropy_share: float = 0.2,
@@ -314,8 +314,8 @@ def control(
             Is the prompt hard for the policy, is the response correct?
         mask (`torch.Tensor` of shape (B, T), bool or 0/1):
             Tokens that are trained on.
-        table ([`Table`], *optional*, defaults to the preset `htpo`):
-            The objective.
+        table ([`Table`] or `str`, *optional*, defaults to `"htpo"`):
+            The objective, or the name of its preset.
         epsilon_low, epsilon_high (`float`, *optional*, default to 0.2 and 0.28):
             Clip range of the PPO loss: 1-ε_lo to 1+ε_hi.
         top_entropy_share (`float`, *optional*, defaults to 0.2):
@@ -326,6 +326,7 @@ def control(
     Returns:
         [`Control`]: effective advantages and old log-probabilities, the group of every token, and what was changed.
     """
+    table = get_table(table) if isinstance(table, str) else table
     mask = mask.bool()
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages  # (B, 1) or (B, T)
     is_hard, is_correct = is_hard.unsqueeze(1), is_correct.unsqueeze(1)  # (B, 1)

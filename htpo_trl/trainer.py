@@ -157,7 +157,7 @@ class HTPOTrainer(GRPOTrainer):
             advantages=advantages,
             is_hard=inputs["is_hard"],
             is_correct=inputs["is_correct"],
-            is_judged=inputs["is_judged"],
+            is_judged=inputs.get("is_judged"),
             mask=mask,
             table=self.table,
             epsilon_low=self.epsilon_low,

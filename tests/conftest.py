@@ -1,4 +1,5 @@
 import os
+import string
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,7 +11,13 @@ import torch
 from datasets import Dataset
 from hypothesis import settings
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from htpo_trl import HTPOConfig
 
@@ -20,15 +27,19 @@ settings.register_profile("htpo", deadline=None, derandomize=True)
 settings.load_profile("htpo")
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *"0123456789"])}
+def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *characters])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
     )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return character_tokenizer(string.digits)
 
 
 @pytest.fixture
@@ -60,6 +71,30 @@ def make_model():
 @pytest.fixture
 def model(make_model):
     return make_model()
+
+
+@pytest.fixture
+def tiny_chat_model(tmp_path):
+    """A Llama that chats in single characters."""
+    tokenizer = character_tokenizer(string.printable)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}>{% endfor %}"
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
+    directory = tmp_path / "tiny"
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture

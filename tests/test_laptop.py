@@ -130,15 +130,13 @@ def test_readme_demo_commands_parse():
             subprocess.run([sys.executable, "-m", "htpo_trl.cli", "demo", *arguments, "--help"], check=True)
 
 
-def test_readme_python_trains(model, tokenizer, tmp_path, monkeypatch):
+def test_readme_python_trains(tiny_chat_model, tmp_path, monkeypatch):
     """The README's ten lines, with a tiny model and a local file in the place of the Hub's."""
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
     data = tmp_path / "data.jsonl"
-    data.write_text('{"prompt": "12", "solution": "$3$"}\n' * 8)
+    data.write_text('{"prompt": [{"role": "user", "content": "1 + 2"}], "solution": "$3$"}\n' * 8)
     replaced = {
-        '"Qwen/Qwen3-0.6B"': f'"{tmp_path / "model"}"',
+        '"Qwen/Qwen3-0.6B"': f'"{tiny_chat_model}"',
         '"trl-lib/DeepMath-103K"': f'"json", data_files="{data}"',
     }
     for old, new in replaced.items():

@@ -1,0 +1,68 @@
+"""The laptop job over seeds and objectives: what it gains, and what HTPO does against DAPO.
+
+    python benchmarks/laptop_seeds.py                     # table of the committed results
+    python benchmarks/laptop_seeds.py --run runs/seeds    # first run what is missing there: 5 minutes each
+
+Each seed is a whole run (model, warm start, reinforcement); the objectives of one seed share its warm start. Raw
+results, with every held-out problem, are in `results/laptop`.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from htpo_trl.laptop import LaptopConfig, run
+
+
+RESULTS = Path(__file__).parent / "results" / "laptop"
+OBJECTIVES = ("htpo", "dapo")
+SEEDS = range(5)
+
+
+def run_missing(directory: Path) -> None:
+    for objective in OBJECTIVES:
+        for seed in SEEDS:
+            result = directory / f"{objective}-seed{seed}" / "result.json"
+            if not result.exists():
+                run(LaptopConfig(objective=objective, seed=seed, output_dir=str(directory)))
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            shutil.copy(result, RESULTS / f"{objective}-seed{seed}.json")
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95% interval over the five seeds, by Student's t with four degrees of freedom."""
+    half = 2.776 * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):+.3f} ± {half:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="directory of the runs; those that are missing are run")
+    arguments = parser.parse_args()
+    if arguments.run:
+        run_missing(arguments.run)
+
+    results = {
+        objective: [json.loads((RESULTS / f"{objective}-seed{seed}.json").read_text())["summary"] for seed in SEEDS]
+        for objective in OBJECTIVES
+    }
+    print("mean@64 on held-out problems, with 95% intervals over problems:\n")
+    print("| seed | before | after HTPO | gain | after DAPO | gain |\n| --- | --- | --- | --- | --- | --- |")
+    for seed, (htpo, dapo) in enumerate(zip(results["htpo"], results["dapo"], strict=True)):
+        cells = [htpo["mean@64"]["before"], htpo["mean@64"]["after"], htpo["mean@64"]["difference"]]
+        cells += [dapo["mean@64"]["after"], dapo["mean@64"]["difference"]]
+        print(f"| {seed} | " + " | ".join(f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in cells) + " |")
+
+    print("\nOver seeds, with 95% intervals over seeds:\n")
+    print("| metric | gain of HTPO | gain of DAPO | HTPO - DAPO, paired by seed |\n| --- | --- | --- | --- |")
+    for metric in results["htpo"][0]:
+        gains = {name: [row[metric]["difference"][0] for row in rows] for name, rows in results.items()}
+        paired = [a - b for a, b in zip(gains["htpo"], gains["dapo"], strict=True)]
+        print(f"| {metric} | {interval(gains['htpo'])} | {interval(gains['dapo'])} | {interval(paired)} |")
+
+
+if __name__ == "__main__":
+    main()
