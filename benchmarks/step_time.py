@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.countdown import countdown_reward, problems
-from htpo_trl.laptop import build_model, build_tokenizer
+from htpo_trl.warm_start import build_model, build_tokenizer
 
 
 STEPS = 16

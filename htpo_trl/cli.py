@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--objective", choices=OBJECTIVES, default="htpo", help="preset of the objective table")
     demo.add_argument("--seed", type=int, default=0, help="seed of the model, the warm start and the reinforcement")
     demo.add_argument("--steps", type=int, default=160, help="optimizer steps of reinforcement")
-    demo.add_argument("--warm_start_steps", type=int, default=1500, help="supervised steps before it")
+    demo.add_argument("--warm_start_steps", type=int, default=2000, help="supervised steps before it")
     demo.add_argument("--output_dir", default="runs/laptop", help="where runs and warm starts are kept")
     demo.add_argument("--threads", type=int, help="CPU threads; by default one or two, whichever is faster now")
     demo.add_argument("--quick", action="store_true", help="a smoke run: a few steps of everything, learns nothing")

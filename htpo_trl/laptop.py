@@ -13,37 +13,25 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
-from transformers import (
-    PreTrainedTokenizerFast,
-    ProgressCallback,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    set_seed,
-)
+from transformers import PreTrainedTokenizerFast, ProgressCallback, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
-from trl import SFTConfig, SFTTrainer
 
 from .config import HTPOConfig
-from .countdown import SYMBOLS, Problem, countdown_reward, is_solution, problems, write_search
+from .countdown import Problem, countdown_reward, is_solution, problems
 from .evaluation import mean_with_interval, pass_at_k
 from .objective import EFFECTS, GROUPS, Control
 from .trainer import HTPOTrainer
+from .warm_start import CPU_ARGUMENTS, Progress, build_model, save, warm_start
 
 
 MAX_NEW_TOKENS = 64
 SAMPLES = 64  # per problem, before and after
-ROW_LENGTH, ROWS_PER_STEP = 128, 18  # of the warm start: about 64 searches a step
 # Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26 always did.
 MIN_WARM_START_ACCURACY = 0.22
-
-# TRL's defaults are a GPU's: bf16 and gradient checkpointing.
-_CPU: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 
 
 @dataclass
@@ -53,7 +41,7 @@ class LaptopConfig:
     objective: str = "htpo"
     seed: int = 0
     steps: int = 160
-    warm_start_steps: int = 1500
+    warm_start_steps: int = 2000
     output_dir: str = "runs/laptop"
     threads: int | None = None
     quick: bool = False
@@ -64,37 +52,6 @@ class LaptopConfig:
         for name in ("steps", "warm_start_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character of the task, plus padding, end and unknown: 22 tokens."""
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *SYMBOLS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-
-
-def build_model() -> Qwen3ForCausalLM:
-    """A Qwen3 of 0.59 million parameters."""
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=22,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=128,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
 
 
 def evaluate(model, tokenizer, tasks: list[Problem], n: int, desc: str, seed: int = 0) -> list[int]:
@@ -134,80 +91,6 @@ def choose_threads() -> int:
     return 2 if seconds[2] < 0.9 * seconds[1] else 1
 
 
-def warm_start(config: LaptopConfig, directory: Path) -> None:
-    """Supervised training on sloppy searches; the model and tokenizer go to `directory`."""
-    set_seed(config.seed)
-    tokenizer, model = build_tokenizer(), build_model()
-    trainer = SFTTrainer(
-        model,
-        args=SFTConfig(
-            str(directory),
-            max_steps=config.warm_start_steps,
-            per_device_train_batch_size=ROWS_PER_STEP,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            learning_rate=2e-3,
-            lr_scheduler_type="linear",
-            warmup_steps=min(60, config.warm_start_steps // 2),
-            weight_decay=0.01,
-            adam_beta2=0.98,
-            seed=config.seed,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            **_CPU,
-        ),
-        data_collator=lambda rows: {key: torch.tensor([row[key] for row in rows]) for key in rows[0]},
-        train_dataset=Dataset.from_list(_packed_searches(config, tokenizer)),
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Progress())
-    trainer.train()
-    _save(model, tokenizer, directory)
-
-
-def _packed_searches(config: LaptopConfig, tokenizer) -> list[dict[str, list[int]]]:
-    """
-    Rows of several searches each, told apart by their restarting positions: the same gradient as one search a row, in
-    less than half the time. Sorting by length would be as fast, but short searches are those that found a solution at
-    once: batches of one length teach the model to hit or to miss, in turns, and it never learns to aim.
-    """
-    rng, tasks = random.Random(config.seed), problems("train")
-    rows: list[dict[str, list[int]]] = []
-    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
-    while len(rows) < config.warm_start_steps * ROWS_PER_STEP:
-        problem = rng.choice(tasks)
-        prompt = problem.prompt(rng)
-        ids = tokenizer(prompt + write_search(problem, rng) + tokenizer.eos_token).input_ids
-        if len(row["input_ids"]) + len(ids) > ROW_LENGTH:
-            padding = ROW_LENGTH - len(row["input_ids"])
-            row["input_ids"] += [tokenizer.pad_token_id] * padding
-            row["labels"] += [-100] * padding
-            row["position_ids"] += range(padding)
-            rows.append(row)
-            row = {"input_ids": [], "labels": [], "position_ids": []}
-        row["input_ids"] += ids
-        row["labels"] += [-100] * len(prompt) + ids[len(prompt) :]
-        row["position_ids"] += range(len(ids))
-    return rows
-
-
-class _Progress(ProgressCallback):
-    """A bar with the time left; logs go to a file instead of the terminal."""
-
-    def __init__(self, path: Path | None = None):
-        super().__init__()
-        self.file = path.open("w") if path else None
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.file:
-            self.file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
-            self.file.flush()
-        if "htpo/accuracy" in logs and self.training_bar is not None:
-            self.training_bar.set_postfix_str(f"accuracy {logs['htpo/accuracy']:.2f}", refresh=False)
-
-
 class _Trainer(HTPOTrainer):
     """Remembers the last mini-batch, for the picture of tokens and groups."""
 
@@ -239,23 +122,17 @@ def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> list[d
             logging_steps=1,
             save_strategy="no",
             report_to="none",
-            **_CPU,
+            **CPU_ARGUMENTS,
         ),
         Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Progress(directory / "metrics.jsonl"))
+    trainer.add_callback(Progress(directory / "metrics.jsonl"))
     trainer.train()
     trainer.create_model_card(model_name=directory.name)
-    _save(model, tokenizer, directory)
+    save(model, tokenizer, directory)
     return _token_examples(*trainer.last, tokenizer)
-
-
-def _save(model, tokenizer, directory: Path) -> None:
-    """Model and tokenizer alone: `Trainer.save_model` would add its arguments as a pickle."""
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 def _token_examples(inputs: dict, result: Control, tokenizer) -> list[dict]:
@@ -316,7 +193,7 @@ def run(config: LaptopConfig) -> dict:
         phase("warm_start", f"Supervised warm start: found in {warm_directory}", lambda: None)
     else:
         what = f"Supervised warm start, {config.warm_start_steps} steps on sloppy searches"
-        phase("warm_start", what, lambda: warm_start(config, warm_directory))
+        phase("warm_start", what, lambda: warm_start(warm_directory, config.seed, config.warm_start_steps))
         stamp.write_text(json.dumps(settings))  # last: its presence says that the warm start is whole
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(warm_directory)

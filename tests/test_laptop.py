@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from htpo_trl import HTPOConfig, laptop
+from htpo_trl import HTPOConfig, laptop, warm_start
 from htpo_trl.countdown import SYMBOLS, problems
 from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
@@ -69,11 +69,16 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
         assert set(example["effects"]) <= {None, *EFFECTS}
 
 
-def test_warm_start_is_kept_and_used_again(quick_run, monkeypatch, capsys):
+def test_readme_demo_commands(quick_run):
+    """As they stand, in the quick setting; the warm start of the first run is found and used again."""
     root, _ = quick_run
-    monkeypatch.setattr(laptop, "warm_start", lambda *args: pytest.fail("the warm start was run again"))
-    laptop.run(laptop.LaptopConfig(objective="dapo", quick=True, output_dir=str(root), threads=1))
-    assert "found in" in capsys.readouterr().out
+    arguments = [command.split("htpo demo")[1].split() for command in commands(README) if "htpo demo" in command]
+    assert arguments == [["--objective", "dapo"]]
+    quick = ["--quick", "--threads", "1", "--output_dir", str(root)]
+    for each in arguments:
+        command = [str(Path(sys.prefix) / "bin" / "htpo"), "demo", *each, *quick]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+        assert "Supervised warm start: found in" in output
     log = [json.loads(line) for line in (root / "dapo-seed0" / "metrics.jsonl").read_text().splitlines()]
     assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
 
@@ -85,14 +90,14 @@ def test_weak_warm_start_stops_with_the_mend(tmp_path, monkeypatch):
 
 
 def test_tokenizer_round_trip_and_unknown():
-    tokenizer = laptop.build_tokenizer()
+    tokenizer = warm_start.build_tokenizer()
     assert tokenizer.decode(tokenizer(SYMBOLS).input_ids) == SYMBOLS
     assert tokenizer("5a").input_ids[1] == tokenizer.unk_token_id
 
 
 def test_evaluation_is_repeatable_and_leaves_the_random_state():
     torch.manual_seed(0)
-    model, tokenizer, tasks = laptop.build_model().eval(), laptop.build_tokenizer(), problems("test")[:3]
+    model, tokenizer, tasks = warm_start.build_model().eval(), warm_start.build_tokenizer(), problems("test")[:3]
     state = torch.get_rng_state()
     first, second = (laptop.evaluate(model, tokenizer, tasks, 4, "test") for _ in range(2))
     assert first == second
@@ -113,21 +118,12 @@ def commands(text):
 
 def test_every_readme_command_is_run_by_a_test():
     tested = {
-        "git clone": "CI clones",
         "make test": "CI runs it, and it runs this test",
         "make demo": "quick_run",
         ".venv/bin/htpo demo --objective dapo": "test_readme_demo_commands",
-        ".venv/bin/python examples/smollm2_lora.py": "test_examples",
     }
     for command in commands(README):
         assert any(command.startswith(known) for known in tested), f"no test runs `{command}`"
-
-
-def test_readme_demo_commands_parse():
-    for command in commands(README):
-        if "htpo demo" in command:
-            arguments = command.split("htpo demo")[1].split()
-            subprocess.run([sys.executable, "-m", "htpo_trl.cli", "demo", *arguments, "--help"], check=True)
 
 
 def test_readme_python_trains(tiny_chat_model, tmp_path, monkeypatch):

@@ -1,0 +1,139 @@
+"""The rules that a row of an objective table can hold: what happens to the tokens of one group."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+Weight = Literal["bound", "inverse_ratio"] | float | None
+
+
+def check_choice(owner: str, name: str, value: object, choices: tuple) -> None:
+    """Raise an error that names the option, the value and the choices there are."""
+    if value not in choices:
+        raise ValueError(f"{owner}: {name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Plain PPO-clip: J_PPO = min(r·Â, clip(r, 1-ε_lo, 1+ε_hi)·Â)."""
+
+    def __str__(self) -> str:
+        return "J_PPO"
+
+
+@dataclass(frozen=True)
+class Detach:
+    """
+    J_PPO, but a share of the group's tokens of each response gets no gradient. Detached tokens still count in the
+    denominator of a token-mean loss.
+
+    Args:
+        share (`float`):
+            Share of the response's tokens in this group that is detached, in (0, 1]. A share of n tokens is ⌊share·n⌋
+            tokens, so 0.006 bites from 167 tokens on and 0.02 from 50 on; 1 detaches the whole group.
+        which (`"lowest"` or `"highest"`, *optional*, defaults to `"lowest"`):
+            The end of the group's entropy ranking that is detached.
+    """
+
+    share: float
+    which: Literal["lowest", "highest"] = "lowest"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"Detach: share={self.share} must lie in (0, 1]; use the rule `clip` to detach nothing.")
+        check_choice("Detach", "which", self.which, ("lowest", "highest"))
+
+    def __str__(self) -> str:
+        return "detached" if self.share == 1 else f"J_PPO; the {self.which}-entropy {self.share * 100:.4g}% detached"
+
+
+@dataclass(frozen=True)
+class KeepGradient:
+    """
+    J_PPO, but in the named regions of the importance ratio r the token's objective is w·π/sg[π]·Â: it keeps a gradient
+    of weight w where PPO would clip it away (or weigh it by r).
+
+    Args:
+        above, inside, below (`"bound"`, `"inverse_ratio"`, `float` or `None`, *optional*, defaults to `None`):
+            The weight w where r > 1+ε_hi, inside the clip range, and where r < 1-ε_lo. `"bound"` is the edge of the
+            clip range on that side, `"inverse_ratio"` is 1/r, a number is itself, `None` leaves J_PPO.
+        cap (`float`, *optional*, defaults to `math.inf`):
+            Upper bound of the weight. 1/r is unbounded; 10, DAPO's dual-clip constant, bounds it as the other side is.
+        when (`str`, *optional*, defaults to `"agrees"`):
+            Which advantages the rule applies to: `"agrees"` where Â has the sign of the verdict (positive for a
+            correct response, negative for a wrong one; a length penalty, say, can flip it), `"clipped"` where PPO-clip
+            itself has no gradient (r above and Â > 0, or r below and Â < 0), `"positive"` where Â > 0, `"always"`.
+        sign (`1` or `-1`, *optional*, defaults to `1`):
+            -1 pushes the other way. Only the code released with the paper does that.
+    """
+
+    above: Weight = None
+    inside: Weight = None
+    below: Weight = None
+    cap: float = math.inf
+    when: Literal["agrees", "clipped", "positive", "always"] = "agrees"
+    sign: Literal[1, -1] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("above", "inside", "below"):
+            weight = getattr(self, name)
+            if isinstance(weight, str):
+                check_choice("KeepGradient", name, weight, ("bound", "inverse_ratio"))
+            elif weight is not None and not weight > 0:
+                raise ValueError(
+                    f"KeepGradient: {name}={weight} must be positive; use sign=-1 for the other direction."
+                )
+        if self.above is None and self.inside is None and self.below is None:
+            raise ValueError("KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.")
+        if self.inside == "bound":
+            raise ValueError("KeepGradient: inside='bound' has no meaning; use 'inverse_ratio' or a number.")
+        if self.inside is not None and self.when == "clipped":
+            raise ValueError("KeepGradient: nothing is clipped inside the range; drop `inside` or change `when`.")
+        if not self.cap > 0:
+            raise ValueError(f"KeepGradient: cap={self.cap} must be positive.")
+        check_choice("KeepGradient", "when", self.when, ("agrees", "clipped", "positive", "always"))
+        check_choice("KeepGradient", "sign", self.sign, (1, -1))
+
+    def __str__(self) -> str:
+        def term(weight: Weight, bound: str) -> str:
+            text = {"bound": bound, "inverse_ratio": "1/r"}.get(str(weight), f"{weight}")
+            text = text if math.isinf(self.cap) or weight == "bound" else f"min({text}, {self.cap:g})"
+            return f"{'-' if self.sign < 0 else ''}{text}·π/sg[π]·Â"
+
+        regions = (
+            ("r > 1+ε_hi", self.above, "(1+ε_hi)"),
+            ("in range", self.inside, ""),
+            ("r < 1-ε_lo", self.below, "(1-ε_lo)"),
+        )
+        when = {
+            "agrees": " if Â agrees with the verdict",
+            "clipped": " if clipped",
+            "positive": " if Â > 0",
+            "always": "",
+        }
+        parts = [f"{where}: {term(weight, bound)}" for where, weight, bound in regions if weight is not None]
+        return f"J_PPO; {', '.join(parts)}{when[self.when]}"
+
+
+Rule = Clip | Detach | KeepGradient
+_RULES: dict[str, type[Rule]] = {"clip": Clip, "detach": Detach, "keep_gradient": KeepGradient}
+
+
+def parse_rule(spec: Rule | str | Mapping) -> Rule:
+    """A rule from its written form: `"clip"`, or `{"rule": "detach", "share": 0.01, "which": "lowest"}` and alike."""
+    if isinstance(spec, Rule):
+        return spec
+    arguments = {"rule": spec} if isinstance(spec, str) else dict(spec)
+    name = arguments.pop("rule", None)
+    if name not in _RULES:
+        raise ValueError(f"Unknown rule {name!r} in {spec!r}; the rules are {', '.join(_RULES)}.")
+    fields = [field.name for field in dataclasses.fields(_RULES[name])]
+    if unknown := sorted(set(arguments) - set(fields)):
+        raise ValueError(f"Rule {name!r} has no option {', '.join(unknown)}; it takes {', '.join(fields) or 'none'}.")
+    try:
+        return _RULES[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"Rule {spec!r} is incomplete or of a wrong type: {error}.") from error

@@ -1,0 +1,130 @@
+"""The warm start of the laptop job: a small Qwen3 that has learned from sloppy searches what a search looks like."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ProgressCallback, Qwen3Config, Qwen3ForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from .countdown import SYMBOLS, problems, write_search
+
+
+ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
+# TRL's defaults are a GPU's: bf16 and gradient checkpointing.
+CPU_ARGUMENTS: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character of the task, plus padding, end and unknown: 22 tokens."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *SYMBOLS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def build_model() -> Qwen3ForCausalLM:
+    """A Qwen3 of 0.59 million parameters."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=22,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
+def warm_start(directory: Path, seed: int, steps: int) -> None:
+    """Supervised training on sloppy searches; the model and tokenizer go to `directory`."""
+    set_seed(seed)
+    tokenizer, model = build_tokenizer(), build_model()
+    trainer = SFTTrainer(
+        model,
+        args=SFTConfig(
+            str(directory),
+            max_steps=steps,
+            per_device_train_batch_size=ROWS_PER_STEP,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            learning_rate=3e-3,
+            lr_scheduler_type="linear",
+            warmup_steps=min(60, steps // 2),
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            seed=seed,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            **CPU_ARGUMENTS,
+        ),
+        data_collator=lambda rows: {key: torch.tensor([row[key] for row in rows]) for key in rows[0]},
+        train_dataset=Dataset.from_list(_packed_searches(tokenizer, seed, steps)),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress())
+    trainer.train()
+    save(model, tokenizer, directory)
+
+
+def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[int]]]:
+    """
+    Rows of several searches each, told apart by their restarting positions: the same gradient as one search a row, in
+    less than half the time. Sorting by length would be as fast, but short searches are those that found a solution at
+    once: batches of one length teach the model to hit or to miss, in turns, and it hardly learned to aim.
+    """
+    rng, tasks = random.Random(seed), problems("train")
+    rows: list[dict[str, list[int]]] = []
+    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
+    while len(rows) < steps * ROWS_PER_STEP:
+        problem = rng.choice(tasks)
+        prompt = problem.prompt(rng)
+        ids = tokenizer(prompt + write_search(problem, rng) + tokenizer.eos_token).input_ids
+        if len(row["input_ids"]) + len(ids) > ROW_LENGTH:
+            padding = ROW_LENGTH - len(row["input_ids"])
+            row["input_ids"] += [tokenizer.pad_token_id] * padding
+            row["labels"] += [-100] * padding
+            row["position_ids"] += range(padding)
+            rows.append(row)
+            row = {"input_ids": [], "labels": [], "position_ids": []}
+        row["input_ids"] += ids
+        row["labels"] += [-100] * len(prompt) + ids[len(prompt) :]
+        row["position_ids"] += range(len(ids))
+    return rows
+
+
+class Progress(ProgressCallback):
+    """A bar with the time left; logs go to a file instead of the terminal."""
+
+    def __init__(self, path: Path | None = None):
+        super().__init__()
+        self.file = path.open("w") if path else None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.file:
+            self.file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
+            self.file.flush()
+        if "htpo/accuracy" in logs and self.training_bar is not None:
+            self.training_bar.set_postfix_str(f"accuracy {logs['htpo/accuracy']:.2f}", refresh=False)
+
+
+def save(model, tokenizer, directory: Path) -> None:
+    """Model and tokenizer alone: `Trainer.save_model` would add its arguments as a pickle."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
