@@ -284,6 +284,14 @@ def test_no_host_synchronisation():
         inputs["mask"].any().item()
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_rule_touches_a_response_without_advantage(preset):
+    inputs = tensors(RELEASED[7]) | {"advantages": torch.zeros(2, dtype=torch.float64)}
+    result = control(**inputs, table=preset)
+    assert (result.advantages == 0).all()
+    assert (result.effects == 0).all()
+
+
 def test_unjudged_rows_keep_ppo():
     inputs = tensors(RELEASED[4])
     judged = torch.tensor([True, False, True, False])

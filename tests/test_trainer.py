@@ -149,8 +149,39 @@ def test_transform_does_not_leak_into_scoring(make_trainer, batch):
         trainer._compute_loss(trainer.model, {k: v for k, v in batch.items() if k != "is_hard"})
     assert trainer._loss_inputs is None
     before = {name: value.clone() for name, value in batch.items()}
-    loss_and_grads(trainer, batch)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._compute_loss(trainer.model, batch)
     assert all(torch.equal(before[name], batch[name]) for name in batch)
+
+
+def test_only_the_first_forward_of_a_loss_is_transformed(make_trainer, batch, monkeypatch):
+    """Should TRL's loss ever run a second forward, say of a reference policy, the inputs are left alone."""
+    trainer = make_trainer()
+    seen = []
+
+    def loss(self, model, inputs):
+        for _ in range(2):
+            self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+                inputs["completion_ids"].shape[1],
+                compute_entropy=True,
+            )
+            seen.append(inputs["advantages"])
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", loss)
+    trainer._compute_loss(trainer.model, batch)
+    assert seen[0].shape == batch["completion_ids"].shape
+    assert seen[0] is seen[1]
+
+
+def test_responses_without_a_verdict_keep_ppo(make_trainer, batch):
+    none_judged = batch | {"is_judged": torch.zeros(6, dtype=torch.bool)}
+    loss, grads = loss_and_grads(make_trainer(), none_judged)
+    expected_loss, expected_grads = loss_and_grads(make_trainer(objective="dapo"), batch)
+    assert torch.equal(loss, expected_loss)
+    assert all(map(torch.equal, grads, expected_grads))
 
 
 def labels_of(trainer, inputs):
@@ -224,14 +255,14 @@ def test_correctness_comes_from_the_named_function(make_trainer):
 
 def test_evaluation_uses_its_own_group_size(make_trainer, dataset):
     trainer = make_trainer(
-        reward_funcs=scripted([[1, 0, 0, 0, 1, 1, 1, 1]]),
+        reward_funcs=scripted([[1, 1, 1, 0, 1, 1, 1, 0]]),
         num_generations_eval=2,
         per_device_eval_batch_size=8,
         eval_dataset=dataset.select(range(4)),
     )
     metrics = trainer.evaluate()
     assert metrics["eval_htpo/frac_hard"] == 0.5
-    assert metrics["eval_htpo/accuracy"] == 5 / 8
+    assert metrics["eval_htpo/accuracy"] == 6 / 8
     assert math.isfinite(metrics["eval_loss"])
 
 
@@ -278,7 +309,8 @@ def test_tool_mask_takes_tokens_out(make_trainer, batch):
 
 def test_off_policy_mask_sees_the_true_old_log_probs(make_trainer, batch):
     """Row 5 (wrong) is far from the policy that sampled it; kept gradients must not make it look near."""
-    trainer = make_trainer(off_policy_mask_threshold=1.0)
+    # A distance of 3 over all tokens; where the fifth that is kept counted as 0, it would be 2.4.
+    trainer = make_trainer(off_policy_mask_threshold=2.7)
     with torch.no_grad():
         far, _ = forward(trainer, batch)
     far[5] += 3.0
