@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
@@ -98,7 +98,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build_model() if arguments.model is None else build_model().from_pretrained(arguments.model)
+    model = Qwen3ForCausalLM.from_pretrained(arguments.model) if arguments.model else build_model()
     state = model.state_dict()
 
     with tempfile.TemporaryDirectory() as directory:

@@ -50,10 +50,11 @@ def build_model() -> Qwen3ForCausalLM:
     )
 
 
-def warm_start(directory: Path, seed: int, steps: int) -> None:
-    """Supervised training on sloppy searches; the model and tokenizer go to `directory`."""
+def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM | None = None) -> None:
+    """Supervised training on sloppy searches, of a new model by default; model and tokenizer go to `directory`."""
     set_seed(seed)
-    tokenizer, model = build_tokenizer(), build_model()
+    tokenizer = build_tokenizer()
+    model = build_model() if model is None else model
     trainer = SFTTrainer(
         model,
         args=SFTConfig(

@@ -83,10 +83,29 @@ def test_readme_demo_commands(quick_run):
     assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
 
 
-def test_weak_warm_start_stops_with_the_mend(tmp_path, monkeypatch):
-    monkeypatch.setattr(laptop, "evaluate", lambda model, tokenizer, tasks, n, desc: [0] * len(tasks))
-    with pytest.raises(SystemExit, match=r"0\.000, below 0\.22.*--warm_start_steps"):
-        laptop.run(laptop.LaptopConfig(warm_start_steps=1, output_dir=str(tmp_path), threads=1))
+@pytest.mark.parametrize(
+    ("accuracies", "starts"), [([1.0], 1), ([0.2, 0.23], 2), ([0.0, 0.1, 0.3], 3), ([0.0] * 3, 3)]
+)
+def test_weak_warm_start_goes_on_or_stops_with_the_mend(tmp_path, monkeypatch, accuracies, starts):
+    """Real warm starts of two steps, given accuracies."""
+    left, began = iter(accuracies), []
+
+    def counted(directory, seed, steps, model):
+        began.append((seed, steps))
+        parameters = None if model is None else model.state_dict()["model.norm.weight"].clone()
+        if parameters is not None:  # the extension goes on from what the last stage saved
+            assert torch.equal(parameters, load_file(directory / "model.safetensors")["model.norm.weight"])
+        warm_start.warm_start(directory, seed, steps, model)
+
+    monkeypatch.setattr(laptop, "warm_start", counted)
+    monkeypatch.setattr(laptop, "evaluate", lambda model, tokenizer, tasks, n, desc: [16 * next(left)] * len(tasks))
+    config = laptop.LaptopConfig(warm_start_steps=2, output_dir=str(tmp_path), threads=1)
+    if accuracies[-1] > 0.22:
+        laptop.prepare(config, tmp_path)
+    else:
+        with pytest.raises(SystemExit, match=r"0\.000, below 0\.22.*--warm_start_steps"):
+            laptop.prepare(config, tmp_path)
+    assert began == [(0, 2), (1000, 1), (2000, 1)][:starts]
 
 
 def test_tokenizer_round_trip_and_unknown():
@@ -104,7 +123,7 @@ def test_evaluation_is_repeatable_and_leaves_the_random_state():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"warm_start_steps": 0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"warm_start_steps": 0}, {"threads": 0}])
 def test_bad_settings_are_refused(options):
     with pytest.raises(ValueError, match="must be at least 1"):
         laptop.LaptopConfig(**options)
