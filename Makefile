@@ -9,17 +9,17 @@ SETUP := $(VENV)/.installed
 .PHONY: help demo test lint setup clean
 
 help:
-	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run 4 to 7)"
-	@echo "make test   run the tests (set-up 2 minutes, tests 3)"
+	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run about 8)"
+	@echo "make test   run the tests (set-up 2 minutes, tests 2)"
 	@echo "make lint   ruff and mypy"
 	@echo "Options of the two: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective'."
 
 demo: setup
-	@echo "== Main job: warm start, evaluation, HTPO, evaluation, report (4 to 7 minutes on two cores)"
+	@echo "== Main job: warm start, evaluation, HTPO, evaluation, report (about 8 minutes on two cores)"
 	@HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(VENV)/bin/htpo demo $(DEMO_ARGS)
 
 test: setup
-	@echo "== Tests (about 3 minutes on two cores)"
+	@echo "== Tests (about 2 minutes on two cores)"
 	@$(VENV)/bin/python -m pytest $(TEST_ARGS)
 
 lint: setup

@@ -1,7 +1,7 @@
 """The laptop job over seeds and objectives: what it gains, and what HTPO does against DAPO.
 
     python benchmarks/laptop_seeds.py                     # table of the committed results
-    python benchmarks/laptop_seeds.py --run runs/seeds    # first run what is missing there: 5 minutes each
+    python benchmarks/laptop_seeds.py --run runs/seeds    # first run what is missing there: 8 minutes each
 
 Each seed is a whole run (model, warm start, reinforcement); the objectives of one seed share its warm start. Raw
 results, with every held-out problem, are in `results/laptop`.
@@ -9,12 +9,12 @@ results, with every held-out problem, are in `results/laptop`.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from htpo_trl.laptop import LaptopConfig, run
+from htpo_trl.objective import EFFECTS
 
 
 RESULTS = Path(__file__).parent / "results" / "laptop"
@@ -25,11 +25,17 @@ SEEDS = range(5)
 def run_missing(directory: Path) -> None:
     for objective in OBJECTIVES:
         for seed in SEEDS:
-            result = directory / f"{objective}-seed{seed}" / "result.json"
-            if not result.exists():
+            finished = directory / f"{objective}-seed{seed}"
+            if not (finished / "result.json").exists():
                 run(LaptopConfig(objective=objective, seed=seed, output_dir=str(directory)))
+            result = json.loads((finished / "result.json").read_text())
+            log = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+            # The last row of a log is the trainer's summary.
+            result["touched"] = {
+                effect: float(np.mean([row[f"htpo/special/{effect}"] for row in log[:-1]])) for effect in EFFECTS
+            }
             RESULTS.mkdir(parents=True, exist_ok=True)
-            shutil.copy(result, RESULTS / f"{objective}-seed{seed}.json")
+            (RESULTS / f"{objective}-seed{seed}.json").write_text(json.dumps(result, indent=1))
 
 
 def interval(values: list[float]) -> str:
@@ -45,10 +51,11 @@ def main() -> None:
     if arguments.run:
         run_missing(arguments.run)
 
-    results = {
-        objective: [json.loads((RESULTS / f"{objective}-seed{seed}.json").read_text())["summary"] for seed in SEEDS]
+    runs = {
+        objective: [json.loads((RESULTS / f"{objective}-seed{seed}.json").read_text()) for seed in SEEDS]
         for objective in OBJECTIVES
     }
+    results = {objective: [each["summary"] for each in rows] for objective, rows in runs.items()}
     print("mean@64 on held-out problems, with 95% intervals over problems:\n")
     print("| seed | before | after HTPO | gain | after DAPO | gain |\n| --- | --- | --- | --- | --- | --- |")
     for seed, (htpo, dapo) in enumerate(zip(results["htpo"], results["dapo"], strict=True)):
@@ -62,6 +69,9 @@ def main() -> None:
         gains = {name: [row[metric]["difference"][0] for row in rows] for name, rows in results.items()}
         paired = [a - b for a, b in zip(gains["htpo"], gains["dapo"], strict=True)]
         print(f"| {metric} | {interval(gains['htpo'])} | {interval(gains['dapo'])} | {interval(paired)} |")
+    print("\nMean share of tokens that a rule of HTPO changed:\n")
+    for effect in EFFECTS:
+        print(f"- {effect}: " + ", ".join(f"{100 * each['touched'][effect]:.3f}%" for each in runs["htpo"]))
 
 
 if __name__ == "__main__":

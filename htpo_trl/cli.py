@@ -16,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
         "demo",
         help="train a small model on a laptop and see what HTPO does to which tokens",
         description="The laptop main job: a small Qwen3 learns countdown by a supervised warm start, then by HTPO; "
-        "evaluated before and after, with tables and pictures. Minutes on two CPU cores; nothing is downloaded.",
+        "evaluated before and after, with tables and pictures. About 8 minutes on two CPU cores, without downloads.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--objective", choices=OBJECTIVES, default="htpo", help="preset of the objective table")
