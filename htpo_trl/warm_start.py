@@ -19,9 +19,9 @@ ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
 CPU_ARGUMENTS: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character of the task, plus padding, end and unknown: 22 tokens."""
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *SYMBOLS])}
+def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
+    """One token per character, plus padding, end and unknown; 22 tokens for the task's own characters."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()

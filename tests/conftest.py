@@ -10,16 +10,15 @@ import pytest
 import torch
 from datasets import Dataset
 from hypothesis import settings
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from htpo_trl import HTPOConfig
+from htpo_trl.warm_start import build_tokenizer
 
 
 torch.set_num_threads(1)
@@ -27,19 +26,9 @@ settings.register_profile("htpo", deadline=None, derandomize=True)
 settings.load_profile("htpo")
 
 
-def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *characters])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
-    return character_tokenizer(string.digits)
+    return build_tokenizer(string.digits)
 
 
 @pytest.fixture
@@ -76,7 +65,7 @@ def model(make_model):
 @pytest.fixture
 def tiny_chat_model(tmp_path):
     """A Llama that chats in single characters."""
-    tokenizer = character_tokenizer(string.printable)
+    tokenizer = build_tokenizer(string.printable)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}>{% endfor %}"
     torch.manual_seed(0)
     model = LlamaForCausalLM(

@@ -69,7 +69,8 @@ def test_contradictions_are_refused(make_config, options, message):
     ],
 )
 def test_what_fits_is_accepted(make_config, options):
-    make_config(**options)
+    config = make_config(**options)
+    assert {name: getattr(config, name) for name in options} == options
 
 
 def test_overrides_come_from_python_and_from_the_command_line(tmp_path, make_config):
