@@ -189,7 +189,8 @@ class HTPOTrainer(GRPOTrainer):
         # One collective and one transfer for all of them.
         totals = self.accelerator.reduce(torch.stack([s.float() for s in sums]), reduction="sum").tolist()
         n_tokens, n_low, n_high, *rest = totals
-        n_effects, n_groups, entropy_sums = rest[:-16], rest[-16:-8], rest[-8:]
+        last = len(GROUPS)
+        n_effects, n_groups, entropy_sums = rest[: -2 * last], rest[-2 * last : -last], rest[-last:]
 
         metrics = self._metrics[self._mode()]
         metrics["htpo/clip_ratio/low"].append(_ratio(n_low, n_tokens))
