@@ -31,30 +31,30 @@ def tokenizer():
     return build_tokenizer(string.digits)
 
 
+def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
+    """A Qwen3 of 30 thousand parameters, the same at every call."""
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=13,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
 @pytest.fixture
 def make_model():
-    """A Qwen3 of 30 thousand parameters, the same at every call."""
-
-    def make(seed: int = 0) -> Qwen3ForCausalLM:
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=13,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=16,
-                tie_word_embeddings=True,
-                initializer_range=0.3,
-                pad_token_id=0,
-                eos_token_id=1,
-                bos_token_id=None,
-            )
-        )
-
-    return make
+    return tiny_model
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""
+Kill runs by SIGKILL, resume each from its last complete checkpoint, and compare with a run that was not killed:
+weights bit for bit, rollouts, and every logged value but timings.
+
+    python -m tests.kill_and_resume benchmarks/results/kill_and_resume.json
+
+The default is every moment below, on one process and on two (half an hour on two cores); tests use `kill_and_resume`.
+"""
+
+import json
+import random
+import signal
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from htpo_trl.warm_start import build_tokenizer
+
+from .conftest import tiny_model
+
+
+ROOT = Path(__file__).parent.parent
+# Eight gradient steps per generation batch, a checkpoint each third: most lie between two generations. The data are
+# three batches, so that the last steps are of another epoch, in another order.
+OPTIONS = {
+    "num_generations": 4,
+    "steps_per_generation": 4,
+    "num_iterations": 2,
+    "max_steps": 34,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "save_total_limit": 2,
+    "dynamic_sampling": True,
+    "max_sampling_rounds": 30,
+}
+MOMENTS = [
+    *(f"generation:{n}" for n in (3, 40, 70, 100)),
+    *(f"backward:{n}" for n in (2, 4, 9, 16, 23, 30)),
+    *(f"step:{n}" for n in (7, 12, 28)),
+    *(f"save:{n}" for n in (1, 12, 20, 25, 33, 41, 50, 58)),
+    *(f"sight:{name}" for name in ("checkpoint-3/optimizer.pt", "checkpoint-12/htpo_checkpoint.json.partial")),
+    *(f"random:{seed}" for seed in range(6)),
+]
+TIMES = ("seconds", "runtime", "time", "per_second")
+
+
+def command(spec: dict, n_processes: int) -> list[str]:
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", "-m"]
+    return [sys.executable, "-m", *(launcher if n_processes > 1 else []), "tests.training_run", json.dumps(spec)]
+
+
+def make_spec(directory: Path, run: str, n_processes: int, **kwargs) -> dict:
+    options = OPTIONS | {"per_device_train_batch_size": 6 // n_processes}
+    return {"directory": str(directory), "run": run, "n_prompts": 18, "dropout": 0.1, "options": options} | kwargs
+
+
+def results(directory: Path, n_processes: int) -> list[dict]:
+    ranks = [json.loads((directory / f"result_{i}.json").read_text()) for i in range(n_processes)]
+    for rank in ranks:
+        rank["log"] = [
+            {name: value for name, value in row.items() if not name.endswith(TIMES)} for row in rank["log"][:-1]
+        ]
+    return ranks
+
+
+def uninterrupted(directory: Path, n_processes: int) -> list[dict]:
+    run = command(make_spec(directory, "whole", n_processes), n_processes)
+    subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
+    return results(directory, n_processes)
+
+
+def kill_and_resume(directory: Path, moment: str, n_processes: int, expected: list[dict], seconds: float) -> dict:
+    """Kill a run at `moment`; resume it until its end. `seconds` is what a run takes, for moments at random."""
+    run = moment.replace(":", "-").replace("/", "-")
+    kind, where = moment.split(":")
+    inside = kind in ("generation", "backward", "step", "save")
+    # Of two processes, the second is killed where it does the same as the first.
+    rank = n_processes - 1 if kind in ("generation", "backward") else 0
+    spec = make_spec(directory, run, n_processes, **({"die": moment, "die_rank": rank} if inside else {}))
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(spec, n_processes), cwd=ROOT, **pipes)
+    if not inside:
+        started = time.monotonic()
+        after = random.Random(where).uniform(0.2, 1.0) * seconds
+        while process.poll() is None:
+            if (directory / run / where).exists() if kind == "sight" else time.monotonic() - started > after:
+                # torchrun's workers are in sessions of their own.
+                family = psutil.Process(process.pid)
+                for member in (*family.children(recursive=True), family):
+                    member.kill()
+                break
+    _, errors = process.communicate()
+    killed = process.returncode == -signal.SIGKILL or b"SIGKILL" in errors
+    checkpoints = sorted(int(path.name.split("-")[1]) for path in (directory / run).glob("checkpoint-*"))
+    complete = [n for n in checkpoints if (directory / run / f"checkpoint-{n}" / "htpo_checkpoint.json").exists()]
+
+    spec = make_spec(directory, run, n_processes, resume=bool(complete))
+    subprocess.run(command(spec, n_processes), cwd=ROOT, check=True, capture_output=True)
+    got = results(directory, n_processes)
+    return {
+        "moment": moment,
+        "processes": n_processes,
+        "killed": killed,
+        "checkpoints": checkpoints,
+        "complete": complete,
+        "same_weights": [r["weights"] for r in got] == [r["weights"] for r in expected],
+        "same_log": [r["log"] for r in got] == [r["log"] for r in expected],
+        "same_rollouts": all(
+            len(g["seen"]) == 0 or e["seen"][-len(g["seen"]) :] == g["seen"]
+            for g, e in zip(got, expected, strict=True)
+        ),
+    }
+
+
+def main(path: Path) -> None:
+    rows = []
+    for n_processes in (1, 2):
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            model_and_tokenizer(directory)
+            started = time.monotonic()
+            expected = uninterrupted(directory, n_processes)
+            seconds = time.monotonic() - started
+            for moment in MOMENTS:
+                rows.append(kill_and_resume(directory, moment, n_processes, expected, seconds))
+                print(json.dumps(rows[-1]), flush=True)
+                path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
+def model_and_tokenizer(directory: Path) -> None:
+    tiny_model().save_pretrained(directory / "model")
+    build_tokenizer(string.digits).save_pretrained(directory / "model")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
