@@ -1,4 +1,4 @@
-"""What `trainer.py` and `resume.py` rely on in TRL's private methods. If a test fails, TRL changed, and the seam must be read."""
+"""What `trainer.py` and `resume.py` rely on in TRL and transformers. If a test fails, the seam must be read again."""
 
 import ast
 import inspect
