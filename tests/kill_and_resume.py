@@ -22,6 +22,7 @@ import psutil
 from htpo_trl.warm_start import build_tokenizer
 
 from .conftest import tiny_model
+from .training_run import command
 
 
 ROOT = Path(__file__).parent.parent
@@ -47,11 +48,6 @@ MOMENTS = [
     *(f"random:{seed}" for seed in range(6)),
 ]
 TIMES = ("seconds", "runtime", "time", "per_second")
-
-
-def command(spec: dict, n_processes: int) -> list[str]:
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", "-m"]
-    return [sys.executable, "-m", *(launcher if n_processes > 1 else []), "tests.training_run", json.dumps(spec)]
 
 
 def make_spec(directory: Path, run: str, n_processes: int, **kwargs) -> dict:
@@ -118,15 +114,17 @@ def kill_and_resume(directory: Path, moment: str, n_processes: int, expected: li
 
 
 def main(path: Path) -> None:
-    rows = []
+    rows = json.loads(path.read_text()) if path.exists() else []  # goes on where it stopped
+    done = {(row["processes"], row["moment"]) for row in rows}
     for n_processes in (1, 2):
+        moments = [moment for moment in MOMENTS if (n_processes, moment) not in done]
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
             model_and_tokenizer(directory)
             started = time.monotonic()
-            expected = uninterrupted(directory, n_processes)
+            expected = uninterrupted(directory, n_processes) if moments else []
             seconds = time.monotonic() - started
-            for moment in MOMENTS:
+            for moment in moments:
                 rows.append(kill_and_resume(directory, moment, n_processes, expected, seconds))
                 print(json.dumps(rows[-1]), flush=True)
                 path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")

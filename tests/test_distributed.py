@@ -11,20 +11,17 @@ from htpo_trl.objective import GROUPS
 ROOT = Path(__file__).parent.parent
 
 
-def run_distributed(module, *arguments, n_processes, check=True):
-    """Run a module in one process, or under torchrun in several."""
-    command = [sys.executable, "-m"]
-    if n_processes > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", "-m"]
-    result = subprocess.run([*command, module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0 or not check, result.stderr[-4000:]
-    return result
-
-
 def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    run_distributed("tests.distributed_run", str(tmp_path), n_processes=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run(
+        [*command, "-m", "tests.distributed_run", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
     ranks = [json.loads((tmp_path / f"rank{i}.json").read_text()) for i in (0, 1)]
 
     local_disagrees = False

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl.checkpoint import (
@@ -255,6 +256,27 @@ def test_older_checkpoints_go_only_when_the_new_one_is_complete(make_trainer, tm
         trainer.train(resume_from_checkpoint=True)
     assert trainer.args.save_total_limit == 1
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+class Poison(TrainerCallback):
+    """Makes the model's logits NaN after the third step."""
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == 3:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+
+
+def test_non_finite_logits_stop_the_run_and_keep_the_checkpoint(make_trainer, tmp_path):  # noqa: F811
+    options = {"save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(FloatingPointError, match="no finite log-probability or entropy after step 3"):
+        make_trainer(callbacks=[Poison()], **options).train()
+    assert last_complete(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-2")
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=True)
+    whole = make_trainer(**options)
+    whole.train()
+    assert same_parameters(resumed, whole)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 import math
+import subprocess
 import threading
 from collections import Counter
 
@@ -19,9 +20,9 @@ from htpo_trl.sampling import (
     split_rows,
 )
 
-from .test_distributed import run_distributed
+from .kill_and_resume import ROOT
 from .test_trainer import loss_and_grads, make_trainer  # noqa: F401 (a fixture)
-from .training_run import half_solvable, prompts
+from .training_run import command, half_solvable, mixed_groups, prompts
 
 
 def stream(n, *, seed=0, iterable=False, shuffle=True):
@@ -202,15 +203,6 @@ def test_next_round_is_as_large_as_the_share_of_informative_groups_asks(make_tra
     assert log["htpo/sampling/seconds"] > 0
 
 
-def mixed_groups(seen, group_size):
-    """Share of the groups that were trained on in which both verdicts occur; `seen` of all processes, in order."""
-    mixed = []
-    for parts in zip(*seen, strict=True):
-        correct = [c for part in parts for c in part["is_correct"]]
-        mixed += [0 < sum(correct[i : i + group_size]) < group_size for i in range(0, len(correct), group_size)]
-    return sum(mixed) / len(mixed)
-
-
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_every_group_that_is_trained_on_is_mixed(make_model, tokenizer, tmp_path, n_processes):
     """Where about half of the prompts cannot be solved; with 2 processes, groups straddle them."""
@@ -226,10 +218,10 @@ def test_every_group_that_is_trained_on_is_mixed(make_model, tokenizer, tmp_path
             "dynamic_sampling": dynamic,
         }
         spec = {"directory": str(tmp_path), "options": options}
-        results = run_distributed("tests.training_run", json.dumps(spec), n_processes=n_processes)
+        subprocess.run(command(spec, n_processes), cwd=ROOT, check=True, capture_output=True, timeout=300)
         ranks = [json.loads((tmp_path / f"result_{i}.json").read_text()) for i in range(n_processes)]
         share[dynamic] = mixed_groups([rank["seen"] for rank in ranks], 4)
-        assert len({rank["weights"] for rank in ranks}) == 1, results
+        assert len({rank["weights"] for rank in ranks}) == 1
         rows = ranks[0]["log"][:-1]
         if dynamic:
             assert all(row["frac_reward_zero_std"] == 0 for row in rows if "frac_reward_zero_std" in row)

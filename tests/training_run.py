@@ -28,6 +28,21 @@ def prompts(n):
     return [{"prompt": f"{i:02d}", "number": i} for i in range(n)]
 
 
+def command(spec: dict, n_processes: int) -> list[str]:
+    """What runs this module, under torchrun if in several processes."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", "-m"]
+    return [sys.executable, "-m", *(launcher if n_processes > 1 else []), "tests.training_run", json.dumps(spec)]
+
+
+def mixed_groups(seen: list[list[dict]], group_size: int) -> float:
+    """Share of groups that were trained on in which both verdicts occur; `seen` of all processes, in order."""
+    mixed = []
+    for parts in zip(*seen, strict=True):
+        correct = [c for part in parts for c in part["is_correct"]]
+        mixed += [0 < sum(correct[i : i + group_size]) < group_size for i in range(0, len(correct), group_size)]
+    return sum(mixed) / len(mixed)
+
+
 class Recorder(HTPOTrainer):
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
