@@ -127,13 +127,18 @@ class Batch(NamedTuple):
     accuracy: list[float]  # of every group that was generated, in order
     missing: int  # groups of the batch that are not informative
 
-    def shares(self) -> dict[str, float]:
-        """What the groups that were generated were like."""
+    def metrics(self, group_size: int) -> dict[str, float]:
+        """What the sampling was like; shares of the groups that were generated unless said otherwise."""
         n = len(self.accuracy)
+        judged = [share for share in self.accuracy if not math.isnan(share)]
         return {
-            "frac_informative": sum(0 < share < 1 for share in self.accuracy) / n,
-            "frac_all_correct": self.accuracy.count(1.0) / n,
-            "frac_all_wrong": self.accuracy.count(0.0) / n,
+            "rounds": self.rounds,
+            "frac_informative": sum(0 < share < 1 for share in judged) / n,
+            "frac_all_correct": judged.count(1.0) / n,
+            "frac_all_wrong": judged.count(0.0) / n,
+            "accuracy": sum(judged) / len(judged) if judged else math.nan,
+            "generated_per_trained": n * group_size / len(self.rewards),
+            "frac_filled": self.missing * group_size / len(self.rewards),  # of the groups that are trained on
         }
 
 

@@ -35,9 +35,10 @@ class HTPOTrainer(ResumableGRPOTrainer):
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
-    - with dynamic sampling, `htpo/sampling/<what>`: `rounds` of generation; `frac_informative`, `frac_all_correct` and
-      `frac_all_wrong` of the groups generated; `accuracy` over them; `generated_per_trained` completions; `seconds`.
-      TRL's `completions/*` and token counts are of all that was generated, its rewards of what is trained on.
+    - with dynamic sampling, `htpo/sampling/<what>`: `rounds` of generation; of all groups generated `frac_informative`,
+      `frac_all_correct`, `frac_all_wrong` and the mean `accuracy`; `generated_per_trained` completions; `frac_filled`,
+      the share of trained groups that are not informative; `seconds` of generating and judging. TRL's `completions/*`
+      and token counts are of all that was generated, its rewards of what is trained on.
 
     Checkpoints resume exactly, also between two generations: see [`ResumableGRPOTrainer`].
 
@@ -208,33 +209,24 @@ class HTPOTrainer(ResumableGRPOTrainer):
             n_processes=self.accelerator.num_processes,
             max_rounds=self.args.max_sampling_rounds,
         )
-        self._log_sampling(batch, seconds=time.perf_counter() - started)
+        metrics = batch.metrics(self.num_generations) | {"seconds": time.perf_counter() - started}
+        for name, value in metrics.items():
+            self._metrics["train"][f"htpo/sampling/{name}"].append(value)
         if batch.missing:
-            self._sampling_exhausted(batch)
+            self._sampling_exhausted(batch, metrics)
         rows, fields, logs = (list(column) for column in zip(*batch.rows, strict=True))
         names = {name for log in logs for name in log}
         extra_logs = {name: [log.get(name) for log in logs] for name in names}
         self._sampled = join_rows(fields, first, len(inputs)), batch.rewards, extra_logs
         return rows
 
-    def _log_sampling(self, batch: Batch, seconds: float) -> None:
-        metrics = self._metrics["train"]
-        metrics["htpo/sampling/rounds"].append(batch.rounds)
-        metrics["htpo/sampling/generated_per_trained"].append(
-            len(batch.accuracy) * self.num_generations / len(batch.rewards)
-        )
-        metrics["htpo/sampling/seconds"].append(seconds)
-        for name, share in batch.shares().items():
-            metrics[f"htpo/sampling/{name}"].append(share)
-
-    def _sampling_exhausted(self, batch: Batch) -> None:
+    def _sampling_exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
         n_groups = len(batch.rewards) // self.num_generations
-        shares = batch.shares()
         why = (
             f"dynamic_sampling found {n_groups - batch.missing} informative groups of the {n_groups} of a batch, in "
             f"{batch.rounds} rounds (max_sampling_rounds={self.args.max_sampling_rounds}). Of the {len(batch.accuracy)} "
-            f"groups generated, {shares['frac_informative']:.1%} were informative, {shares['frac_all_correct']:.1%} all "
-            f"correct and {shares['frac_all_wrong']:.1%} all wrong."
+            f"groups generated, {metrics['frac_informative']:.1%} were informative, {metrics['frac_all_correct']:.1%} "
+            f"all correct and {metrics['frac_all_wrong']:.1%} all wrong."
         )
         if self.args.on_sampling_exhausted == "train":
             if self.accelerator.is_main_process:

@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from htpo_trl import HTPOTrainer
 from htpo_trl.sampling import (
     PromptStream,
     Rollouts,
@@ -200,6 +201,8 @@ def test_next_round_is_as_large_as_the_share_of_informative_groups_asks(make_tra
     assert log["htpo/sampling/frac_all_wrong"] == 2 / 11
     assert log["htpo/sampling/frac_all_correct"] == 0
     assert log["htpo/sampling/generated_per_trained"] == 11 / 8
+    assert log["htpo/sampling/accuracy"] == pytest.approx(9 / 4 / 11)
+    assert log["htpo/sampling/frac_filled"] == 0
     assert log["htpo/sampling/seconds"] > 0
 
 
@@ -346,7 +349,7 @@ def test_exhausted_saves_and_stops(make_trainer, tmp_path):  # noqa: F811
         filled.train()
     log = filled.state.log_history
     assert filled.state.global_step == 8
-    assert log[4]["frac_reward_zero_std"] == 1
+    assert log[4]["frac_reward_zero_std"] == log[4]["htpo/sampling/frac_filled"] == 1
     assert log[4]["htpo/sampling/rounds"] == 3
 
 
