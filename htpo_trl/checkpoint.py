@@ -59,12 +59,12 @@ def save_state(file: Path, batches: list[dict[str, Any]] | None, counters: dict[
 def load_state(file: Path, device: torch.device | str = "cpu") -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
     """What [`save_state`] wrote, with the tensors on `device`."""
     try:
-        with safe_open(file, framework="pt", device=str(device)) as stored:
+        with safe_open(file, framework="pt") as stored:
             state = json.loads(stored.metadata()["htpo"])
             batches = state["batches"]
             for name in stored.keys():  # noqa: SIM118 (not a mapping)
                 i, key = name.split("/", maxsplit=1)
-                batches[int(i)][key] = stored.get_tensor(name)
+                batches[int(i)][key] = stored.get_tensor(name).to(device)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({error}). {_MEND}") from error
     return batches, state["counters"]

@@ -56,28 +56,35 @@ def make_spec(directory: Path, run: str, n_processes: int, **kwargs) -> dict:
 
 
 def results(directory: Path, n_processes: int) -> list[dict]:
-    ranks = [json.loads((directory / f"result_{i}.json").read_text()) for i in range(n_processes)]
-    for rank in ranks:
+    files = [directory / f"result_{i}.json" for i in range(n_processes)]
+    ranks = [json.loads(file.read_text()) for file in files]
+    for file, rank in zip(files, ranks, strict=True):
+        file.unlink()
         rank["log"] = [
             {name: value for name, value in row.items() if not name.endswith(TIMES)} for row in rank["log"][:-1]
         ]
     return ranks
 
 
-def uninterrupted(directory: Path, n_processes: int) -> list[dict]:
-    run = command(make_spec(directory, "whole", n_processes), n_processes)
+def uninterrupted(directory: Path, n_processes: int, **kwargs) -> list[dict]:
+    run = command(make_spec(directory, "whole", n_processes, **kwargs), n_processes)
     subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
     return results(directory, n_processes)
 
 
-def kill_and_resume(directory: Path, moment: str, n_processes: int, expected: list[dict], seconds: float) -> dict:
-    """Kill a run at `moment`; resume it until its end. `seconds` is what a run takes, for moments at random."""
+def kill_and_resume(
+    directory: Path, moment: str, n_processes: int, expected: list[dict], seconds: float = 0.0, **kwargs
+) -> dict:
+    """
+    Kill a run at `moment`, and resume it until its end. `seconds` is what a run takes, for moments at random; `kwargs`
+    are of the run.
+    """
     run = moment.replace(":", "-").replace("/", "-")
     kind, where = moment.split(":")
     inside = kind in ("generation", "backward", "step", "save")
     # Of two processes, the second is killed where it does the same as the first.
     rank = n_processes - 1 if kind in ("generation", "backward") else 0
-    spec = make_spec(directory, run, n_processes, **({"die": moment, "die_rank": rank} if inside else {}))
+    spec = make_spec(directory, run, n_processes, **kwargs, **({"die": moment, "die_rank": rank} if inside else {}))
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(spec, n_processes), cwd=ROOT, **pipes)
     if not inside:
@@ -95,7 +102,7 @@ def kill_and_resume(directory: Path, moment: str, n_processes: int, expected: li
     checkpoints = sorted(int(path.name.split("-")[1]) for path in (directory / run).glob("checkpoint-*"))
     complete = [n for n in checkpoints if (directory / run / f"checkpoint-{n}" / "htpo_checkpoint.json").exists()]
 
-    spec = make_spec(directory, run, n_processes, resume=bool(complete))
+    spec = make_spec(directory, run, n_processes, resume=bool(complete), **kwargs)
     subprocess.run(command(spec, n_processes), cwd=ROOT, check=True, capture_output=True)
     got = results(directory, n_processes)
     return {

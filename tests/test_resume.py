@@ -280,15 +280,17 @@ def test_non_finite_logits_stop_the_run_and_keep_the_checkpoint(make_trainer, tm
 
 
 @pytest.mark.parametrize(
-    ("moment", "n_processes"), [("generation:70", 1), ("backward:16", 2), ("save:12", 1)], ids=str
+    ("moment", "n_processes", "iterable"),
+    [("generation:70", 1, True), ("backward:16", 2, False), ("save:12", 1, False)],
+    ids=str,
 )
-def test_killed_runs_end_as_if_they_had_not_been(tmp_path, moment, n_processes):
+def test_killed_runs_end_as_if_they_had_not_been(tmp_path, moment, n_processes, iterable):
     """Three of the moments of `kill_and_resume`, which by hand does all."""
     model_and_tokenizer(tmp_path)
-    expected = uninterrupted(tmp_path, n_processes)
-    row = kill_and_resume(tmp_path, moment, n_processes, expected, seconds=0)
+    expected = uninterrupted(tmp_path, n_processes, iterable=iterable)
+    row = kill_and_resume(tmp_path, moment, n_processes, expected, iterable=iterable)
     assert row["killed"], "it was not killed"
-    assert row["checkpoints"], "it was killed before there was anything to resume from"
+    assert row["checkpoints"], "it was killed before it saved anything"
     assert row["same_weights"]
     assert row["same_rollouts"]
     assert row["same_log"]
