@@ -20,6 +20,7 @@ from htpo_trl.checkpoint import (
     state_file,
     unseal,
 )
+from htpo_trl.resume import ResumableGRPOTrainer
 
 from .kill_and_resume import kill_and_resume, model_and_tokenizer, uninterrupted
 from .test_trainer import make_trainer  # noqa: F401 (a fixture)
@@ -168,6 +169,17 @@ def test_trl_alone_does_not_resume_exactly(make_trainer, make_model, tmp_path, c
     resumed = make(**options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
     assert not same_parameters(whole, resumed)
+
+
+def test_plain_grpo_resumes_exactly(make_trainer, make_model, tmp_path, cpu_arguments):  # noqa: F811
+    def make(**kwargs):
+        config = GRPOConfig(**cpu_arguments | {"steps_per_generation": 4} | kwargs)
+        return make_trainer(ResumableGRPOTrainer, model=make_model(), config=config)
+
+    whole, options = save_all(make)
+    resumed = make(**options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    assert same_parameters(whole, resumed)
 
 
 def test_metrics_not_yet_logged_are_kept(make_trainer, tmp_path):  # noqa: F811
