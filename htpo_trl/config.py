@@ -153,6 +153,13 @@ class HTPOConfig(GRPOConfig):
                 f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
                 f"{', '.join(PPO_LOSS_TYPES)}, or `GRPOTrainer`."
             )
+        if self.loss_type == "bnpo" and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
+            raise ValueError(
+                "loss_type='bnpo' divides by the tokens of each micro-batch: with gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} and {self.world_size} processes, a token's weight depends on the "
+                "others that share its micro-batch. Use loss_type='dapo', the token mean over all micro-batches and "
+                "processes, or, on one process, gradient_accumulation_steps=1."
+            )
         if self.importance_sampling_level != "token":
             raise ValueError(
                 f"importance_sampling_level={self.importance_sampling_level!r}: HTPO gives every token an objective "

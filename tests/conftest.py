@@ -26,6 +26,23 @@ settings.register_profile("htpo", deadline=None, derandomize=True)
 settings.load_profile("htpo")
 
 
+# What every CPU run of a tiny model needs; TRL's defaults are a GPU's.
+CPU_ARGUMENTS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "max_steps": 4,
+    "learning_rate": 1e-2,
+    "disable_tqdm": True,
+}
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer(string.digits)
@@ -93,22 +110,7 @@ def dataset():
 
 @pytest.fixture
 def cpu_arguments(tmp_path):
-    """What every CPU run of a tiny model needs; TRL's defaults are a GPU's."""
-    return {
-        "output_dir": str(tmp_path / "run"),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 12,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        "disable_tqdm": True,
-    }
+    return {"output_dir": str(tmp_path / "run"), **CPU_ARGUMENTS}
 
 
 @pytest.fixture
