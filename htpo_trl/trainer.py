@@ -101,8 +101,8 @@ class HTPOTrainer(GRPOTrainer):
         return self._rewards_per_func
 
     def _generate_and_score_completions(self, inputs):
+        mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode
         output = super()._generate_and_score_completions(inputs)
-        mode = self._mode()
         group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
 
         # The rewards are gathered, so that a group that straddles processes is still whole. None came in as NaN.
