@@ -15,6 +15,7 @@ The tables are for every TRL that is supported: options that the installed one l
 import copy
 import dataclasses
 import gc
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeFo
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+
+from .reference import reference
+from .test_trainer import batch, forward, loss_and_grads, make_trainer  # noqa: F401  (two are fixtures)
 
 
 FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
@@ -431,7 +435,7 @@ def test_every_option_is_in_a_table(cpu_arguments):
     decided |= {name for options, _ in REFUSED for name in options}
     decided |= {name for options in ACCEPTED.values() for name in options}
     decided |= {name for names in OUT_OF_REACH.values() for name in names}
-    assert not FIELDS - decided, "exercise or refuse these options in tests/test_options.py"
+    assert sorted(FIELDS - decided) == []
 
 
 @pytest.mark.parametrize("case", EXERCISED, ids=lambda case: next(iter(case.options)))
@@ -455,6 +459,26 @@ def test_exercised(case, train, without_options):
         if key not in without_options:
             without_options[key] = train(cls, case.needs, **case.given, **extra)
         assert same(end, without_options[key]) is not case.acts
+
+
+@pytest.mark.parametrize(
+    "clip", [{"epsilon": 0.05, "epsilon_high": 0.1, "delta": 1.5}, {"epsilon_high": None, "delta": None}]
+)
+def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypatch, clip):  # noqa: F811
+    """The only options that TRL's loss and the table both read."""
+    trainer = make_trainer(**clip)
+    loss, _ = loss_and_grads(trainer, batch)
+    with torch.no_grad():
+        logps, entropies = forward(trainer, batch)
+    case = {name: value.tolist() for name, value in batch.items()}
+    case |= {"mask": case["completion_mask"], "per_token_logps": logps.tolist(), "entropies": entropies.tolist()}
+    with_defaults, *_ = reference(case)
+    monkeypatch.setattr("tests.reference.EPS_LOW", trainer.args.epsilon)
+    monkeypatch.setattr("tests.reference.EPS_HIGH", clip["epsilon_high"] or trainer.args.epsilon)
+    monkeypatch.setattr("tests.reference.DUAL_CLIP", clip["delta"] or math.inf)
+    expected, *_ = reference(case)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert abs(with_defaults - expected) > 1e-3
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=[next(iter(options)) for options, _ in REFUSED])
