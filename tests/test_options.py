@@ -448,8 +448,8 @@ def test_exercised(case, train, without_options):
     ours = train(HTPOTrainer, case.needs, **options, objective="dapo")
     assert same(ours, theirs)
 
-    # Of so few tokens, more should be high-entropy tokens than a fifth, on which most of the table acts.
-    control = {"objective": case.objective, "top_entropy_share": 0.5}
+    # Most of the table acts on high-entropy tokens and on hard prompts: of so few tokens, many should be both.
+    control = {"objective": case.objective, "top_entropy_share": 0.5, "difficulty_threshold": 1.0}
     controlled = train(HTPOTrainer, case.needs, **options, **control)
     assert all(p.isfinite().all() for p in controlled)
     assert not same(controlled, ours)
