@@ -170,6 +170,13 @@ class HTPOConfig(GRPOConfig):
                 f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
                 "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
             )
+        if self.use_liger_kernel:
+            # Up to TRL 1.13, `compute_loss` hands over to Liger's, with no error and without our forward pass.
+            raise ValueError(
+                "use_liger_kernel=True: some versions of TRL then compute the loss in Liger's kernel, where the "
+                "objective table has no say. Set use_liger_kernel=False; for faster layers alone, pass "
+                "model_init_kwargs={'use_kernels': True}."
+            )
         highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= highest:
             raise ValueError(

@@ -138,26 +138,26 @@ class HTPOTrainer(ResumableGRPOTrainer):
             self._pending_extra_logs.update(extra_logs)
         return self._rewards_per_func
 
-    def _labels(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Which responses are correct and which were judged, both (P·B,), and each prompt's accuracy (P·B/G,), NaN if
         no response was judged. The rewards are gathered, so that a group that straddles processes is whole.
         """
-        group_size: int = self.num_generations if self._mode() == "train" else self.num_generations_eval  # type: ignore
+        group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
         rewards = self._rewards_per_func[:, self._correctness_index]
         judged = ~rewards.isnan()  # None came in as NaN
         correct = rewards > self.args.correctness_threshold
         return correct, judged, correct.view(-1, group_size).sum(dim=1) / judged.view(-1, group_size).sum(dim=1)
 
     def _generate_and_score_completions(self, inputs):
-        mode = self._mode()
+        mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode
         if mode == "train" and self.args.dynamic_sampling:
             inputs = self._sample(inputs)
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
             self._sampled = None
-        correct, judged, accuracy = self._labels()
+        correct, judged, accuracy = self._labels(mode)
         hard = accuracy < self.args.difficulty_threshold
 
         rank, size = self.accelerator.process_index, len(inputs)
@@ -189,7 +189,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
             self._pending_extra_logs.clear()
             logs = [{name: values[i] for name, values in extra_logs.items()} for i in range(len(rows))]
             first = first or generated
-            _, _, accuracy = self._labels()
+            _, _, accuracy = self._labels("train")
             fields = split_rows(generated, len(rows))
             return Rollouts(list(zip(rows, fields, logs, strict=True)), rewards, accuracy.tolist())
 
