@@ -8,19 +8,18 @@ About 4 minutes on two cores. The runs are those of `tests/training_run.py`.
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.kill_and_resume import model_and_tokenizer
-from tests.training_run import command, mixed_groups
+from tests.kill_and_resume import LAUNCHERS, model_and_tokenizer
+from tests.training_run import finish, mixed_groups, run
 
 
 METRICS = ("rounds", "frac_informative", "generated_per_trained", "seconds")
 
 
-def run(directory: Path, n_processes: int, seed: int, dynamic: bool) -> dict:
+def measure(directory: Path, n_processes: int, seed: int, dynamic: bool) -> dict:
     options = {
         "num_generations": 4,
         "per_device_train_batch_size": 10 // n_processes,  # of 2 processes, groups straddle both
@@ -30,7 +29,7 @@ def run(directory: Path, n_processes: int, seed: int, dynamic: bool) -> dict:
         "dynamic_sampling": dynamic,
     }
     spec = {"directory": str(directory), "options": options}
-    subprocess.run(command(spec, n_processes), check=True, capture_output=True)
+    finish(run(spec, LAUNCHERS[n_processes]))
     ranks = [json.loads((directory / f"result_{i}.json").read_text()) for i in range(n_processes)]
     rows = [row for row in ranks[0]["log"] if "reward" in row]
     result = {
@@ -53,7 +52,7 @@ def main(path: Path) -> None:
         for n_processes in (1, 2):
             for seed in range(3):
                 for dynamic in (False, True):
-                    rows.append(run(Path(name), n_processes, seed, dynamic))
+                    rows.append(measure(Path(name), n_processes, seed, dynamic))
                     print(json.dumps(rows[-1]), flush=True)
     path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 

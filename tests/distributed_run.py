@@ -35,6 +35,14 @@ ZERO3 = (
 )
 
 
+# DeepSpeed compiles an operator by ninja, which lies beside an interpreter whose environment may not be active.
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DS_ACCELERATOR": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
 class Recorder(HTPOTrainer):
     """
     Keeps what the trainer saw.
@@ -128,12 +136,10 @@ def run(directory: Path, name: str, job: dict) -> None:
 def launch(launcher: tuple[str, ...], directory: Path, jobs: dict[str, dict]) -> None:
     """Run the jobs one after the other in two processes."""
     (directory / "jobs.json").write_text(json.dumps(jobs))
-    # DeepSpeed compiles an operator by ninja, which lies beside an interpreter whose environment may not be active.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "-m", "tests.distributed_run", str(directory)],
         cwd=ROOT,
-        env=os.environ | {"PATH": path, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=600,

@@ -11,7 +11,6 @@ import json
 import random
 import signal
 import string
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,10 +21,11 @@ import psutil
 from htpo_trl.warm_start import build_tokenizer
 
 from .conftest import tiny_model
-from .training_run import command
+from .distributed_run import TORCHRUN
+from .training_run import finish, run
 
 
-ROOT = Path(__file__).parent.parent
+LAUNCHERS = {1: (), 2: TORCHRUN}
 # Eight gradient steps per generation batch, a checkpoint each third: most lie between two generations. The data are
 # three batches, so that the last steps are of another epoch, in another order.
 OPTIONS = {
@@ -51,7 +51,7 @@ TIMES = ("seconds", "runtime", "time", "per_second")
 
 
 def make_spec(directory: Path, run: str, n_processes: int, **kwargs) -> dict:
-    options = OPTIONS | {"per_device_train_batch_size": 6 // n_processes}
+    options = OPTIONS | {"per_device_train_batch_size": 6 // n_processes} | kwargs.pop("options", {})
     return {"directory": str(directory), "run": run, "n_prompts": 18, "dropout": 0.1, "options": options} | kwargs
 
 
@@ -67,8 +67,7 @@ def results(directory: Path, n_processes: int) -> list[dict]:
 
 
 def uninterrupted(directory: Path, n_processes: int, **kwargs) -> list[dict]:
-    run = command(make_spec(directory, "whole", n_processes, **kwargs), n_processes)
-    subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
+    finish(run(make_spec(directory, "whole", n_processes, **kwargs), LAUNCHERS[n_processes]))
     return results(directory, n_processes)
 
 
@@ -79,19 +78,19 @@ def kill_and_resume(
     Kill a run at `moment`, and resume it until its end. `seconds` is what a run takes, for moments at random; `kwargs`
     are of the run.
     """
-    run = moment.replace(":", "-").replace("/", "-")
+    name = moment.replace(":", "-").replace("/", "-")
+    launcher = LAUNCHERS[n_processes]
     kind, where = moment.split(":")
     inside = kind in ("generation", "backward", "step", "save")
     # Of two processes, the second is killed where it does the same as the first.
     rank = n_processes - 1 if kind in ("generation", "backward") else 0
-    spec = make_spec(directory, run, n_processes, **kwargs, **({"die": moment, "die_rank": rank} if inside else {}))
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(spec, n_processes), cwd=ROOT, **pipes)
+    spec = make_spec(directory, name, n_processes, **kwargs, **({"die": moment, "die_rank": rank} if inside else {}))
+    process = run(spec, launcher)
     if not inside:
         started = time.monotonic()
         after = random.Random(where).uniform(0.2, 1.0) * seconds
         while process.poll() is None:
-            if (directory / run / where).exists() if kind == "sight" else time.monotonic() - started > after:
+            if (directory / name / where).exists() if kind == "sight" else time.monotonic() - started > after:
                 # torchrun's workers are in sessions of their own.
                 family = psutil.Process(process.pid)
                 for member in (*family.children(recursive=True), family):
@@ -99,11 +98,11 @@ def kill_and_resume(
                 break
     _, errors = process.communicate()
     killed = process.returncode == -signal.SIGKILL or b"SIGKILL" in errors
-    checkpoints = sorted(int(path.name.split("-")[1]) for path in (directory / run).glob("checkpoint-*"))
-    complete = [n for n in checkpoints if (directory / run / f"checkpoint-{n}" / "htpo_checkpoint.json").exists()]
+    checkpoints = sorted(int(path.name.split("-")[1]) for path in (directory / name).glob("checkpoint-*"))
+    complete = [n for n in checkpoints if (directory / name / f"checkpoint-{n}" / "htpo_checkpoint.json").exists()]
 
-    spec = make_spec(directory, run, n_processes, resume=bool(complete), **kwargs)
-    subprocess.run(command(spec, n_processes), cwd=ROOT, check=True, capture_output=True)
+    spec = make_spec(directory, name, n_processes, resume=bool(complete), **kwargs)
+    finish(run(spec, launcher))
     got = results(directory, n_processes)
     return {
         "moment": moment,

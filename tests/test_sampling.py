@@ -1,6 +1,5 @@
 import json
 import math
-import subprocess
 import threading
 from collections import Counter
 
@@ -21,9 +20,9 @@ from htpo_trl.sampling import (
     split_rows,
 )
 
-from .kill_and_resume import ROOT
+from .kill_and_resume import LAUNCHERS
 from .test_trainer import loss_and_grads, make_trainer  # noqa: F401 (a fixture)
-from .training_run import command, half_solvable, mixed_groups, prompts
+from .training_run import finish, half_solvable, mixed_groups, prompts, run
 
 
 def stream(n, *, seed=0, iterable=False, shuffle=True):
@@ -221,7 +220,7 @@ def test_every_group_that_is_trained_on_is_mixed(make_model, tokenizer, tmp_path
             "dynamic_sampling": dynamic,
         }
         spec = {"directory": str(tmp_path), "options": options}
-        subprocess.run(command(spec, n_processes), cwd=ROOT, check=True, capture_output=True, timeout=300)
+        finish(run(spec, LAUNCHERS[n_processes]))
         ranks = [json.loads((tmp_path / f"result_{i}.json").read_text()) for i in range(n_processes)]
         share[dynamic] = mixed_groups([rank["seen"] for rank in ranks], 4)
         assert len({rank["weights"] for rank in ranks}) == 1
@@ -305,7 +304,7 @@ def test_evaluation_samples_as_ever(make_trainer, dataset):  # noqa: F811
 
 @pytest.mark.parametrize("iterable", [False, True])
 def test_same_seed_same_prompts(make_model, tokenizer, make_config, iterable):
-    def run(seed):
+    def prompts_of(seed):
         data = prompts(64)
         dataset = IterableDataset.from_generator(lambda: iter(data)) if iterable else Dataset.from_list(data)
         seen = []
@@ -319,8 +318,8 @@ def test_same_seed_same_prompts(make_model, tokenizer, make_config, iterable):
         trainer.train()
         return seen
 
-    assert run(1) == run(1)
-    assert run(1) != run(2)
+    assert prompts_of(1) == prompts_of(1)
+    assert prompts_of(1) != prompts_of(2)
 
 
 def hopeless(completions, trainer_state, **kwargs):

@@ -1,6 +1,6 @@
 """
-A small run in a process of its own, or under torchrun in several: `python -m tests.training_run SPEC`, where SPEC is
-JSON. It can be told to kill itself, by SIGKILL, at a given moment. Each process writes what it saw and ended with.
+A small run in processes of its own: `python -m tests.training_run SPEC`, where SPEC is JSON. It can be told to kill
+itself, by SIGKILL, at a given moment. Each process writes what it saw and ended with.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from tests.conftest import CPU_ARGUMENTS
+from tests.distributed_run import ENVIRONMENT, ROOT
 
 
 def half_solvable(prompts, completions, **kwargs):
@@ -28,10 +31,16 @@ def prompts(n):
     return [{"prompt": f"{i:02d}", "number": i} for i in range(n)]
 
 
-def command(spec: dict, n_processes: int) -> list[str]:
-    """What runs this module, under torchrun if in several processes."""
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", "-m"]
-    return [sys.executable, "-m", *(launcher if n_processes > 1 else []), "tests.training_run", json.dumps(spec)]
+def run(spec: dict, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Start this module in one process, or by a launcher in two."""
+    command = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "tests.training_run", json.dumps(spec)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()[-4000:]
 
 
 def mixed_groups(seen: list[list[dict]], group_size: int) -> float:
@@ -92,22 +101,11 @@ def main(spec):
     data = prompts(spec.get("n_prompts", 64))
     dataset = IterableDataset.from_generator(lambda: iter(data)) if spec.get("iterable") else Dataset.from_list(data)
     model = Qwen3ForCausalLM.from_pretrained(directory / "model", attention_dropout=spec.get("dropout", 0.0))
-    arguments = {
-        "output_dir": str(directory / spec.get("run", "run")),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "learning_rate": 2e-3,
-        "max_completion_length": 8,
-    }
+    arguments = CPU_ARGUMENTS | {"learning_rate": 2e-3, "max_completion_length": 8} | spec["options"]
     trainer = Recorder(
         model,
         half_solvable,
-        HTPOConfig(**arguments | spec["options"]),
+        HTPOConfig(str(directory / spec.get("run", "run")), **arguments),
         dataset,
         processing_class=PreTrainedTokenizerFast.from_pretrained(directory / "model"),
     )
@@ -118,7 +116,7 @@ def main(spec):
     trainer.train(resume_from_checkpoint=spec.get("resume"))
     weights = hashlib.sha256()
     for parameter in trainer.model.parameters():
-        weights.update(parameter.detach().numpy().tobytes())
+        weights.update(getattr(parameter, "ds_tensor", parameter).detach().numpy().tobytes())  # of ZeRO-3 the own part
     result = {"weights": weights.hexdigest(), "seen": trainer.seen, "log": trainer.state.log_history}
     (directory / f"result_{rank}.json").write_text(json.dumps(result))
 
