@@ -10,7 +10,17 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from tests.conftest import even_digits
+
+
+# How many of a process's 8 rows are correct, by turns. The group, 13/16 and 9/16, is easy and hard (threshold 12/16).
+# Alone, the first process would call it easy and the second hard, always: in each turn one of them would be wrong.
+N_CORRECT = {0: (8, 8), 1: (5, 1)}
+
+
+def scripted(completions, **kwargs):
+    """Whatever was sampled, which differs between versions: verdicts that disagree between the processes."""
+    n_correct = N_CORRECT[trainer.accelerator.process_index][len(seen) % 2]
+    return [float(i < n_correct) for i in range(len(completions))]
 
 
 class Recorder(HTPOTrainer):
@@ -32,7 +42,7 @@ directory = Path(sys.argv[1])
 seen, expected = [], []
 trainer = Recorder(
     Qwen3ForCausalLM.from_pretrained(directory / "model"),
-    even_digits,
+    scripted,
     HTPOConfig(
         str(directory / "run"),
         use_cpu=True,
