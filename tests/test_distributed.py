@@ -13,9 +13,9 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
         "per_device_train_batch_size": 2,
         "num_generations": 16,  # of which each process holds a half
         "steps_per_generation": 4,
-        "difficulty_threshold": 0.75,
+        "difficulty_threshold": 0.5,
     }
-    launch(TORCHRUN, tmp_path, {"run": {"arguments": arguments}})
+    launch(TORCHRUN, tmp_path, {"run": {"arguments": arguments, "forced": True}})
     ranks = records(tmp_path, "run")
 
     local_disagrees = False
@@ -23,9 +23,9 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
         # The 16 rows of the one group, 8 on each process.
         correct = first["is_correct"] + second["is_correct"]
         assert len(correct) == 16
-        hard = sum(correct) / 16 < 0.75
+        hard = sum(correct) / 16 < 0.5
         assert first["is_hard"] == second["is_hard"] == [hard] * 8
-        local_disagrees |= any((sum(part["is_correct"]) / 8 < 0.75) != hard for part in (first, second))
+        local_disagrees |= any((sum(part["is_correct"]) / 8 < 0.5) != hard for part in (first, second))
     assert local_disagrees, "the data cannot tell gathered labels from local ones"
 
     assert ranks[0]["parameters"] == ranks[1]["parameters"]

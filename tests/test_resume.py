@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
+from packaging.version import Version
 from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -300,6 +302,8 @@ def test_non_finite_logits_stop_the_run_and_keep_the_checkpoint(make_trainer, tm
 )
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path, moment, n_processes, iterable):
     """Three of the moments of `kill_and_resume`, which by hand does all."""
+    if n_processes > 1 and Version(transformers.__version__) < Version("5.18"):
+        pytest.skip("transformers before 5.18 asks torch.load for cpu:0 where several CPU processes resume")
     model_and_tokenizer(tmp_path)
     expected = uninterrupted(tmp_path, n_processes, iterable=iterable)
     row = kill_and_resume(tmp_path, moment, n_processes, expected, iterable=iterable)
