@@ -60,6 +60,7 @@ def results(directory: Path, n_processes: int) -> list[dict]:
     ranks = [json.loads(file.read_text()) for file in files]
     for file, rank in zip(files, ranks, strict=True):
         file.unlink()
+        rank["seconds"] = rank["log"][-1]["train_runtime"]
         rank["log"] = [
             {name: value for name, value in row.items() if not name.endswith(TIMES)} for row in rank["log"][:-1]
         ]
@@ -71,13 +72,8 @@ def uninterrupted(directory: Path, n_processes: int, **kwargs) -> list[dict]:
     return results(directory, n_processes)
 
 
-def kill_and_resume(
-    directory: Path, moment: str, n_processes: int, expected: list[dict], seconds: float = 0.0, **kwargs
-) -> dict:
-    """
-    Kill a run at `moment`, and resume it until its end. `seconds` is what a run takes, for moments at random; `kwargs`
-    are of the run.
-    """
+def kill_and_resume(directory: Path, moment: str, n_processes: int, expected: list[dict], **kwargs) -> dict:
+    """Kill a run at `moment`, and resume it until its end; `kwargs` are of the run."""
     name = moment.replace(":", "-").replace("/", "-")
     launcher = LAUNCHERS[n_processes]
     kind, where = moment.split(":")
@@ -87,10 +83,13 @@ def kill_and_resume(
     spec = make_spec(directory, name, n_processes, **kwargs, **({"die": moment, "die_rank": rank} if inside else {}))
     process = run(spec, launcher)
     if not inside:
-        started = time.monotonic()
-        after = random.Random(where).uniform(0.2, 1.0) * seconds
+        seconds = random.Random(where).uniform(0, 0.8) * expected[0]["seconds"] if kind == "random" else 0
+        sight = directory / name / (where if kind == "sight" else "checkpoint-3")
+        while process.poll() is None and not sight.exists():
+            pass
+        seen = time.monotonic()
         while process.poll() is None:
-            if (directory / name / where).exists() if kind == "sight" else time.monotonic() - started > after:
+            if time.monotonic() - seen >= seconds:
                 # torchrun's workers are in sessions of their own.
                 family = psutil.Process(process.pid)
                 for member in (*family.children(recursive=True), family):
@@ -127,13 +126,29 @@ def main(path: Path) -> None:
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
             model_and_tokenizer(directory)
-            started = time.monotonic()
             expected = uninterrupted(directory, n_processes) if moments else []
-            seconds = time.monotonic() - started
             for moment in moments:
-                rows.append(kill_and_resume(directory, moment, n_processes, expected, seconds))
+                rows.append(kill_and_resume(directory, moment, n_processes, expected))
                 print(json.dumps(rows[-1]), flush=True)
                 path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    print(table(rows))
+
+
+def table(rows: list[dict]) -> str:
+    """The table of docs/resume.md: the last complete checkpoint there was, and what the resumed run was like."""
+    lines = ["| moment | one process | two processes |", "| --- | --- | --- |"]
+    for moment in dict.fromkeys(row["moment"] for row in rows):
+        cells = {}
+        for row in rows:
+            if row["moment"] == moment:
+                same = row["same_weights"] and row["same_log"] and row["same_rollouts"]
+                last = f"step {row['complete'][-1]}" if row["complete"] else "start"
+                half = [n for n in row["checkpoints"] if n not in row["complete"]]
+                cells[row["processes"]] = f"{last}{f' ({half[-1]} half-written)' if half else ''}: " + (
+                    ("same" if same else "**differs**") if row["killed"] else "not killed, had ended"
+                )
+        lines.append(f"| `{moment}` | {cells.get(1, '')} | {cells.get(2, '')} |")
+    return "\n".join(lines)
 
 
 def model_and_tokenizer(directory: Path) -> None:

@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +23,8 @@ from htpo_trl.checkpoint import (
 )
 from htpo_trl.resume import ResumableGRPOTrainer
 
-from .distributed_run import ZERO3
-from .kill_and_resume import kill_and_resume, make_spec, model_and_tokenizer, results, uninterrupted
+from .distributed_run import ROOT, ZERO3
+from .kill_and_resume import kill_and_resume, make_spec, model_and_tokenizer, results, table, uninterrupted
 from .test_invariance import missing_for_zero3
 from .test_trainer import make_trainer  # noqa: F401 (a fixture)
 from .training_run import finish, prompts, run
@@ -330,9 +329,10 @@ def test_zero3_resumes_exactly(tmp_path):
 
 
 def test_recorded_kills():
-    """What the README and the docs say of all the moments is what was measured."""
-    rows = json.loads((Path(__file__).parent.parent / "benchmarks" / "results" / "kill_and_resume.json").read_text())
+    """What the page says of all the moments is what was measured."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "kill_and_resume.json").read_text())
     for n_processes in (1, 2):
         killed = [row for row in rows if row["processes"] == n_processes and row["killed"]]
         assert len({row["moment"] for row in killed}) >= 20
         assert all(row["same_weights"] and row["same_log"] and row["same_rollouts"] for row in killed)
+    assert table(rows) in (ROOT / "docs" / "resume.md").read_text()
