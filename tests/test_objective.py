@@ -296,6 +296,19 @@ def test_ties_go_to_the_earlier_token():
     assert (result.groups % 2 == 1).tolist() == [[True] * 2 + [False] * 8]
 
 
+def test_released_ties_join_the_high_and_highest_and_leave_the_lowest():
+    case = make_case(0, 2, 10, ties=False, spread=0.1, mixed_signs=False)
+    case |= {"is_hard": [True, False], "is_correct": [True, True], "advantages": [1.0, 1.0], "mask": [[True] * 10] * 2}
+    case["entropies"] = [[3.0] * 3 + [1.0] * 2 + [2.0] * 5] * 2
+    # Of ten, the second largest is a 3; of seven low ones, the third smallest is a 2; of three high ones, all are a 3.
+    _, _, result = loss_and_grad(case, PRESETS["htpo-released"].replace({"hard_correct_low": Detach(0.5)}))
+    assert (result.groups % 2 == 1).tolist() == [[True] * 3 + [False] * 7] * 2
+    assert (result.advantages == 0).tolist() == [
+        [False] * 3 + [True] * 2 + [False] * 5,
+        [True] * 3 + [False] * 7,
+    ]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_all_equal_entropies_and_short_rows(preset):
     for n_columns in (1, 2, 7):
@@ -338,7 +351,10 @@ def test_dapo_leaves_the_inputs_as_they_are():
 def test_shapes_and_types_that_are_alike():
     inputs = tensors(RELEASED[4])
     expected = control(**inputs)
+    assert expected.groups.dtype == expected.effects.dtype == torch.int8
     assert all(map(torch.equal, expected, control(**inputs | {"mask": inputs["mask"].long()})))
+    written_out = {"table": PRESETS["htpo"], "epsilon_low": 0.2, "epsilon_high": 0.28, "top_entropy_share": 0.2}
+    assert all(map(torch.equal, expected, control(**inputs, **written_out)))
     for shape in ((4, 1), (4, 40)):
         result = control(**{**inputs, "advantages": inputs["advantages"].unsqueeze(1).expand(shape)})
         assert all(map(torch.equal, expected, result))
