@@ -7,15 +7,15 @@ derivative dJ/dlogπ are computed from their definitions.
 import math
 
 
-EPS_LOW, EPS_HIGH, DUAL_CLIP = 0.2, 0.28, 10.0
+DUAL_CLIP = 10.0
 
 
-def j_ppo(r, a):
+def j_ppo(r, a, low, high):
     """PPO-clip with dual clip, and its derivative by log π (dr/dlogπ = r)."""
     if a > 0:
-        return (r * a, r * a) if r <= 1 + EPS_HIGH else ((1 + EPS_HIGH) * a, 0.0)
-    if r < 1 - EPS_LOW:
-        return (1 - EPS_LOW) * a, 0.0
+        return (r * a, r * a) if r <= high else (high * a, 0.0)
+    if r < low:
+        return low * a, 0.0
     return (r * a, r * a) if r <= DUAL_CLIP else (DUAL_CLIP * a, 0.0)
 
 
@@ -28,38 +28,39 @@ def floor_share(numerator, denominator, n):
     return numerator * n // denominator
 
 
-def token_objective(preset, group, r, a, detached):
+def token_objective(preset, group, r, a, detached, low, high):
     """J and dJ/dlogπ of one token; `detached` says whether a detach rule with a share picked it."""
-    hard, correct, high = group
+    hard, correct, is_high = group
+    plain = j_ppo(r, a, low, high)
     if preset == "dapo":
-        return j_ppo(r, a)
+        return plain
     if preset == "high-entropy-only":
-        return j_ppo(r, a) if high else (0.0, 0.0)
+        return plain if is_high else (0.0, 0.0)
     if preset == "gppo":
-        if a > 0 and r > 1 + EPS_HIGH:
-            return kept(1 + EPS_HIGH, a)
-        if a < 0 and r < 1 - EPS_LOW:
-            return kept(1 - EPS_LOW, a)
-        return j_ppo(r, a)
+        if a > 0 and r > high:
+            return kept(high, a)
+        if a < 0 and r < low:
+            return kept(low, a)
+        return plain
     if preset == "aspo":
-        return kept(min(1 / r, 10.0), a) if a > 0 and r <= 1 + EPS_HIGH else j_ppo(r, a)
+        return kept(min(1 / r, 10.0), a) if a > 0 and r <= high else plain
     assert preset == "htpo"
     if detached:
         return 0.0, 0.0
-    if high and correct and hard and a > 0:
-        if r > 1 + EPS_HIGH:
-            return kept(1 + EPS_HIGH, a)
-        if r < 1 - EPS_LOW:
+    if is_high and correct and hard and a > 0:
+        if r > high:
+            return kept(high, a)
+        if r < low:
             return kept(min(1 / r, 10.0), a)
-    if high and not correct and a < 0 and r < 1 - EPS_LOW:
-        return kept(1 - EPS_LOW, a)
-    return j_ppo(r, a)
+    if is_high and not correct and a < 0 and r < low:
+        return kept(low, a)
+    return plain
 
 
-def reference(case, preset="htpo", top=(1, 5), lowest=(6, 1000), highest=(2, 100)):
+def reference(case, preset="htpo", top=(1, 5), lowest=(6, 1000), highest=(2, 100), clip=(0.2, 0.28)):
     """
     Loss (token mean over the batch), dloss/dlogπ as nested lists, and each token's (hard, correct, high) or None.
-    `case` holds nested lists; shares are pairs (numerator, denominator).
+    `case` holds nested lists; shares are pairs (numerator, denominator), `clip` is (ε_lo, ε_hi).
     """
     n_rows, n_columns = len(case["mask"]), len(case["mask"][0])
     n_tokens = sum(map(sum, case["mask"]))
@@ -85,9 +86,12 @@ def reference(case, preset="htpo", top=(1, 5), lowest=(6, 1000), highest=(2, 100
             r = math.exp(case["per_token_logps"][i][t] - case["old_per_token_logps"][i][t])
             group = (hard, correct, t in high)
             a = case["advantages"][i]
+            a = a[t] if isinstance(a, list) else a
             judged = case.get("is_judged", [True] * n_rows)[i]
             groups[i][t] = group if judged else None
-            value, slope = token_objective(preset if judged else "dapo", group, r, a, t in detached)
+            value, slope = token_objective(
+                preset if judged else "dapo", group, r, a, t in detached, 1 - clip[0], 1 + clip[1]
+            )
             loss -= value / n_tokens
             grad[i][t] = -slope / n_tokens
     return loss, grad, groups

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +56,12 @@ def ppo_clip(logps, old, advantages, mask, epsilon_low=0.2, epsilon_high=0.28, d
     return loss.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
 
 
-def loss_and_grad(case, table, **kwargs):
+def loss_and_grad(case, table, clip=(0.2, 0.28), **kwargs):
     inputs = tensors(case)
     logps = inputs["per_token_logps"].requires_grad_()
-    result = checked_control(**inputs, table=table, **kwargs)
+    result = checked_control(**inputs, table=table, epsilon_low=clip[0], epsilon_high=clip[1], **kwargs)
     assert not any(t.requires_grad for t in result)
-    loss = ppo_clip(logps, result.old_per_token_logps, result.advantages, inputs["mask"])
+    loss = ppo_clip(logps, result.old_per_token_logps, result.advantages, inputs["mask"], *clip)
     loss.backward()
     return loss.item(), logps.grad, result
 
@@ -78,12 +80,14 @@ def test_released_vectors_tell_presets_apart():
     assert (grad - torch.tensor(case["grad"], dtype=torch.float64)).abs().max() > 1e-3
 
 
-def make_case(seed, n_rows, n_columns, ties, spread, mixed_signs, judged=True):
+def make_case(seed, n_rows, n_columns, ties, spread, mixed_signs, judged=True, per_token=False):
     rng = np.random.default_rng(seed)
     correct = rng.random(n_rows) < 0.5
     advantages = np.where(correct, 1, -1) * rng.uniform(0.2, 2, n_rows)
     if mixed_signs:  # a length penalty can turn the sign against the verdict
         advantages *= rng.choice([-1, 1], n_rows)
+    if per_token:
+        advantages = advantages[:, None] * rng.uniform(-1 if mixed_signs else 0.1, 1, (n_rows, n_columns))
     entropies = rng.integers(0, 4, (n_rows, n_columns)) / 4 if ties else rng.exponential(1, (n_rows, n_columns))
     case = {
         "per_token_logps": rng.normal(-1.5, spread, (n_rows, n_columns)),
@@ -108,26 +112,59 @@ cases = st.builds(
     spread=st.sampled_from([0.05, 0.3, 2.0]),
     mixed_signs=st.booleans(),
     judged=st.booleans(),
+    per_token=st.booleans(),
 )
 
 
 @pytest.mark.parametrize("preset", ["htpo", "dapo", "high-entropy-only", "gppo", "aspo"])
-@given(case=cases)
-def test_equals_the_token_loop(preset, case):
+@given(
+    case=cases,
+    top=st.sampled_from([(3, 10), (1, 5), (1, 1)]),
+    clip=st.sampled_from([(0.2, 0.28), (0.1, 0.5)]),
+)
+def test_equals_the_token_loop(preset, case, top, clip):
     # Large shares, so that the detach rules bite at these lengths.
     shares = {
         "hard_correct_low": Detach(0.25, "lowest"),
         "easy_correct_high": Detach(0.4, "highest"),
     }
     table = PRESETS[preset].replace(shares) if preset == "htpo" else PRESETS[preset]
-    loss, grad, result = loss_and_grad(case, table, top_entropy_share=0.3)
-    expected_loss, expected_grad, groups = reference(case, preset, top=(3, 10), lowest=(1, 4), highest=(2, 5))
+    loss, grad, result = loss_and_grad(case, table, clip, top_entropy_share=top[0] / top[1])
+    expected_loss, expected_grad, groups = reference(case, preset, top, lowest=(1, 4), highest=(2, 5), clip=clip)
     if not any(map(any, case["mask"])):
         expected_loss = 0.0
     assert loss == pytest.approx(expected_loss, rel=1e-12, abs=1e-12)
     torch.testing.assert_close(grad, torch.tensor(expected_grad, dtype=torch.float64), rtol=1e-12, atol=1e-12)
     codes = [[-1 if g is None else 4 * (not g[0]) + 2 * (not g[1]) + g[2] for g in row] for row in groups]
     assert result.groups.tolist() == codes
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_gradcheck(preset):
+    """Central differences agree with autograd where the objective is smooth, and not on a kink."""
+    inputs = tensors(make_case(5, 6, 20, ties=False, spread=0.5, mixed_signs=True))
+    logps, old = inputs["per_token_logps"], inputs["old_per_token_logps"]
+    assert min((torch.exp(logps - old) - kink).abs().min() for kink in (0.8, 1.28, 10.0)) > 1e-4
+
+    def is_differentiable(old_per_token_logps):
+        # What the transform returns is constant: it is the stop-gradient part of the objective.
+        result = control(**inputs | {"old_per_token_logps": old_per_token_logps}, table=preset)
+        constants = result.old_per_token_logps, result.advantages, inputs["mask"]
+        return result, torch.autograd.gradcheck(
+            lambda x: ppo_clip(x, *constants),
+            logps.clone().requires_grad_(),
+            eps=1e-6,
+            atol=1e-9,
+            rtol=1e-6,
+            raise_exception=False,
+        )
+
+    result, smooth = is_differentiable(old)
+    assert smooth
+    assert (result.effects != 0).any() == (preset != "dapo")
+    # The dual clip of a high token with Â < 0 stays in every preset.
+    kinks = (result.groups % 2 == 1) & (inputs["advantages"].unsqueeze(1) < 0)
+    assert not is_differentiable(torch.where(kinks, logps - math.log(10), old))[1]
 
 
 @pytest.mark.parametrize("n", [49, 50, 166, 167, 208, 209, 250, 834, 835])
@@ -193,22 +230,63 @@ def test_detach_counts_are_exact(n):
     ],
 )
 def test_closed_form_gradients(preset, group, ratio, advantage, slope):
+    assert slope_of(PRESETS[preset], group, ratio, advantage)[0] == pytest.approx(slope, rel=1e-12)
+
+
+def slope_of(table, group, ratio, advantage, **kwargs):
+    """dJ/dlogπ of one token of `group`, and what was done to it."""
     difficulty, correctness, entropy = group.split("_")
     # Five tokens, one of them high: the first or, for a low group, the last is the one looked at.
     column = 0 if entropy == "high" else 4
     case = {
-        "per_token_logps": [[math.log(0.3)] * 5],
-        "old_per_token_logps": [[math.log(0.3)] * 5],
+        "per_token_logps": [[0.0] * 5],
+        "old_per_token_logps": [[0.0] * 5],
         "entropies": [[5.0, 1.0, 2.0, 3.0, 4.0]],
         "advantages": [advantage],
         "is_hard": [difficulty == "hard"],
         "is_correct": [correctness == "correct"],
         "mask": [[True] * 5],
     }
-    case["old_per_token_logps"][0][column] -= math.log(ratio)
-    _, grad, result = loss_and_grad(case, PRESETS[preset])
+    case["per_token_logps"][0][column] = math.log(ratio)
+    _, grad, result = loss_and_grad(case, table, **kwargs)
     assert GROUPS[result.groups[0, column]] == group
-    assert -5 * grad[0, column].item() == pytest.approx(slope, rel=1e-12)
+    return -5 * grad[0, column].item(), result.effects[0, column].item()
+
+
+@pytest.mark.parametrize(
+    ("rule", "ratio", "slope", "effect"),
+    [
+        ({"above": 0.3}, 1.29, 0.3, "keep_above"),
+        ({"above": 0.3}, 1.27, 1.27, None),
+        ({"above": 0.3}, 0.79, 0.79, None),
+        ({"above": "inverse_ratio"}, 2.0, 0.5, "keep_above"),
+        ({"above": "bound", "cap": 0.9}, 1.29, 0.9, "keep_above"),
+        ({"above": 3.0, "cap": 2}, 1.29, 2.0, "keep_above"),
+        ({"above": 0.3, "sign": -1}, 1.29, -0.3, "keep_above"),
+        ({"inside": 0.3}, 1.27, 0.3, "keep_inside"),
+        ({"inside": 0.3}, 0.81, 0.3, "keep_inside"),
+        ({"inside": 0.3}, 1.29, 0.0, None),
+        ({"inside": 0.3}, 0.79, 0.79, None),
+        ({"below": 0.3}, 0.79, 0.3, "keep_below"),
+        ({"below": 0.3}, 0.81, 0.81, None),
+        ({"above": 0.1, "inside": 0.2, "below": 0.3}, 1.29, 0.1, "keep_above"),
+        ({"above": 0.1, "inside": 0.2, "below": 0.3}, 1.27, 0.2, "keep_inside"),
+        ({"above": 0.1, "inside": 0.2, "below": 0.3}, 0.79, 0.3, "keep_below"),
+    ],
+)
+def test_weights_of_kept_gradients(rule, ratio, slope, effect):
+    table = PRESETS["dapo"].replace({"hard_correct_high": {"rule": "keep_gradient", **rule}})
+    grad, code = slope_of(table, "hard_correct_high", ratio, 1.0)
+    assert grad == pytest.approx(slope, rel=1e-12)
+    assert code == (0 if effect is None else 1 + EFFECTS.index(effect))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_edges_belong_to_the_clip_range(ratio):
+    rule = KeepGradient(above=0.1, inside=0.2, below=0.3)
+    table = PRESETS["dapo"].replace({"hard_correct_high": rule})
+    # Powers of two, so that the ratio is on the edge exactly.
+    assert slope_of(table, "hard_correct_high", ratio, 1.0, clip=(0.5, 1.0))[1] == 1 + EFFECTS.index("keep_inside")
 
 
 def test_ties_go_to_the_earlier_token():
@@ -216,6 +294,19 @@ def test_ties_go_to_the_earlier_token():
     case["entropies"] = [[1.0] * 10]
     _, _, result = loss_and_grad(case, PRESETS["dapo"])
     assert (result.groups % 2 == 1).tolist() == [[True] * 2 + [False] * 8]
+
+
+def test_released_ties_join_the_high_and_highest_and_leave_the_lowest():
+    case = make_case(0, 2, 10, ties=False, spread=0.1, mixed_signs=False)
+    case |= {"is_hard": [True, False], "is_correct": [True, True], "advantages": [1.0, 1.0], "mask": [[True] * 10] * 2}
+    case["entropies"] = [[3.0] * 3 + [1.0] * 2 + [2.0] * 5] * 2
+    # Of ten, the second largest is a 3; of seven low ones, the third smallest is a 2; of three high ones, all are a 3.
+    _, _, result = loss_and_grad(case, PRESETS["htpo-released"].replace({"hard_correct_low": Detach(0.5)}))
+    assert (result.groups % 2 == 1).tolist() == [[True] * 3 + [False] * 7] * 2
+    assert (result.advantages == 0).tolist() == [
+        [False] * 3 + [True] * 2 + [False] * 5,
+        [True] * 3 + [False] * 7,
+    ]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -257,9 +348,13 @@ def test_dapo_leaves_the_inputs_as_they_are():
     assert (result.effects == 0).all()
 
 
-def test_advantages_may_be_per_token():
+def test_shapes_and_types_that_are_alike():
     inputs = tensors(RELEASED[4])
     expected = control(**inputs)
+    assert expected.groups.dtype == expected.effects.dtype == torch.int8
+    assert all(map(torch.equal, expected, control(**inputs | {"mask": inputs["mask"].long()})))
+    written_out = {"table": PRESETS["htpo"], "epsilon_low": 0.2, "epsilon_high": 0.28, "top_entropy_share": 0.2}
+    assert all(map(torch.equal, expected, control(**inputs, **written_out)))
     for shape in ((4, 1), (4, 40)):
         result = control(**{**inputs, "advantages": inputs["advantages"].unsqueeze(1).expand(shape)})
         assert all(map(torch.equal, expected, result))
@@ -304,15 +399,49 @@ def test_unjudged_rows_keep_ppo():
 
 
 def test_tables_read_like_the_figure():
-    lines = str(PRESETS["htpo"]).splitlines()
-    assert lines[0] == "htpo"
-    assert lines[1] == " 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% detached"
-    assert lines[3] == " 3  hard · wrong · low     J_PPO"
-    assert lines[6] == " 6  easy · correct · high  J_PPO; the highest-entropy 2% detached"
-    assert "min(1/r, 10)" in lines[2]
-    assert "(1-ε_lo)" in lines[4]
-    assert "(1-ε_lo)" in lines[8]
-    assert "-1/r" in str(PRESETS["htpo-released"])
+    assert str(PRESETS["htpo"]).splitlines() == [
+        "htpo",
+        " 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% detached",
+        " 2  hard · correct · high  J_PPO; r > 1+ε_hi: (1+ε_hi)·π/sg[π]·Â, r < 1-ε_lo: min(1/r, 10)·π/sg[π]·Â"
+        " if Â agrees with the verdict",
+        " 3  hard · wrong · low     J_PPO",
+        " 4  hard · wrong · high    J_PPO; r < 1-ε_lo: (1-ε_lo)·π/sg[π]·Â if Â agrees with the verdict",
+        " 5  easy · correct · low   J_PPO",
+        " 6  easy · correct · high  J_PPO; the highest-entropy 2% detached",
+        " 7  easy · wrong · low     J_PPO",
+        " 8  easy · wrong · high    J_PPO; r < 1-ε_lo: (1-ε_lo)·π/sg[π]·Â if Â agrees with the verdict",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (Detach(1.0), "detached"),
+        (
+            PRESETS["htpo-released"].rows[1],
+            "J_PPO; r > 1+ε_hi: -(1+ε_hi)·π/sg[π]·Â, r < 1-ε_lo: -1/r·π/sg[π]·Â",
+        ),
+        (
+            PRESETS["gppo"].rows[0],
+            "J_PPO; r > 1+ε_hi: (1+ε_hi)·π/sg[π]·Â, r < 1-ε_lo: (1-ε_lo)·π/sg[π]·Â if clipped",
+        ),
+        (
+            PRESETS["aspo"].rows[0],
+            "J_PPO; in range: min(1/r, 10)·π/sg[π]·Â, r < 1-ε_lo: min(1/r, 10)·π/sg[π]·Â if Â > 0",
+        ),
+        (KeepGradient(above=0.5, cap=3, when="always"), "J_PPO; r > 1+ε_hi: min(0.5, 3)·π/sg[π]·Â"),
+    ],
+)
+def test_rules_read_like_the_papers(rule, text):
+    assert str(rule) == text
+
+
+@pytest.mark.parametrize("value", [PRESETS["htpo"], *PRESETS["htpo"].rows[:3]], ids=lambda value: type(value).__name__)
+def test_tables_and_rules_are_constants(value):
+    """They are shared by all who use a preset, and rules are keys of dictionaries."""
+    assert hash(value) == hash(dataclasses.replace(value))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        value.share = 0.5
 
 
 def test_overrides():
@@ -326,26 +455,74 @@ def test_overrides():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_table("htpoo"), "'htpoo'.*the presets are htpo, htpo-released"),
-        (lambda: get_table("htpo", {"hard_right_low": "clip"}), "hard_right_low.*The groups are hard_correct_low"),
-        (lambda: parse_rule("drop"), "'drop'.*clip, detach, keep_gradient"),
-        (lambda: parse_rule({"rule": "detach", "part": 1}), "no option part.*share, which"),
-        (lambda: parse_rule({"rule": "detach"}), "incomplete"),
-        (lambda: Detach(0.0), "share=0.0"),
-        (lambda: Detach(1.5), "share=1.5"),
-        (lambda: Detach(0.1, "middle"), "which='middle'"),
-        (lambda: KeepGradient(), "give a weight"),
-        (lambda: KeepGradient(above=-1.0), "above=-1.0"),
-        (lambda: KeepGradient(above="edge"), "above='edge'"),
-        (lambda: KeepGradient(inside="bound"), "inside='bound'"),
-        (lambda: KeepGradient(inside="inverse_ratio", when="clipped"), "nothing is clipped"),
-        (lambda: KeepGradient(above="bound", cap=0), "cap=0"),
-        (lambda: KeepGradient(above="bound", when="never"), "when='never'"),
-        (lambda: KeepGradient(above="bound", sign=2), "sign=2"),
-        (lambda: Table("short", (Clip(),)), "1 rows"),
-        (lambda: Table("odd", (Clip(),) * 8, selection="loose"), "selection='loose'"),
+        (
+            lambda: get_table("htpoo"),
+            "Unknown objective 'htpoo'; the presets are htpo, htpo-released, dapo, high-entropy-only, gppo, aspo.",
+        ),
+        (
+            lambda: get_table("htpo", {"hard_right_low": "clip", "easy": "clip"}),
+            "No such group: easy, hard_right_low. The groups are hard_correct_low, hard_correct_high, hard_wrong_low, "
+            "hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high.",
+        ),
+        (lambda: parse_rule("drop"), "Unknown rule 'drop' in 'drop'; the rules are clip, detach, keep_gradient."),
+        (
+            lambda: parse_rule({"share": 0.1}),
+            "Unknown rule None in {'share': 0.1}; the rules are clip, detach, keep_gradient.",
+        ),
+        (
+            lambda: parse_rule({"rule": "detach", "part": 1, "bit": 2}),
+            "Rule 'detach' has no option bit, part; it takes share, which.",
+        ),
+        (lambda: parse_rule({"rule": "clip", "share": 1}), "Rule 'clip' has no option share; it takes none."),
+        (
+            lambda: parse_rule({"rule": "detach"}),
+            "Rule {'rule': 'detach'} is incomplete or of a wrong type: Detach.__init__() missing 1 required "
+            "positional argument: 'share'.",
+        ),
+        (lambda: Detach(0.0), "Detach: share=0.0 must lie in (0, 1]; use the rule `clip` to detach nothing."),
+        (lambda: Detach(1.5), "Detach: share=1.5 must lie in (0, 1]; use the rule `clip` to detach nothing."),
+        (lambda: Detach(0.1, "middle"), "Detach: which='middle' is not one of 'lowest', 'highest'."),
+        (
+            lambda: KeepGradient(),
+            "KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.",
+        ),
+        *(
+            (
+                lambda region=region, weight=weight: KeepGradient(**{region: weight}),
+                f"KeepGradient: {region}={weight} must be positive; use sign=-1 for the other direction.",
+            )
+            for region in ("above", "inside", "below")
+            for weight in (-1.0, 0.0, math.nan)
+        ),
+        (
+            lambda: KeepGradient(above="edge"),
+            "KeepGradient: above='edge' is not one of 'bound', 'inverse_ratio'.",
+        ),
+        (
+            lambda: KeepGradient(inside="bound"),
+            "KeepGradient: inside='bound' has no meaning; use 'inverse_ratio' or a number.",
+        ),
+        (
+            lambda: KeepGradient(inside="inverse_ratio", when="clipped"),
+            "KeepGradient: nothing is clipped inside the range; drop `inside` or change `when`.",
+        ),
+        (lambda: KeepGradient(above="bound", cap=0), "KeepGradient: cap=0 must be positive."),
+        (
+            lambda: KeepGradient(above="bound", when="never"),
+            "KeepGradient: when='never' is not one of 'agrees', 'clipped', 'positive', 'always'.",
+        ),
+        (lambda: KeepGradient(above="bound", sign=2), "KeepGradient: sign=2 is not one of 1, -1."),
+        (
+            lambda: Table("short", (Clip(),)),
+            "Table 'short' has 1 rows; give one for each of hard_correct_low, hard_correct_high, hard_wrong_low, "
+            "hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high.",
+        ),
+        (
+            lambda: Table("odd", (Clip(),) * 8, selection="loose"),
+            "Table: selection='loose' is not one of 'exact', 'released'.",
+        ),
     ],
 )
 def test_bad_tables_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from htpo_trl.objective import EFFECTS, GROUPS, control
+from htpo_trl.objective import EFFECTS, GROUPS, Control, control
 
 from .reference import reference
 
@@ -77,21 +77,22 @@ def forward(trainer, inputs):
     return chosen, -(logps.exp() * logps).sum(dim=-1)
 
 
-def test_loss_is_the_reference(make_trainer, batch):
+@pytest.mark.parametrize(("clip", "top"), [((0.2, 0.28), (1, 5)), ((0.1, 0.5), (2, 5))])
+def test_loss_is_the_reference(make_trainer, batch, clip, top):
     """The whole way through TRL's loss: value and gradient equal those of the per-token loop."""
-    trainer = make_trainer(objective="htpo")
+    trainer = make_trainer(epsilon=clip[0], epsilon_high=clip[1], top_entropy_share=top[0] / top[1])
     loss, grads = loss_and_grads(trainer, batch)
     logps, entropies = forward(trainer, batch)
     case = {name: value.tolist() for name, value in batch.items()}
     case |= {"mask": case["completion_mask"], "per_token_logps": logps.tolist(), "entropies": entropies.tolist()}
-    expected, slopes, _ = reference(case)
+    expected, slopes, _ = reference(case, top=top, clip=clip)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     trainer.model.zero_grad()
     logps.backward(torch.tensor(slopes))
     for grad, parameter in zip(grads, trainer.model.parameters(), strict=True):
         torch.testing.assert_close(grad, parameter.grad, rtol=1e-3, atol=1e-6)
     # Negative control: kept gradients and detached tokens are there to be seen.
-    _, plain, _ = reference(case, "dapo")
+    _, plain, _ = reference(case, "dapo", clip=clip)
     assert (torch.tensor(slopes) - torch.tensor(plain)).abs().max() > 1e-3
 
 
@@ -223,16 +224,39 @@ def test_difficulty_threshold_is_exclusive(make_trainer):
         assert output["is_hard"].tolist() == [hard] * 4
 
 
+def test_correctness_threshold_is_exclusive(make_trainer):
+    trainer = make_trainer(reward_funcs=scripted([[0.5, 0.51, 0.49, 1]]), correctness_threshold=0.5)
+    trainer.model.train()
+    assert labels_of(trainer, [{"prompt": "1"}] * 4)["is_correct"].tolist() == [False, True, False, True]
+
+
 def test_unjudged_group_is_neither_hard_nor_counted(make_trainer):
     def length(completions, **kwargs):
         return [0.1] * len(completions)
 
-    trainer = make_trainer(reward_funcs=[scripted([[None] * 4 + [1, 0, 0, 0]]), length])
+    trainer = make_trainer(reward_funcs=[scripted([[None] * 4 + [1, 0, 0, 0] + [None] * 3 + [1]]), length])
     trainer.model.train()
-    output = labels_of(trainer, [{"prompt": f"{i // 4}"} for i in range(8)])
-    assert output["is_hard"].tolist() == [False] * 4 + [True] * 4
-    assert trainer._metrics["train"]["htpo/frac_hard"] == [1.0]
-    assert math.isclose(trainer._metrics["train"]["htpo/accuracy"][0], 0.25)
+    output = labels_of(trainer, [{"prompt": f"{i // 4}"} for i in range(12)])
+    assert output["is_hard"].tolist() == [False] * 4 + [True] * 4 + [False] * 4
+    assert trainer._metrics["train"]["htpo/frac_hard"] == [1 / 2]
+    assert trainer._metrics["train"]["htpo/accuracy"] == [2 / 5]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_each_process_labels_its_own_responses(make_trainer, monkeypatch, rank):
+    """Two groups of six over three processes of four: the second process holds parts of both."""
+    trainer = make_trainer()
+    rewards = [1, 0, 1, 1, 1, 1, 0, 1, 0, None, 0, 0]
+    trainer._rewards_per_func = torch.tensor([[math.nan if r is None else r] for r in rewards])
+    trainer.num_generations = 6
+    monkeypatch.setattr(type(trainer.accelerator), "process_index", rank)
+    monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", lambda self, inputs: {})
+    trainer.model.train()
+    output = labels_of(trainer, [{}] * 4)
+    own = slice(4 * rank, 4 * rank + 4)
+    assert output["is_hard"].tolist() == ([False] * 6 + [True] * 6)[own]
+    assert output["is_correct"].tolist() == [r == 1 for r in rewards][own]
+    assert output["is_judged"].tolist() == [r is not None for r in rewards][own]
 
 
 def test_correctness_comes_from_the_named_function(make_trainer):
@@ -254,8 +278,9 @@ def test_correctness_comes_from_the_named_function(make_trainer):
 
 
 def test_evaluation_uses_its_own_group_size(make_trainer, dataset):
+    rewards = [1, 1, 1, 0, 1, 1, 1, 0]
     trainer = make_trainer(
-        reward_funcs=scripted([[1, 1, 1, 0, 1, 1, 1, 0]]),
+        reward_funcs=scripted([rewards, rewards]),
         num_generations_eval=2,
         per_device_eval_batch_size=8,
         eval_dataset=dataset.select(range(4)),
@@ -264,6 +289,8 @@ def test_evaluation_uses_its_own_group_size(make_trainer, dataset):
     assert metrics["eval_htpo/frac_hard"] == 0.5
     assert metrics["eval_htpo/accuracy"] == 6 / 8
     assert math.isfinite(metrics["eval_loss"])
+    trainer.model.train()
+    assert not labels_of(trainer, [{"prompt": "1"}] * 8)["is_hard"].any()
 
 
 def test_metrics(make_trainer, batch):
@@ -293,8 +320,34 @@ def test_metrics(make_trainer, batch):
     # TRL's clip ratio does not see the tokens whose gradient is kept, ours does.
     ratio, advantages = torch.exp(logps - batch["old_per_token_logps"]), batch["advantages"].unsqueeze(1)
     low = (mask & (ratio < 0.8) & (advantages < 0)).sum().item() / n
+    high = (mask & (ratio > 1.28) & (advantages > 0)).sum().item() / n
     assert metrics["htpo/clip_ratio/low"] == [pytest.approx(low)]
+    assert metrics["htpo/clip_ratio/high"] == [pytest.approx(high)]
     assert metrics["clip_ratio/low_mean"][0] < low
+
+
+@pytest.mark.parametrize(
+    ("advantages", "low", "high"), [([1.0, -1.0], 0.1, 0.1), ([1.0, 1.0], 0.0, 0.2), ([0.0, 0.0], 0.0, 0.0)]
+)
+def test_clip_ratio_is_what_ppo_clips(make_trainer, monkeypatch, advantages, low, high):
+    """Beyond the range, not on its edges; without masked tokens; over all processes."""
+    trainer = make_trainer(epsilon=0.5, epsilon_high=1.0)
+    ratio = torch.tensor([[0.4, 0.5, 1.0, 2.0, 2.5, 0.1, 9.0]] * 2)
+    mask = (torch.arange(7) < 5).expand(2, 7)
+    nothing = torch.zeros(2, 7, dtype=torch.int8)
+    metrics = trainer._metrics["train"]
+    trainer.model.train()
+
+    def reduce_over_two_equal_processes(tensor, reduction):
+        assert reduction == "sum"
+        return 2 * tensor
+
+    monkeypatch.setattr(trainer.accelerator, "reduce", reduce_over_two_equal_processes)
+    for shape in ((2,), (2, 1), (2, 7)):
+        a = torch.tensor(advantages).view(2, *[1] * (len(shape) - 1)).expand(shape)
+        trainer._log_groups(Control(ratio, ratio, nothing - 1, nothing), mask, ratio, ratio, a)
+        assert metrics.pop("htpo/clip_ratio/low") == [pytest.approx(low)]
+        assert metrics.pop("htpo/clip_ratio/high") == [pytest.approx(high)]
 
 
 def test_tool_mask_takes_tokens_out(make_trainer, batch):

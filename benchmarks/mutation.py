@@ -1,0 +1,202 @@
+"""Mutation testing: would the tests notice if the objective, the rules or the labels of the trainer were wrong?
+
+    pip install -e '.[test,mutation]'
+    python benchmarks/mutation.py [--only objective.py] [--output FILE]
+
+Mutants are made by the operators of mutmut 3, plus two that it lacks: dropping a statement and dropping a decorator.
+mutmut's own runner cannot be used: it leaves out decorated functions and module-level data, which here are `control`
+and the presets. One that starts a process per mutant (cosmic-ray) imports torch and TRL each time, 8 seconds. This one
+imports them once and forks; a mutant exists in the memory of its fork only, and dies with the first test that fails.
+"""
+
+import argparse
+import difflib
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+
+# What the tests import, but for `htpo_trl`: the forks share it.
+import beartype  # noqa: F401
+import datasets  # noqa: F401
+import libcst as cst
+import peft  # noqa: F401
+import pytest
+from hypothesis import Phase, settings
+from libcst.metadata import ByteSpanPositionProvider
+from mutmut.mutation.mutators import mutation_operators
+from transformers import LlamaForCausalLM, Qwen3ForCausalLM  # noqa: F401
+from trl import GRPOTrainer, SFTTrainer  # noqa: F401
+
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = (
+    "_labels",
+    "_generate_and_score_completions",
+    "_calculate_rewards",
+    "_control_objective",
+    "_log_groups",
+    "_ratio",
+)
+# File, the functions that are mutated (None: all of it), and the tests that have to notice.
+TARGETS = (
+    ("htpo_trl/objective.py", None, ["tests/test_objective.py"]),
+    ("htpo_trl/rules.py", None, ["tests/test_objective.py"]),
+    # Without the tests that train for seconds: what they notice, others must notice sooner.
+    ("htpo_trl/trainer.py", LABELS, ["tests/test_trainer.py", "-k", "not (run or resume or raises or card)"]),
+)
+SECONDS_PER_MUTANT = 120
+# By the exit code of the fork, which is pytest's. Any other, a fork that was killed say, does not count as a kill.
+OUTCOMES = {0: "survived", 1: "killed", 2: "import error", 4: "import error", -signal.SIGALRM: "timeout"}
+KILLED = ("killed", "import error", "timeout")
+
+
+class QuickFirst:
+    """A pytest plugin: the property tests, which take half a second each, come last."""
+
+    @staticmethod
+    def pytest_collection_modifyitems(items):
+        items.sort(key=lambda item: hasattr(item.function, "hypothesis"))
+
+
+def drop_statement(node: cst.Expr):
+    if not isinstance(node.value, cst.BaseString):  # a docstring
+        yield cst.Pass()
+
+
+def drop_decorator(node: cst.Decorator):
+    yield cst.EmptyLine()
+
+
+OPERATORS = [*mutation_operators, (cst.Expr, drop_statement), (cst.Decorator, drop_decorator)]
+
+
+class Mutants(cst.CSTVisitor):
+    """All mutants of a module: (operator, source of the mutated module)."""
+
+    METADATA_DEPENDENCIES = (ByteSpanPositionProvider,)
+
+    def __init__(self, module: cst.Module, functions):
+        super().__init__()
+        self.module, self.functions, self.within, self.found = module, functions, [], []
+        self.source = module.bytes
+
+    def on_visit(self, node) -> bool:
+        if isinstance(node, cst.FunctionDef):
+            self.within.append(node.name.value)
+        # Types do nothing at run time; wrong arguments of these two builtins fail at once (mutmut skips both too).
+        if isinstance(node, cst.Annotation) or _is(node, cst.Subscript, "value", ("Literal",)):
+            return False
+        if _is(node, cst.Call, "func", ("len", "isinstance")):
+            return False
+        if self.functions is None or (self.within and self.within[0] in self.functions):
+            for kind, operator in OPERATORS:
+                for mutated in operator(node) if isinstance(node, kind) else ():
+                    self.found.append((operator.__name__, self.replaced(node, mutated)))
+        return True
+
+    def replaced(self, node, mutated) -> str:
+        span = self.get_metadata(ByteSpanPositionProvider, node)
+        rest = self.source[span.start + span.length :]
+        return (self.source[: span.start] + self.module.code_for_node(mutated).encode() + rest).decode()
+
+    def on_leave(self, node) -> None:
+        if isinstance(node, cst.FunctionDef):
+            self.within.pop()
+
+
+def _is(node, kind, attribute: str, names) -> bool:
+    return isinstance(node, kind) and getattr(getattr(node, attribute), "value", None) in names
+
+
+def mutants(file: str, functions) -> list:
+    wrapper = cst.MetadataWrapper(cst.parse_module((ROOT / file).read_bytes()))
+    visitor = Mutants(wrapper.module, functions)
+    wrapper.visit(visitor)
+    return visitor.found
+
+
+def difference(file: str, mutated: str) -> dict:
+    """Number and text of the first changed line, and what became of it."""
+    before, after = (ROOT / file).read_text().splitlines(), mutated.splitlines()
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    i, i_end, j, j_end = next(rest for tag, *rest in matcher.get_opcodes() if tag != "equal")
+    text = {"before": before[i:i_end], "after": after[j:j_end]}
+    return {"line": i + 1} | {name: " ".join(map(str.strip, lines)) for name, lines in text.items()}
+
+
+def outcome(file: str, source: str, tests: list[str]) -> str:
+    """What the tests say, in a fork in which `file` holds `source`."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(SECONDS_PER_MUTANT)
+        code = pytest.ExitCode.INTERNAL_ERROR
+        try:
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), 1)
+                os.dup2(null.fileno(), 2)
+            code = _test(file, source, tests)
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return OUTCOMES.get(code, f"exit {code}")
+
+
+def _test(file: str, source: str, tests: list[str]) -> int:
+    name, get_code = file.removesuffix(".py").replace("/", "."), SourceFileLoader.get_code
+
+    def get_mutated_code(loader, fullname):
+        return compile(source, loader.path, "exec") if fullname == name else get_code(loader, fullname)
+
+    SourceFileLoader.get_code = get_mutated_code  # type: ignore[method-assign]
+    # A failing example need not be made small.
+    settings.register_profile("unshrunk", deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+    # All but the verdict is left out: half a second instead of three.
+    options = ["-x", "-q", "--tb=no", "--assert=plain", "--hypothesis-profile=unshrunk"]
+    plugins = ("anyio", "jaxtyping", "cacheprovider", "unraisableexception", "threadexception")
+    options += [f"-pno:{plugin}" for plugin in plugins] + ["-o", "tmp_path_retention_policy=none"]
+    return pytest.main([*options, *tests], plugins=[QuickFirst()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="the files whose path ends so")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/mutation.json")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    sys.dont_write_bytecode = True
+    gc.freeze()
+
+    # The results of files that are left out stay as they are.
+    results = {}
+    for record in json.loads(args.output.read_text()) if args.only and args.output.exists() else ():
+        results.setdefault(record["file"], []).append(record)
+    for file, functions, tests in TARGETS:
+        if args.only and not file.endswith(args.only):
+            continue
+        if outcome(file, (ROOT / file).read_text(), tests) != "survived":
+            raise SystemExit(f"The tests of {file} fail without a mutation: pytest {' '.join(tests)}")
+        start, n_alive, results[file] = time.perf_counter(), 0, []
+        for operator, source in mutants(file, functions):
+            record = {"file": file, **difference(file, source), "operator": operator.removeprefix("operator_")}
+            record["status"] = outcome(file, source, tests)
+            results[file].append(record)
+            if record["status"] not in KILLED:
+                n_alive += 1
+                print("{file}:{line} {operator} {status}: {before}  ->  {after}".format(**record), flush=True)
+        n, seconds = len(results[file]), time.perf_counter() - start
+        print(f"{file}: {n - n_alive} of {n} killed ({1 - n_alive / n:.1%}), {seconds:.0f} s", flush=True)
+    lines = [json.dumps(record, ensure_ascii=False) for records in results.values() for record in records]
+    args.output.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
