@@ -25,6 +25,7 @@ def measure(directory: Path, n_processes: int, seed: int, dynamic: bool) -> dict
         "per_device_train_batch_size": 10 // n_processes,  # of 2 processes, groups straddle both
         "steps_per_generation": 2,
         "max_steps": 16,
+        "max_sampling_rounds": 30,
         "seed": seed,
         "dynamic_sampling": dynamic,
     }

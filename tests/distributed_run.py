@@ -9,6 +9,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,14 @@ from tests.conftest import CPU_ARGUMENTS, even_digits
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    PORT = free.getsockname()[1]  # accelerate's own choice of a free port hangs in its older versions
 # Parameters as small as these would be kept whole, but for the threshold of 0 in the file. On CPU the training
 # arguments must not say `use_cpu`, which turns DeepSpeed off, but `ddp_backend="gloo"`.
 ZERO3 = (
     *("accelerate.commands.launch", "--use_deepspeed", "--zero3_init_flag=true", "--mixed_precision=no"),
-    *("--num_machines=1", "--num_processes=2", "--main_process_port=0"),  # 0: any that is free
+    *("--num_machines=1", "--num_processes=2", f"--main_process_port={PORT}"),
     f"--deepspeed_config_file={ROOT / 'tests' / 'data' / 'zero3.json'}",
 )
 
