@@ -37,7 +37,14 @@ from trl import GRPOTrainer, SFTTrainer  # noqa: F401
 
 
 ROOT = Path(__file__).resolve().parents[1]
-LABELS = ("_generate_and_score_completions", "_calculate_rewards", "_control_objective", "_log_groups", "_ratio")
+LABELS = (
+    "_labels",
+    "_generate_and_score_completions",
+    "_calculate_rewards",
+    "_control_objective",
+    "_log_groups",
+    "_ratio",
+)
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
     ("htpo_trl/objective.py", None, ["tests/test_objective.py"]),

@@ -6,6 +6,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from .objective import KeepGradient, Table, get_table
+from .rules import check_choice
 
 
 # The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -34,6 +35,15 @@ class HTPOConfig(GRPOConfig):
             Name of the reward function that judges correctness (a function's `__name__`). Defaults to the first one.
         correctness_threshold (`float`, *optional*, defaults to `0.5`):
             A response is correct when that reward exceeds this. The default fits both 1/0 and +1/-1 rewards.
+        dynamic_sampling (`bool`, *optional*, defaults to `False`):
+            Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate
+            for fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions
+            that costs is logged. Worth it when many prompts are too easy or too hard for the model.
+        max_sampling_rounds (`int`, *optional*, defaults to `10`):
+            Rounds of generation per batch, the first included.
+        on_sampling_exhausted (`str`, *optional*, defaults to `"error"`):
+            What to do when the batch is not full after these rounds, or the data has no other prompts: `"error"`
+            saves a checkpoint and stops, `"train"` fills the batch with discarded groups, with a warning.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.GRPOConfig`]:
@@ -108,6 +118,25 @@ class HTPOConfig(GRPOConfig):
         default=0.5, metadata={"help": "A response is correct when the correctness reward exceeds this."}
     )
 
+    # Dynamic sampling
+    dynamic_sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to discard groups whose responses are all correct or all wrong, and to generate for "
+            "fresh prompts until the batch is full. Training only."
+        },
+    )
+    max_sampling_rounds: int = field(
+        default=10, metadata={"help": "Rounds of generation per batch with dynamic sampling, the first included."}
+    )
+    on_sampling_exhausted: str = field(
+        default="error",
+        metadata={
+            "help": "What to do when the batch is not full after `max_sampling_rounds`: 'error' saves a checkpoint "
+            "and stops, 'train' fills the batch with discarded groups."
+        },
+    )
+
     def __post_init__(self):
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
@@ -116,10 +145,20 @@ class HTPOConfig(GRPOConfig):
         table = self.table  # raises for an unknown preset, group or rule
         _check_share("difficulty_threshold", self.difficulty_threshold)
         _check_share("top_entropy_share", self.top_entropy_share)
+        if self.max_sampling_rounds < 1:
+            raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1.")
+        check_choice("HTPOConfig", "on_sampling_exhausted", self.on_sampling_exhausted, ("error", "train"))
         if self.loss_type not in PPO_LOSS_TYPES:
             raise ValueError(
                 f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
                 f"{', '.join(PPO_LOSS_TYPES)}, or `GRPOTrainer`."
+            )
+        if self.loss_type == "bnpo" and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
+            raise ValueError(
+                "loss_type='bnpo' divides by the tokens of each micro-batch: with gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} and {self.world_size} processes, a token's weight depends on the "
+                "others that share its micro-batch. Use loss_type='dapo', the token mean over all micro-batches and "
+                "processes, or, on one process, gradient_accumulation_steps=1."
             )
         if self.importance_sampling_level != "token":
             raise ValueError(
@@ -130,6 +169,13 @@ class HTPOConfig(GRPOConfig):
             raise ValueError(
                 f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
                 "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
+            )
+        if self.use_liger_kernel:
+            # Up to TRL 1.13, `compute_loss` hands over to Liger's, with no error and without our forward pass.
+            raise ValueError(
+                "use_liger_kernel=True: some versions of TRL then compute the loss in Liger's kernel, where the "
+                "objective table has no say. Set use_liger_kernel=False; for faster layers alone, pass "
+                "model_init_kwargs={'use_kernels': True}."
             )
         highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= highest:

@@ -2,20 +2,25 @@
 
 What differs from `GRPOTrainer`: after scoring, each response is labelled (hard prompt? correct?); in the loss,
 between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by the effective
-ones of the objective table (see `objective.py`). Nothing of TRL's loss is copied.
+ones of the objective table (see `objective.py`). Nothing of TRL's loss is copied. Before scoring, dynamic sampling can
+discard groups that teach nothing (`sampling.py`). A run resumes exactly at any step (`resume.py`).
 """
 
 import textwrap
+import time
 import warnings
+from typing import Any
 
 import torch
-from trl import GRPOTrainer
+from accelerate.utils import broadcast_object_list, gather_object
 
 from .config import HTPOConfig
 from .objective import EFFECTS, GROUPS, Control, KeepGradient, control
+from .resume import ResumableGRPOTrainer
+from .sampling import Batch, PromptStream, Rollouts, SamplingExhaustedError, collect, join_rows, split_rows
 
 
-class HTPOTrainer(GRPOTrainer):
+class HTPOTrainer(ResumableGRPOTrainer):
     """
     Trainer for Hierarchical Token-level Objective Control Policy Optimization (HTPO, arXiv 2605.08283).
 
@@ -29,7 +34,13 @@ class HTPOTrainer(GRPOTrainer):
     - `htpo/special/<rule>`: tokens whose objective a rule really changed (`detach_lowest`, `keep_above`, ...);
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
-    - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct.
+    - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
+    - with dynamic sampling, `htpo/sampling/<what>`: `rounds` of generation; of all groups generated `frac_informative`,
+      `frac_all_correct`, `frac_all_wrong` and the mean `accuracy`; `generated_per_trained` completions; `frac_filled`,
+      the share of trained groups that are not informative; `seconds` of generating and judging. TRL's `completions/*`
+      and token counts are of all that was generated, its rewards of what is trained on.
+
+    Checkpoints resume exactly, also between two generations: see [`ResumableGRPOTrainer`].
 
     Example:
 
@@ -49,6 +60,8 @@ class HTPOTrainer(GRPOTrainer):
     """
 
     args: HTPOConfig
+    num_generations: int
+    train_dataset: Any
 
     _tag_names = ["trl", "htpo"]
     _name = "HTPO"
@@ -84,6 +97,11 @@ class HTPOTrainer(GRPOTrainer):
         self._correctness_index = 0 if name is None else self.reward_func_names.index(name)
         self._rewards_per_func: torch.Tensor  # (P·B, F), of the batch that is being scored
         self._loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
+        # What generation, rewards and their extra columns were, while TRL scores a batch that was sampled dynamically.
+        self._sampled: tuple[tuple, torch.Tensor, dict[str, list]] | None = None
+        if args.dynamic_sampling:
+            self._check_dynamic_sampling()
+        self._prompts = PromptStream(self.train_dataset, args.seed, bool(self.shuffle_dataset))
         keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
         if args.is_on_policy and keeps and self.accelerator.is_main_process:
             warnings.warn(
@@ -96,33 +114,139 @@ class HTPOTrainer(GRPOTrainer):
                 stacklevel=2,
             )
 
+    def _check_dynamic_sampling(self) -> None:
+        for name in ("rollout_func", "environment_factories", "tools"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"dynamic_sampling=True draws prompts of its own, which `{name}` cannot follow: it keeps state per "
+                    "row of the batch. Set dynamic_sampling=False, or leave the argument out."
+                )
+        if columns := {"image", "images"} & set(next(iter(self.train_dataset))):
+            raise ValueError(
+                f"dynamic_sampling=True supports text only; the training data has the column {min(columns)!r}. Set "
+                "dynamic_sampling=False, or remove the column."
+            )
+
+    def _generate(self, prompts):
+        return super()._generate(prompts) if self._sampled is None else self._sampled[0]
+
     def _calculate_rewards(self, *args, **kwargs):
-        self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+        if self._sampled is None:
+            self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+        else:
+            _, self._rewards_per_func, extra_logs = self._sampled
+            self._pending_extra_logs.update(extra_logs)
         return self._rewards_per_func
 
-    def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
-        mode = self._mode()
+    def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Which responses are correct and which were judged, both (P·B,), and each prompt's accuracy (P·B/G,), NaN if
+        no response was judged. The rewards are gathered, so that a group that straddles processes is whole.
+        """
         group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
-
-        # The rewards are gathered, so that a group that straddles processes is still whole. None came in as NaN.
         rewards = self._rewards_per_func[:, self._correctness_index]
-        judged = ~rewards.isnan()  # (P·B,)
+        judged = ~rewards.isnan()  # None came in as NaN
         correct = rewards > self.args.correctness_threshold
-        n_judged = judged.view(-1, group_size).sum(dim=1)
-        accuracy = correct.view(-1, group_size).sum(dim=1) / n_judged  # per prompt; NaN if no response was judged
+        return correct, judged, correct.view(-1, group_size).sum(dim=1) / judged.view(-1, group_size).sum(dim=1)
+
+    def _generate_and_score_completions(self, inputs):
+        mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode
+        if mode == "train" and self.args.dynamic_sampling:
+            inputs = self._sample(inputs)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._sampled = None
+        correct, judged, accuracy = self._labels(mode)
         hard = accuracy < self.args.difficulty_threshold
 
         rank, size = self.accelerator.process_index, len(inputs)
         local = slice(rank * size, (rank + 1) * size)
-        output["is_hard"] = hard.repeat_interleave(group_size)[local]
+        output["is_hard"] = hard.repeat_interleave(len(correct) // len(hard))[local]
         output["is_correct"] = correct[local]
         output["is_judged"] = judged[local]
 
-        counts = torch.stack([hard.sum(), (n_judged > 0).sum(), correct.sum(), judged.sum()]).tolist()
+        counts = torch.stack([hard.sum(), (~accuracy.isnan()).sum(), correct.sum(), judged.sum()]).tolist()
         self._metrics[mode]["htpo/frac_hard"].append(_ratio(counts[0], counts[1]))
         self._metrics[mode]["htpo/accuracy"].append(_ratio(counts[2], counts[3]))
         return output
+
+    def _sample(self, inputs: list[dict]) -> list[dict]:
+        """
+        Generate until every group is informative. Returns the rows to train on, and leaves their completions and
+        rewards in `_sampled`. Only TRL scores, later: completions that are discarded cost no forward pass.
+        """
+        started = time.perf_counter()
+        first: tuple = ()  # what generation returned at first
+
+        def roll_out(rows):
+            nonlocal first
+            prompts = [row["prompt"] for row in rows]
+            generated = self._generate(prompts)
+            _, completion_ids, _, completions, *_ = generated
+            rewards = self._calculate_rewards(rows, prompts, completions, completion_ids)
+            extra_logs = dict(self._pending_extra_logs)
+            self._pending_extra_logs.clear()
+            logs = [{name: values[i] for name, values in extra_logs.items()} for i in range(len(rows))]
+            first = first or generated
+            _, _, accuracy = self._labels("train")
+            fields = split_rows(generated, len(rows))
+            return Rollouts(list(zip(rows, fields, logs, strict=True)), rewards, accuracy.tolist())
+
+        def draw(n, held):
+            # One process reads, so that all have the same prompts, whatever the data set does.
+            drawn = [self._prompts.draw(n, held) if self.accelerator.is_main_process else None]
+            broadcast_object_list(drawn)
+            return [{name: example[name] for name in inputs[0]} for example in drawn[0] or []]
+
+        batch = collect(
+            inputs,
+            roll_out=roll_out,
+            draw=draw,
+            exchange=gather_object,
+            group_size=self.num_generations,
+            rank=self.accelerator.process_index,
+            n_processes=self.accelerator.num_processes,
+            max_rounds=self.args.max_sampling_rounds,
+        )
+        metrics = batch.metrics(self.num_generations) | {"seconds": time.perf_counter() - started}
+        for name, value in metrics.items():
+            self._metrics["train"][f"htpo/sampling/{name}"].append(value)
+        if batch.missing:
+            self._sampling_exhausted(batch, metrics)
+        rows, fields, logs = (list(column) for column in zip(*batch.rows, strict=True))
+        names = {name for log in logs for name in log}
+        extra_logs = {name: [log.get(name) for log in logs] for name in names}
+        self._sampled = join_rows(fields, first, len(inputs)), batch.rewards, extra_logs
+        return rows
+
+    def _sampling_exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
+        n_groups = len(batch.rewards) // self.num_generations
+        why = (
+            f"dynamic_sampling found {n_groups - batch.missing} informative groups of the {n_groups} of a batch, in "
+            f"{batch.rounds} rounds (max_sampling_rounds={self.args.max_sampling_rounds}). Of the {len(batch.accuracy)} "
+            f"groups generated, {metrics['frac_informative']:.1%} were informative, {metrics['frac_all_correct']:.1%} "
+            f"all correct and {metrics['frac_all_wrong']:.1%} all wrong."
+        )
+        if self.args.on_sampling_exhausted == "train":
+            if self.accelerator.is_main_process:
+                warnings.warn(f"{why} The batch is filled with discarded groups.", stacklevel=2)
+            return
+        # Nothing is lost: what was trained is saved, but for gradients of a step that is not complete.
+        if self.state.global_step and self._step % self.args.gradient_accumulation_steps == 0:
+            self._save_checkpoint(self.model_wrapped, trial=None)
+            why += f" The run is saved at step {self.state.global_step} and can be resumed."
+        raise SamplingExhaustedError(
+            f"{why} Use prompts that the model solves sometimes (easier ones if most are all wrong, harder ones if most "
+            "are all correct), raise num_generations or max_sampling_rounds, or set on_sampling_exhausted='train'."
+        )
+
+    def _counters(self):
+        return super()._counters() | {"prompts_drawn": self._prompts.drawn}
+
+    def _restore_counters(self, counters):
+        super()._restore_counters(counters)
+        self._prompts.drawn = counters["prompts_drawn"]
 
     def _compute_loss(self, model, inputs):
         # TRL's loss reads `advantages` and `old_per_token_logps` after its forward pass: they are replaced in between,
@@ -142,7 +266,12 @@ class HTPOTrainer(GRPOTrainer):
         return outputs
 
     def _control_objective(self, inputs: dict, per_token_logps: torch.Tensor, entropies: torch.Tensor) -> Control:
-        """Replace the loss inputs by the effective ones of the objective table, and log what that did."""
+        """
+        Replace the loss inputs by the effective ones of the objective table, and log what that did.
+
+        Raises:
+            FloatingPointError: where a token that is trained on has no finite log-probability or entropy.
+        """
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
             mask = mask * inputs["tool_mask"]
@@ -168,17 +297,19 @@ class HTPOTrainer(GRPOTrainer):
         inputs["old_per_token_logps"] = result.old_per_token_logps
         # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
         inputs.setdefault("sampling_per_token_logps", old_per_token_logps)
-        self._log_groups(result, mask, entropies, torch.exp(per_token_logps - old_per_token_logps), advantages)
+        finite = per_token_logps.isfinite() & old_per_token_logps.isfinite() & entropies.isfinite()
+        self._log_groups(result, mask, finite, entropies, torch.exp(per_token_logps - old_per_token_logps), advantages)
         return result
 
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"  # type: ignore[union-attr]
 
-    def _log_groups(self, result: Control, mask, entropies, ratio, advantages) -> None:
+    def _log_groups(self, result: Control, mask, finite, entropies, ratio, advantages) -> None:
         """Log what [`control`] did; the tensors are (B, T), but `advantages`, which may be (B,)."""
         advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
         members = [result.groups == i for i in range(len(GROUPS))]
         counts = [
+            mask & ~finite,
             mask,
             mask & (ratio < 1 - self.epsilon_low) & (advantages < 0),
             mask & (ratio > 1 + self.epsilon_high) & (advantages > 0),
@@ -188,7 +319,13 @@ class HTPOTrainer(GRPOTrainer):
         sums = [count.sum() for count in counts] + [entropies.masked_fill(~group, 0).sum() for group in members]
         # One collective and one transfer for all of them.
         totals = self.accelerator.reduce(torch.stack([s.float() for s in sums]), reduction="sum").tolist()
-        n_tokens, n_low, n_high, *rest = totals
+        n_not_finite, n_tokens, n_low, n_high, *rest = totals
+        if n_not_finite:
+            raise FloatingPointError(
+                f"{n_not_finite:.0f} of {n_tokens:.0f} tokens have no finite log-probability or entropy after step "
+                f"{self.state.global_step}: the model's logits are NaN or infinite, and no token was trained on them. "
+                "Resume from the last checkpoint with a lower learning_rate or max_grad_norm, or bf16 instead of fp16."
+            )
         last = len(GROUPS)
         n_effects, n_groups, entropy_sums = rest[: -2 * last], rest[-2 * last : -last], rest[-last:]
 

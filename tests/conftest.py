@@ -26,35 +26,52 @@ settings.register_profile("htpo", deadline=None, derandomize=True)
 settings.load_profile("htpo")
 
 
+# What every CPU run of a tiny model needs; TRL's defaults are a GPU's.
+CPU_ARGUMENTS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "max_steps": 4,
+    "learning_rate": 1e-2,
+    "disable_tqdm": True,
+}
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer(string.digits)
 
 
+def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
+    """A Qwen3 of 30 thousand parameters, the same at every call."""
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=13,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
 @pytest.fixture
 def make_model():
-    """A Qwen3 of 30 thousand parameters, the same at every call."""
-
-    def make(seed: int = 0) -> Qwen3ForCausalLM:
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=13,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=16,
-                tie_word_embeddings=True,
-                initializer_range=0.3,
-                pad_token_id=0,
-                eos_token_id=1,
-                bos_token_id=None,
-            )
-        )
-
-    return make
+    return tiny_model
 
 
 @pytest.fixture
@@ -93,22 +110,7 @@ def dataset():
 
 @pytest.fixture
 def cpu_arguments(tmp_path):
-    """What every CPU run of a tiny model needs; TRL's defaults are a GPU's."""
-    return {
-        "output_dir": str(tmp_path / "run"),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 12,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        "disable_tqdm": True,
-    }
+    return {"output_dir": str(tmp_path / "run"), **CPU_ARGUMENTS}
 
 
 @pytest.fixture

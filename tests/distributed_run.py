@@ -1,67 +1,174 @@
-"""Run under torchrun by `test_distributed.py`: groups that straddle two processes. Each process writes what it saw."""
+"""Recorded training runs of a tiny model, in this process or in each of those that torchrun or accelerate starts:
+
+    torchrun --nproc_per_node 2 -m tests.distributed_run DIRECTORY
+
+`DIRECTORY/model` holds model and tokenizer, `DIRECTORY/jobs.json` the runs by name. Each process writes what it saw to
+`DIRECTORY/NAME/rank<i>.json`; the trained model goes to `DIRECTORY/NAME`.
+"""
 
 import json
+import os
+import random
+import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import gather
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from tests.conftest import even_digits
+from tests.conftest import CPU_ARGUMENTS, even_digits
+
+
+ROOT = Path(__file__).parent.parent
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+# Parameters as small as these would be kept whole, but for the threshold of 0 in the file. On CPU the training
+# arguments must not say `use_cpu`, which turns DeepSpeed off, but `ddp_backend="gloo"`.
+ZERO3 = (
+    *("accelerate.commands.launch", "--use_deepspeed", "--zero3_init_flag=true", "--mixed_precision=no"),
+    *("--num_machines=1", "--num_processes=2", "--main_process_port=0"),  # 0: any that is free
+    f"--deepspeed_config_file={ROOT / 'tests' / 'data' / 'zero3.json'}",
+)
+
+
+# DeepSpeed compiles an operator by ninja, which lies beside an interpreter whose environment may not be active.
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DS_ACCELERATOR": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 
 class Recorder(HTPOTrainer):
+    """
+    Keeps what the trainer saw.
+
+    Args:
+        forced (`bool`):
+            The completions depend on the prompt and the place in its group alone, not on model or process.
+        local_labels (`bool`):
+            The mistake that gathered rewards prevent: each process judges difficulty by its own rows.
+        loss_type (`str`, *optional*):
+            A loss type behind the configuration's back, which refuses what cannot hold.
+    """
+
+    def __init__(self, *args, forced=False, local_labels=False, loss_type=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.forced, self.local_labels = forced, local_labels
+        self.loss_type = loss_type or self.loss_type
+        self.labels, self.expected_shares = [], []
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        if not self.forced:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        first = self.accelerator.process_index * len(prompt_ids)
+        rows = enumerate(prompt_ids, start=first)
+        return [self._completion(ids, row % self.num_generations) for row, ids in rows], None
+
+    def _completion(self, prompt_ids, place):
+        """From the end-of-sequence token alone to one that is cut at the greatest length."""
+        generator = random.Random(f"{prompt_ids} {place}")
+        digits = generator.choices("0123456789", k=generator.randrange(self.max_completion_length + 1))
+        ids = [*self.processing_class.convert_tokens_to_ids(digits), self.processing_class.eos_token_id]
+        return ids[: self.max_completion_length]
+
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        seen.append({name: output[name].tolist() for name in ("is_hard", "is_correct", "is_judged")})
+        if self.local_labels:
+            first = self.accelerator.process_index * len(inputs)
+            places = torch.arange(first, first + len(inputs)) // self.num_generations
+            for group in places.unique():
+                mine = places == group
+                accuracy = output["is_correct"][mine].float().mean()
+                output["is_hard"][mine] = accuracy < self.args.difficulty_threshold
+        self.labels.append({name: output[name].tolist() for name in ("is_hard", "is_correct", "is_judged")})
         return output
 
-    def _control_objective(self, inputs, per_token_logps, entropies):
-        result = super()._control_objective(inputs, per_token_logps, entropies)
+    def _control_objective(self, inputs, **kwargs):
+        result = super()._control_objective(inputs, **kwargs)
         mask = inputs["completion_mask"].bool()
         in_group = torch.stack([(result.groups == i).sum() for i in range(8)])
         totals = gather(torch.cat([in_group, mask.sum().unsqueeze(0)])).view(-1, 9).sum(dim=0).tolist()
-        expected.append([n / totals[8] for n in totals[:8]])
+        self.expected_shares.append([n / max(totals[8], 1) for n in totals[:8]])
         return result
 
 
-directory = Path(sys.argv[1])
-seen, expected = [], []
-trainer = Recorder(
-    Qwen3ForCausalLM.from_pretrained(directory / "model"),
-    even_digits,
-    HTPOConfig(
-        str(directory / "run"),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_steps=1,
-        max_steps=16,
-        learning_rate=1e-2,
-        max_completion_length=12,
-        per_device_train_batch_size=2,
-        num_generations=16,  # of which each process holds a half
-        steps_per_generation=4,
-        difficulty_threshold=0.75,
-    ),
-    Dataset.from_dict({"prompt": [f"{i:02d}" for i in range(64)]}),
-    processing_class=PreTrainedTokenizerFast.from_pretrained(directory / "model"),
-)
-trainer.train()
-rank = trainer.accelerator.process_index
-(directory / f"rank{rank}.json").write_text(
-    json.dumps(
-        {
-            "labels": seen,
-            "expected_shares": expected,
-            "log": trainer.state.log_history,
-            "parameters": sum(p.double().sum().item() for p in trainer.model.parameters()),
-        }
+class Run(NamedTuple):
+    """What runs are compared by: loss and gradient norm of every optimizer step, and the trained parameters."""
+
+    loss: torch.Tensor
+    gradient_norm: torch.Tensor
+    parameters: torch.Tensor
+
+
+def build(directory, arguments, cls=Recorder, config=HTPOConfig, rewards=even_digits, model="model", **options):
+    return cls(
+        Qwen3ForCausalLM.from_pretrained(directory / model),
+        rewards,
+        config(str(directory / "run"), **CPU_ARGUMENTS | arguments),
+        # No prompt of one digit twice: where a context repeats one token, entropies tie but for their round-off, and
+        # which of the tokens is the higher is up to the shape of the batch.
+        Dataset.from_dict({"prompt": [f"{i:02d}" for i in range(70) if i % 11]}),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(directory / "model"),
+        **options,
     )
-)
+
+
+def run(directory: Path, name: str, job: dict) -> None:
+    trainer = build(directory, **job)
+    trainer.train()
+    (directory / name).mkdir(exist_ok=True)
+    trainer.save_model(str(directory / name))
+    record = {
+        "labels": trainer.labels,
+        "expected_shares": trainer.expected_shares,
+        "log": trainer.state.log_history,
+        "parameters": sum(p.double().sum().item() for p in trainer.model.parameters()),
+    }
+    rank = trainer.accelerator.process_index
+    (directory / name / f"rank{rank}.json").write_text(json.dumps(record))
+
+
+def launch(launcher: tuple[str, ...], directory: Path, jobs: dict[str, dict]) -> None:
+    """Run the jobs one after the other in two processes."""
+    (directory / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "tests.distributed_run", str(directory)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+def records(directory: Path, name: str) -> list[dict]:
+    """What each process of a launched run wrote."""
+    return [json.loads(path.read_text()) for path in sorted((directory / name).glob("rank*.json"))]
+
+
+def launched(directory: Path, name: str) -> Run:
+    return _run(records(directory, name)[0]["log"], load_file(directory / name / "model.safetensors"))
+
+
+def trained(directory: Path, arguments: dict, **options) -> Run:
+    """A run in this process."""
+    trainer = build(directory, arguments, **options)
+    trainer.train()
+    return _run(trainer.state.log_history, dict(trainer.model.named_parameters()))
+
+
+def _run(log, weights) -> Run:
+    steps = [row for row in log if "grad_norm" in row]
+    loss, norm = (torch.tensor([row[name] for row in steps]) for name in ("loss", "grad_norm"))
+    return Run(loss, norm, torch.cat([weights[name].detach().flatten() for name in sorted(weights)]))
+
+
+if __name__ == "__main__":
+    for job_name, job in json.loads((Path(sys.argv[1]) / "jobs.json").read_text()).items():
+        run(Path(sys.argv[1]), job_name, job)

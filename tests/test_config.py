@@ -45,6 +45,7 @@ def test_generation_batch_size_is_respected(make_config):
         ({"loss_type": "cispo"}, "loss_type='cispo'.*Use one of grpo"),
         ({"loss_type": "sapo"}, "loss_type='sapo'"),
         ({"loss_type": "vespo"}, "loss_type='vespo'"),
+        ({"loss_type": "bnpo", "gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2 and.*'dapo'"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'.*'token'"),
         ({"top_entropy_quantile": 0.2}, "top_entropy_quantile=0.2.*high-entropy-only"),
         ({"delta": 1.2}, "delta=1.2.*1.28"),
@@ -65,12 +66,20 @@ def test_contradictions_are_refused(make_config, options, message):
         {"objective": "dapo", "beta": 0.1, "use_bias_correction_kl": True},
         {"objective": "htpo", "off_policy_mask_threshold": 0.5},
         {"delta": None},
-        {"loss_type": "luspo"},
+        {"loss_type": "luspo", "gradient_accumulation_steps": 2},
+        {"loss_type": "bnpo"},
     ],
 )
 def test_what_fits_is_accepted(make_config, options):
     config = make_config(**options)
     assert {name: getattr(config, name) for name in options} == options
+
+
+def test_bnpo_is_refused_on_several_processes(make_config, monkeypatch):
+    monkeypatch.setattr(HTPOConfig, "world_size", 2)
+    make_config()
+    with pytest.raises(ValueError, match=r"loss_type='bnpo'.*2 processes.*'dapo'"):
+        make_config(loss_type="bnpo")
 
 
 def test_overrides_come_from_python_and_from_the_command_line(tmp_path, make_config):

@@ -19,13 +19,13 @@ PPO_LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"]
 
 @pytest.fixture
 def make_trainer(make_model, tokenizer, dataset, make_config, reward):
-    def make(cls=HTPOTrainer, reward_funcs=None, config=None, model=None, **kwargs):
+    def make(cls=HTPOTrainer, reward_funcs=None, config=None, model=None, train_dataset=dataset, **kwargs):
         keywords = {name: kwargs.pop(name) for name in ("eval_dataset", "peft_config", "callbacks") if name in kwargs}
         return cls(
             model if model is not None else make_model(),
             reward_funcs or reward,
             config or make_config(**kwargs),
-            dataset,
+            train_dataset,
             processing_class=tokenizer,
             **keywords,
         )

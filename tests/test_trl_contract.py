@@ -1,13 +1,15 @@
-"""What `trainer.py` relies on in TRL's private methods. If a test fails, TRL changed, and the seam must be read."""
+"""What `trainer.py` and `resume.py` rely on in TRL and transformers. If a test fails, the seam must be read again."""
 
 import ast
 import inspect
 import textwrap
 
 import torch
+from transformers import Trainer
 from trl import GRPOTrainer
 
 from htpo_trl import HTPOTrainer
+from htpo_trl.resume import ResumableGRPOTrainer
 
 from .test_trainer import make_trainer  # noqa: F401  (a fixture)
 
@@ -70,16 +72,80 @@ def test_rewards_are_gathered_per_function_with_nan_for_none(make_trainer):  # n
     assert trainer.reward_func_names == ["first", "second"]
 
 
+def test_generation_returns_eight_columns(make_trainer, monkeypatch):  # noqa: F811
+    """Dynamic sampling reads the second and the fourth, and treats lists of one entry per prompt as columns."""
+    trainer = make_trainer()
+    trainer.model.train()
+    prompts = ["01", "01", "02", "02"]
+    generated = trainer._generate(prompts)
+    assert isinstance(generated, tuple)
+    _, completion_ids, tool_mask, completions, logprobs, extra_fields, images, tool_images = generated
+    assert [trainer.processing_class.decode(ids, skip_special_tokens=True) for ids in completion_ids] == completions
+    assert (tool_mask, logprobs, extra_fields, images, tool_images) == (None, None, {}, None, [])
+
+
+def test_generation_and_rewards_are_called_once_before_and_after_scoring():
+    order = [what for _, what in calls_and_reads(GRPOTrainer._generate_and_score_completions)]
+    for name in ("self._generate()", "self._calculate_rewards()"):
+        assert order.count(name) == 1
+    scoring = order.index("self._get_per_token_logps_and_entropies()")
+    assert order.index("self._generate()") < scoring < order.index("self._calculate_rewards()")
+
+
+def test_extra_logs_wait_in_lists_per_column(make_trainer):  # noqa: F811
+    trainer = make_trainer()
+    assert trainer._pending_extra_logs == {}
+    trainer._log_completion_extra("column", ["a", "b"])
+    assert trainer._pending_extra_logs == {"column": ["a", "b"]}
+
+
+def test_the_buffer_is_one_batch_per_gradient_step(make_trainer):  # noqa: F811
+    """What exact resume saves: `_step` counts gradient steps, and the buffer is read at `_step` modulo its length."""
+    trainer = make_trainer(steps_per_generation=4, num_iterations=2, max_steps=6)
+    assert (trainer._step, trainer._buffered_inputs) == (0, None)
+    trainer.train()
+    assert trainer._step == 6
+    assert len(trainer._buffered_inputs) == 4
+    trainer.model.train()
+    assert trainer._prepare_inputs(None) is trainer._buffered_inputs[6 % 4]
+
+
+def test_the_sampler_draws_one_order_per_epoch(make_trainer):  # noqa: F811
+    first, second = (make_trainer()._get_train_sampler() for _ in range(2))
+    orders = [list(first) for _ in range(3)]
+    assert orders[0] != orders[1]
+    next(iter(second))
+    next(iter(second))
+    assert list(second) == orders[2]
+
+
+def test_checkpoints_are_rotated_after_the_rng_state_is_saved():
+    source = inspect.getsource(Trainer._save_checkpoint)
+    places = [source.index(what) for what in ("save_model(", "_save_rng_state(", "save_to_json(", "save_total_limit=")]
+    assert places == sorted(places)
+
+
 def test_only_these_private_methods_are_overridden():
     overridden = {
-        name for name in vars(HTPOTrainer) if callable(getattr(HTPOTrainer, name)) and hasattr(GRPOTrainer, name)
+        name
+        for cls in (HTPOTrainer, ResumableGRPOTrainer)
+        for name in vars(cls)
+        if callable(getattr(cls, name)) and hasattr(GRPOTrainer, name)
     }
     assert overridden == {
         "__init__",
+        "train",
         "_calculate_rewards",
         "_compute_loss",
+        "_generate",
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
+        "_get_train_sampler",
+        "_load_optimizer_and_scheduler",
+        "_save_checkpoint",
+        "_save_rng_state",
     }
-    added = {name for name, value in vars(HTPOTrainer).items() if inspect.isfunction(value)} - overridden
-    assert not any(hasattr(GRPOTrainer, name) for name in added)
+    functions = {
+        name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)
+    }
+    assert not any(hasattr(GRPOTrainer, name) for name in functions - overridden)

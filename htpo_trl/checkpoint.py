@@ -1,0 +1,141 @@
+"""
+Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete checkpoint from a half-written one.
+
+- `htpo_state_<rank>.safetensors`, one per process: the rollouts that are still to be trained on, and the counters.
+- `htpo_checkpoint.json`, the seal: written last and in one step, it lists every file of the checkpoint. A checkpoint
+  without it, or that differs from it, is not resumed from.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+SEAL = "htpo_checkpoint.json"
+# Larger files, the weights of real models, are compared by size alone: hashing them would take minutes per checkpoint.
+HASHED_UP_TO = 64 * 2**20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be resumed from; the message names the file and the mend."""
+
+
+def state_file(checkpoint: str | Path, rank: int) -> Path:
+    return Path(checkpoint, f"htpo_state_{rank}.safetensors")
+
+
+def save_state(file: Path, batches: list[dict[str, Any]] | None, counters: dict[str, Any]) -> None:
+    """
+    Write buffered rollouts and counters to a file.
+
+    Args:
+        file (`Path`):
+            Where to.
+        batches (`list[dict]`, *optional*):
+            The buffered batches: tensors, and values that JSON can hold.
+        counters (`dict`):
+            Anything that JSON can hold.
+    """
+    tensors, others = {}, []
+    for i, batch in enumerate(batches or []):
+        others.append({name: value for name, value in batch.items() if not isinstance(value, torch.Tensor)})
+        for name, value in batch.items():
+            if isinstance(value, torch.Tensor):
+                # A copy, since batches are views of one tensor, and safetensors refuses shared memory.
+                tensors[f"{i}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
+    state = {"batches": None if batches is None else others, "counters": counters}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, metadata={"htpo": json.dumps(state)})
+
+
+def load_state(file: Path, device: torch.device | str = "cpu") -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
+    """What [`save_state`] wrote, with the tensors on `device`."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            state = json.loads(stored.metadata()["htpo"])
+            batches = state["batches"]
+            for name in stored.keys():  # noqa: SIM118 (not a mapping)
+                i, key = name.split("/", maxsplit=1)
+                batches[int(i)][key] = stored.get_tensor(name).to(device)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is missing or damaged ({error}). {_MEND}") from error
+    return batches, state["counters"]
+
+
+def seal(checkpoint: str | Path) -> None:
+    """Declare that all files of a checkpoint are written. Atomic."""
+    checkpoint = Path(checkpoint)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    content = {str(path.relative_to(checkpoint)): _fingerprint(path) for path in files}
+    partial = checkpoint / f"{SEAL}.partial"
+    with partial.open("w") as stream:
+        json.dump({"files": content}, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(checkpoint / SEAL)
+
+
+def unseal(checkpoint: str | Path) -> None:
+    """Declare a checkpoint incomplete; to be called before any of its files is written."""
+    Path(checkpoint, SEAL).unlink(missing_ok=True)
+
+
+def check(checkpoint: str | Path) -> None:
+    """
+    Check that a checkpoint is complete and undamaged.
+
+    Raises:
+        CheckpointError: naming the file that is missing, damaged or incomplete, and the mend.
+    """
+    file = Path(checkpoint, SEAL)
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is missing: the checkpoint was not written to its end, or not by HTPOTrainer, or with "
+            f"save_only_model=True. {_MEND}"
+        )
+    try:
+        content = json.loads(file.read_text())["files"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}). {_MEND}") from error
+    for name, expected in content.items():
+        path = Path(checkpoint, name)
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing. {_MEND}")
+        if _fingerprint(path) != expected:
+            raise CheckpointError(f"{path} is damaged: it is not what was saved. {_MEND}")
+
+
+def last_complete(output_dir: str | Path) -> str | None:
+    """The newest complete checkpoint in `output_dir`, with a warning for each newer one that is skipped."""
+    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
+    steps = {path: path.name.removeprefix(prefix) for path in Path(output_dir).glob(f"{prefix}*")}
+    checkpoints = sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]))
+    for checkpoint in reversed(checkpoints):
+        try:
+            check(checkpoint)
+        except CheckpointError as error:
+            warnings.warn(f"{checkpoint} is skipped. {error}", stacklevel=2)
+        else:
+            return str(checkpoint)
+    return None
+
+
+_MEND = (
+    "Resume from another checkpoint (resume_from_checkpoint=True takes the last complete one), or start from the "
+    "weights of this one alone by passing its directory as `model`."
+)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    size = file.stat().st_size
+    if size > HASHED_UP_TO:
+        return {"size": size}
+    return {"size": size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -1,0 +1,124 @@
+"""
+`ResumableGRPOTrainer`: TRL's `GRPOTrainer` whose runs resume exactly at any step, not only where a batch is generated.
+
+A checkpoint also holds, for each process, the rollouts that are still to be trained on and the counters. It is sealed
+when all of it is written; one that is not is never resumed from (see `checkpoint.py`).
+"""
+
+import os
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl import GRPOTrainer
+
+from . import checkpoint
+from .checkpoint import CheckpointError
+
+
+class ResumableGRPOTrainer(GRPOTrainer):
+    """
+    [`~trl.GRPOTrainer`] with exact resume: `train(resume_from_checkpoint=True)`, on the same number of processes, ends
+    with bitwise the parameters that the run would have had without a break. `True` takes the last complete checkpoint
+    of `output_dir`, a path that one.
+
+    Not part of a checkpoint: the random state of a vLLM engine, and what reward functions remember. With
+    `save_only_model=True` there is nothing to resume from.
+
+    Raises:
+        CheckpointError: by `train`, if the checkpoint is incomplete or damaged, naming the file; or if its rollouts do
+            not fit this run, naming the option.
+    """
+
+    args: Any
+    _buffered_inputs: Any  # one batch per gradient step of the generation batch, or None
+    _train_sampler: Any = None
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            # One process chooses, so that all take the same one.
+            output_dir = str(self.args.output_dir)
+            chosen = [checkpoint.last_complete(output_dir) if self.accelerator.is_main_process else None]
+            broadcast_object_list(chosen)
+            resume_from_checkpoint = chosen[0]
+            if resume_from_checkpoint is None:
+                raise CheckpointError(
+                    f"resume_from_checkpoint=True, but there is no complete checkpoint in {output_dir}. Leave it out "
+                    "to start from the beginning."
+                )
+        elif resume_from_checkpoint:
+            checkpoint.check(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = self._get_output_dir(trial=trial)
+        directory = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            checkpoint.unseal(directory)
+        self.accelerator.wait_for_everyone()
+        limit = self.args.save_total_limit
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save and not self.args.save_only_model:
+            checkpoint.seal(directory)
+            rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        checkpoint.save_state(
+            checkpoint.state_file(output_dir, self.accelerator.process_index),
+            batches=self._buffered_inputs if self._is_in_mid_batch() else None,
+            counters=self._counters(),
+        )
+        # The caller would now delete older checkpoints, before this one is sealed; `_save_checkpoint` does it later.
+        self.args.save_total_limit = None
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_state(checkpoint)
+
+    def _load_state(self, directory: str) -> None:
+        file = checkpoint.state_file(directory, self.accelerator.process_index)
+        batches, counters = checkpoint.load_state(file, self.accelerator.device)
+        for name, value in self._layout().items():
+            saved = counters["layout"][name]
+            if saved != value and (batches is not None or name == "num_processes"):
+                raise CheckpointError(
+                    f"{file} was written with {name}={saved}, this run has {value}. Resume with the same, or start "
+                    "from the weights alone by passing the checkpoint's directory as `model`."
+                )
+        self._buffered_inputs = batches
+        self._restore_counters(counters)
+        # TRL's sampler takes the order of every epoch from one generator, which starts anew with the process.
+        if self._train_sampler is not None:
+            for _ in range(int(self.state.epoch or 0)):
+                next(iter(self._train_sampler))
+
+    def _get_train_sampler(self, dataset=None):
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def _is_in_mid_batch(self) -> bool:
+        return self._step % ((self.args.steps_per_generation or 1) * self.num_iterations) != 0
+
+    def _layout(self) -> dict[str, Any]:
+        """What buffered rollouts must agree with."""
+        names = ("per_device_train_batch_size", "steps_per_generation", "num_iterations", "num_generations")
+        return {"num_processes": self.accelerator.num_processes} | {name: getattr(self.args, name) for name in names}
+
+    def _counters(self) -> dict[str, Any]:
+        """State of this process that JSON can hold."""
+        return {
+            # Where a batch is to be generated next, TRL starts from 0.
+            "step": self._step if self._is_in_mid_batch() else 0,
+            "metrics": self._metrics["train"],  # not yet logged
+            "layout": self._layout(),
+        }
+
+    def _restore_counters(self, counters: dict[str, Any]) -> None:
+        self._step = counters["step"]
+        self._metrics["train"].update(counters["metrics"])

@@ -1,0 +1,328 @@
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from packaging.version import Version
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from htpo_trl.checkpoint import (
+    SEAL,
+    CheckpointError,
+    check,
+    last_complete,
+    load_state,
+    save_state,
+    seal,
+    state_file,
+    unseal,
+)
+from htpo_trl.resume import ResumableGRPOTrainer
+
+from .distributed_run import ROOT, ZERO3
+from .kill_and_resume import kill_and_resume, make_spec, model_and_tokenizer, results, table, uninterrupted
+from .test_invariance import missing_for_zero3
+from .test_trainer import make_trainer  # noqa: F401 (a fixture)
+from .training_run import finish, prompts, run
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A complete checkpoint, as far as sealing goes."""
+    directory = tmp_path / "checkpoint-3"
+    (directory / "nested").mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(bytes(100))
+    (directory / "nested" / "shard").write_bytes(b"abc")
+    save_state(state_file(directory, 0), [{"x": torch.arange(3)}], {"step": 3})
+    seal(directory)
+    return directory
+
+
+class TestState:
+    def test_round_trip(self, tmp_path):
+        rows = torch.arange(12.0).view(4, 3)
+        shared = torch.tensor(7)
+        batches = [
+            {"rows": rows[i : i + 2], "n": shared, "mask": torch.tensor([True, False]), "none": None, "images": [1, 2]}
+            for i in (0, 2)
+        ]
+        counters = {"step": 5, "metrics": {"a": [1.0, float("inf")]}, "none": None}
+        save_state(tmp_path / "new" / "state", batches, counters)
+        got, got_counters = load_state(tmp_path / "new" / "state")
+        assert got_counters == counters
+        for batch, expected in zip(got, batches, strict=True):
+            assert batch.keys() == expected.keys()
+            for name, value in expected.items():
+                if isinstance(value, torch.Tensor):
+                    assert torch.equal(batch[name], value)
+                    assert batch[name].dtype == value.dtype
+                else:
+                    assert batch[name] == value
+
+    def test_without_rollouts(self, tmp_path):
+        save_state(tmp_path / "state", None, {"step": 0})
+        assert load_state(tmp_path / "state") == (None, {"step": 0})
+
+    def test_what_json_cannot_hold_is_refused(self, tmp_path):
+        with pytest.raises(TypeError):
+            save_state(tmp_path / "state", [{"x": object()}], {})
+
+    def test_damage(self, tmp_path):
+        file = tmp_path / "state"
+        with pytest.raises(CheckpointError, match=f"{file} is missing or damaged"):
+            load_state(file)
+        save_state(file, [{"x": torch.arange(3)}], {})
+        whole = file.read_bytes()
+        for damaged in (b"", whole[:20], whole[:-1], b"\xff" * 200):
+            file.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match=f"{file} is missing or damaged"):
+                load_state(file)
+
+
+class TestSeal:
+    def test_complete(self, checkpoint):
+        check(checkpoint)
+        assert last_complete(checkpoint.parent) == str(checkpoint)
+
+    def test_unsealed(self, checkpoint):
+        unseal(checkpoint)
+        with pytest.raises(CheckpointError, match=rf"{checkpoint}/{SEAL} is missing.*resume_from_checkpoint=True"):
+            check(checkpoint)
+        unseal(checkpoint)
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "nested/shard", "htpo_state_0.safetensors"])
+    def test_missing_and_damaged_files_are_named(self, checkpoint, name):
+        file = checkpoint / name
+        content = file.read_bytes()
+        for damaged in (content[:-1], content + b"x", bytes([content[0] ^ 1]) + content[1:]):
+            file.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match=f"{file} is damaged"):
+                check(checkpoint)
+        file.unlink()
+        with pytest.raises(CheckpointError, match=f"{file} is missing"):
+            check(checkpoint)
+
+    def test_damaged_seal(self, checkpoint):
+        for content in ("", "{", "[]", "{}"):
+            (checkpoint / SEAL).write_text(content)
+            with pytest.raises(CheckpointError, match=f"{SEAL} is damaged"):
+                check(checkpoint)
+
+    def test_large_files_are_compared_by_size(self, checkpoint, monkeypatch):
+        monkeypatch.setattr("htpo_trl.checkpoint.HASHED_UP_TO", 10)
+        seal(checkpoint)
+        (checkpoint / "model.safetensors").write_bytes(b"x" * 100)
+        check(checkpoint)
+        (checkpoint / "model.safetensors").write_bytes(b"x" * 99)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+            check(checkpoint)
+
+    def test_incomplete_ones_are_skipped_with_a_warning(self, checkpoint):
+        for name in ("checkpoint-20", "checkpoint-100", "checkpoint-best"):
+            (checkpoint.parent / name).mkdir()
+        with pytest.warns(UserWarning, match="is skipped") as caught:
+            assert last_complete(checkpoint.parent) == str(checkpoint)
+        assert [re.search(r"checkpoint-\d+", str(w.message))[0] for w in caught] == ["checkpoint-100", "checkpoint-20"]
+        unseal(checkpoint)
+        with pytest.warns(UserWarning, match="checkpoint-3 is skipped"):
+            assert last_complete(checkpoint.parent) is None
+
+
+def save_all(make, **kwargs):
+    """A whole run of 12 steps, with a checkpoint at each."""
+    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 1, **kwargs}
+    trainer = make(**options)
+    trainer.train()
+    return trainer, options
+
+
+def same_parameters(a, b):
+    return all(map(torch.equal, a.model.parameters(), b.model.parameters()))
+
+
+def test_every_step_resumes_exactly(make_trainer, make_model, tmp_path):  # noqa: F811
+    """Eight gradient steps per generation batch, two of them per optimizer step, and three epochs."""
+    options = {"num_iterations": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 4, "logging_steps": 1}
+
+    def make(**kwargs):
+        return make_trainer(model=make_model(), train_dataset=Dataset.from_list(prompts(8)), **kwargs)
+
+    whole, options = save_all(make, **options)
+    for step in range(1, 12):
+        resumed = make(**options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+        assert same_parameters(whole, resumed), step
+        assert [row.get("reward") for row in resumed.state.log_history[:-1]] == [
+            row.get("reward") for row in whole.state.log_history[:-1]
+        ], step
+
+
+@pytest.mark.parametrize(("cls", "exact"), [(ResumableGRPOTrainer, True), (GRPOTrainer, False)])
+def test_plain_grpo(make_trainer, make_model, tmp_path, cpu_arguments, cls, exact):  # noqa: F811
+    """The same for GRPO. TRL alone is the negative control: without the state there is something to be seen."""
+
+    def make(**kwargs):
+        config = GRPOConfig(**cpu_arguments | {"steps_per_generation": 4} | kwargs)
+        return make_trainer(cls, model=make_model(), config=config)
+
+    whole, options = save_all(make)
+    resumed = make(**options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    assert same_parameters(whole, resumed) == exact
+
+
+def test_metrics_not_yet_logged_are_kept(make_trainer, tmp_path):  # noqa: F811
+    """Logs every four steps; saved after the second."""
+    whole, options = save_all(make_trainer, logging_steps=4)
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    for row, expected in zip(resumed.state.log_history[:-1], whole.state.log_history[:-1], strict=True):
+        for name in expected:
+            if name.startswith("htpo/") or name in ("reward", "entropy", "clip_ratio/low_mean"):
+                assert row[name] == expected[name], name
+
+
+def test_lora_resumes_exactly(make_trainer, tmp_path):  # noqa: F811
+    def make(**kwargs):
+        return make_trainer(peft_config=LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear"), **kwargs)
+
+    whole, options = save_all(make)
+    resumed = make(**options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    assert same_parameters(whole, resumed)
+
+
+def test_damaged_checkpoints_are_not_resumed_from(make_trainer, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    whole, options = save_all(make_trainer)
+    optimizer = run / "checkpoint-12" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    (run / "checkpoint-11" / "htpo_state_0.safetensors").unlink()
+    resumed = make_trainer(**options)
+    with pytest.raises(CheckpointError, match=f"{optimizer} is damaged"):
+        resumed.train(resume_from_checkpoint=str(run / "checkpoint-12"))
+    with pytest.raises(CheckpointError, match=r"htpo_state_0\.safetensors is missing"):
+        resumed.train(resume_from_checkpoint=str(run / "checkpoint-11"))
+    with pytest.warns(UserWarning, match="checkpoint-1[12] is skipped"):
+        resumed.train(resume_from_checkpoint=True)
+    assert same_parameters(whole, resumed)
+
+
+def test_nothing_to_resume_from(make_trainer, tmp_path):  # noqa: F811
+    with pytest.raises(CheckpointError, match="no complete checkpoint in"):
+        make_trainer().train(resume_from_checkpoint=True)
+    trainer = make_trainer(save_strategy="steps", save_steps=2, save_only_model=True)
+    trainer.train()
+    with pytest.raises(CheckpointError, match="save_only_model=True"):
+        make_trainer().train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+
+
+def test_rollouts_must_fit(make_trainer, tmp_path):  # noqa: F811
+    _, options = save_all(make_trainer)
+    other = make_trainer(**options | {"num_generations": 8})
+    with pytest.raises(CheckpointError, match="was written with num_generations=4, this run has 8"):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    # Where the next step generates, there are none to fit.
+    other = make_trainer(**options | {"num_generations": 8})
+    other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+    assert other.state.global_step == 12
+
+    file = state_file(tmp_path / "run" / "checkpoint-8", 0)
+    batches, counters = load_state(file)
+    counters["layout"]["num_processes"] = 2
+    save_state(file, batches, counters)
+    seal(file.parent)
+    with pytest.raises(CheckpointError, match="num_processes=2, this run has 1"):
+        make_trainer(**options).train(resume_from_checkpoint=str(file.parent))
+
+
+def test_older_checkpoints_go_only_when_the_new_one_is_complete(make_trainer, tmp_path, monkeypatch):  # noqa: F811
+    run = tmp_path / "run"
+
+    def fail(directory):
+        if directory.endswith("-3"):
+            raise OSError("no space left on device")
+        seal(directory)
+
+    monkeypatch.setattr("htpo_trl.checkpoint.seal", fail)
+    trainer = make_trainer(save_strategy="steps", save_steps=1, save_total_limit=1)
+    with pytest.raises(OSError, match="no space left"):
+        trainer.train()
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+    with pytest.warns(UserWarning, match="checkpoint-3 is skipped"):
+        assert last_complete(run) == str(run / "checkpoint-2")
+    monkeypatch.undo()
+    trainer = make_trainer(save_strategy="steps", save_steps=1, save_total_limit=1)
+    with pytest.warns(UserWarning, match="checkpoint-3 is skipped"):
+        trainer.train(resume_from_checkpoint=True)
+    assert trainer.args.save_total_limit == 1
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+class Poison(TrainerCallback):
+    """Makes the model's logits NaN after the third step."""
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == 3:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+
+
+def test_non_finite_logits_stop_the_run_and_keep_the_checkpoint(make_trainer, tmp_path):  # noqa: F811
+    options = {"save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(FloatingPointError, match="no finite log-probability or entropy after step 3"):
+        make_trainer(callbacks=[Poison()], **options).train()
+    assert last_complete(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-2")
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=True)
+    whole = make_trainer(**options)
+    whole.train()
+    assert same_parameters(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("moment", "n_processes", "iterable"),
+    [("generation:70", 1, True), ("backward:16", 2, False), ("save:12", 1, False)],
+    ids=str,
+)
+def test_killed_runs_end_as_if_they_had_not_been(tmp_path, moment, n_processes, iterable):
+    """Three of the moments of `kill_and_resume`, which by hand does all."""
+    if n_processes > 1 and Version(transformers.__version__) < Version("5.18"):
+        pytest.skip("transformers before 5.18 asks torch.load for cpu:0 where several CPU processes resume")
+    model_and_tokenizer(tmp_path)
+    expected = uninterrupted(tmp_path, n_processes, iterable=iterable)
+    row = kill_and_resume(tmp_path, moment, n_processes, expected, iterable=iterable)
+    assert row["killed"], "it was not killed"
+    assert row["checkpoints"], "it was killed before it saved anything"
+    assert row["same_weights"]
+    assert row["same_rollouts"]
+    assert row["same_log"]
+
+
+@pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
+def test_zero3_resumes_exactly(tmp_path):
+    """Each process holds its part of weights, optimizer and rollouts."""
+    model_and_tokenizer(tmp_path)
+    # On CPU, `use_cpu` would turn DeepSpeed off.
+    options = {"use_cpu": False, "ddp_backend": "gloo", "save_total_limit": None, "max_steps": 10}
+    ended = []
+    for resume in (None, str(tmp_path / "run" / "checkpoint-3")):
+        finish(run(make_spec(tmp_path, "run", 2, options=options, resume=resume), ZERO3))
+        ended.append([(rank["weights"], rank["log"]) for rank in results(tmp_path, 2)])
+    assert ended[0] == ended[1]
+    (weights, _), (others, _) = ended[0]
+    assert weights != others, "the weights are not parted"
+
+
+def test_recorded_kills():
+    """What the page says of all the moments is what was measured."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "kill_and_resume.json").read_text())
+    for n_processes in (1, 2):
+        killed = [row for row in rows if row["processes"] == n_processes and row["killed"]]
+        assert len({row["moment"] for row in killed}) >= 20
+        assert all(row["same_weights"] and row["same_log"] and row["same_rollouts"] for row in killed)
+    assert table(rows) in (ROOT / "docs" / "resume.md").read_text()
