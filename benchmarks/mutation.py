@@ -203,8 +203,8 @@ def main() -> None:
                 print("{file}:{line} {operator} {status}: {before}  ->  {after}".format(**record), flush=True)
         n, seconds = len(results[file]), time.perf_counter() - start
         print(f"{file}: {n - n_alive} of {n} killed ({1 - n_alive / n:.1%}), {seconds:.0f} s", flush=True)
-    lines = [json.dumps(record, ensure_ascii=False) for records in results.values() for record in records]
-    args.output.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        lines = [json.dumps(record, ensure_ascii=False) for records in results.values() for record in records]
+        args.output.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 if __name__ == "__main__":
