@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import warnings
 
 import pytest
@@ -345,9 +346,34 @@ def test_clip_ratio_is_what_ppo_clips(make_trainer, monkeypatch, advantages, low
     monkeypatch.setattr(trainer.accelerator, "reduce", reduce_over_two_equal_processes)
     for shape in ((2,), (2, 1), (2, 7)):
         a = torch.tensor(advantages).view(2, *[1] * (len(shape) - 1)).expand(shape)
+<<<<<<< HEAD
         trainer._log_groups(Control(ratio, ratio, nothing - 1, nothing), mask, mask.bool(), ratio, ratio, a)
+=======
+        trainer._log_groups(Control(ratio, ratio, nothing - 1, nothing), mask, mask, ratio, ratio, a)
+>>>>>>> wt-mutation
         assert metrics.pop("htpo/clip_ratio/low") == [pytest.approx(low)]
         assert metrics.pop("htpo/clip_ratio/high") == [pytest.approx(high)]
+
+
+@pytest.mark.parametrize("name", ["per_token_logps", "old_per_token_logps", "entropies"])
+def test_each_value_that_is_not_finite_stops_the_run(make_trainer, batch, name):
+    trainer = make_trainer()
+    trainer.state.global_step = 3
+
+    def control_with_nan_at(row, column):
+        values = {n: torch.zeros(6, 30) for n in ("per_token_logps", "old_per_token_logps", "entropies")}
+        values[name][row, column] = math.nan
+        inputs = batch | {"old_per_token_logps": values.pop("old_per_token_logps")}
+        trainer._control_objective(inputs, **values)
+
+    control_with_nan_at(3, 1)  # masked
+    message = (
+        "1 of 76 tokens have no finite log-probability or entropy after step 3: the model's logits are NaN or "
+        "infinite, and no token was trained on them. Resume from the last checkpoint with a lower learning_rate or "
+        "max_grad_norm, or bf16 instead of fp16."
+    )
+    with pytest.raises(FloatingPointError, match=f"^{re.escape(message)}$"):
+        control_with_nan_at(3, 0)
 
 
 def test_tool_mask_takes_tokens_out(make_trainer, batch):
