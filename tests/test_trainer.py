@@ -346,11 +346,7 @@ def test_clip_ratio_is_what_ppo_clips(make_trainer, monkeypatch, advantages, low
     monkeypatch.setattr(trainer.accelerator, "reduce", reduce_over_two_equal_processes)
     for shape in ((2,), (2, 1), (2, 7)):
         a = torch.tensor(advantages).view(2, *[1] * (len(shape) - 1)).expand(shape)
-<<<<<<< HEAD
-        trainer._log_groups(Control(ratio, ratio, nothing - 1, nothing), mask, mask.bool(), ratio, ratio, a)
-=======
         trainer._log_groups(Control(ratio, ratio, nothing - 1, nothing), mask, mask, ratio, ratio, a)
->>>>>>> wt-mutation
         assert metrics.pop("htpo/clip_ratio/low") == [pytest.approx(low)]
         assert metrics.pop("htpo/clip_ratio/high") == [pytest.approx(high)]
 
