@@ -1,7 +1,7 @@
 """Mutation testing: would the tests notice if the objective, the rules or the labels of the trainer were wrong?
 
     pip install -e '.[test,dev]'
-    python benchmarks/mutation.py [--only objective.py] [--output FILE]
+    python benchmarks/mutation.py [--only objective.py] [--survivors] [--output FILE]
 
 Mutants are made by the operators of mutmut 3, plus two that it lacks: dropping a statement and dropping a decorator.
 mutmut's own runner cannot be used: it leaves out decorated functions and module-level data, which here are `control`
@@ -45,21 +45,20 @@ LABELS = (
     "_log_groups",
     "_ratio",
 )
+# Tests that train for seconds: what they notice, others must notice sooner.
+SLOW = (
+    "tests/test_trainer.py::test_dapo_run_is_trls_run_bit_for_bit",
+    "tests/test_trainer.py::test_training_raises_the_reward",
+    "tests/test_trainer.py::test_resume_on_a_generation_boundary",
+    "tests/test_trainer.py::test_peft_checkpoint_and_card",
+    "tests/test_sampling.py::test_every_group_that_is_trained_on_is_mixed",
+    "tests/test_sampling.py::test_same_seed_same_prompts",
+)
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
     ("htpo_trl/objective.py", None, ["tests/test_objective.py"]),
     ("htpo_trl/rules.py", None, ["tests/test_objective.py"]),
-    # Without the tests that train for seconds: what they notice, others must notice sooner.
-    (
-        "htpo_trl/trainer.py",
-        LABELS,
-        [
-            "tests/test_trainer.py",
-            "tests/test_sampling.py",
-            "-k",
-            "not (run or resume or raises or card or mixed or same)",
-        ],
-    ),
+    ("htpo_trl/trainer.py", LABELS, ["tests/test_trainer.py", "tests/test_sampling.py"]),
 )
 SECONDS_PER_MUTANT = 120
 # By the exit code of the fork, which is pytest's. Any other, a fork that was killed say, does not count as a kill.
@@ -171,12 +170,14 @@ def _test(file: str, source: str, tests: list[str]) -> int:
     options = ["-x", "-q", "--tb=no", "--assert=plain", "--hypothesis-profile=unshrunk"]
     plugins = ("anyio", "jaxtyping", "cacheprovider", "unraisableexception", "threadexception")
     options += [f"-pno:{plugin}" for plugin in plugins] + ["-o", "tmp_path_retention_policy=none"]
+    options += [f"--deselect={test}" for test in SLOW]
     return pytest.main([*options, *tests], plugins=[QuickFirst()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="the files whose path ends so")
+    parser.add_argument("--survivors", action="store_true", help="leave out mutants that were killed last time")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/mutation.json")
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -185,18 +186,20 @@ def main() -> None:
     gc.freeze()
 
     # The results of files that are left out stay as they are.
-    results = {}
-    for record in json.loads(args.output.read_text()) if args.only and args.output.exists() else ():
-        results.setdefault(record["file"], []).append(record)
+    old = json.loads(args.output.read_text()) if (args.only or args.survivors) and args.output.exists() else []
+    results = {file: [record for record in old if record["file"] == file] for file, *_ in TARGETS}
     for file, functions, tests in TARGETS:
         if args.only and not file.endswith(args.only):
             continue
         if outcome(file, (ROOT / file).read_text(), tests) != "survived":
             raise SystemExit(f"The tests of {file} fail without a mutation: pytest {' '.join(tests)}")
-        start, n_alive, results[file] = time.perf_counter(), 0, []
+        start, n_alive = time.perf_counter(), 0
+        dead = [record for record in results[file] if args.survivors and record["status"] in KILLED]
+        results[file] = []
         for operator, source in mutants(file, functions):
             record = {"file": file, **difference(file, source), "operator": operator.removeprefix("operator_")}
-            record["status"] = outcome(file, source, tests)
+            known = next((status for status in KILLED if record | {"status": status} in dead), None)
+            record["status"] = known or outcome(file, source, tests)
             results[file].append(record)
             if record["status"] not in KILLED:
                 n_alive += 1
