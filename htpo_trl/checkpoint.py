@@ -29,6 +29,7 @@ class CheckpointError(ValueError):
 
 
 def state_file(checkpoint: str | Path, rank: int) -> Path:
+    """Where the process of this rank keeps its state in a checkpoint."""
     return Path(checkpoint, f"htpo_state_{rank}.safetensors")
 
 
@@ -73,7 +74,8 @@ def load_state(file: Path, device: torch.device | str = "cpu") -> tuple[list[dic
 def seal(checkpoint: str | Path) -> None:
     """Declare that all files of a checkpoint are written. Atomic."""
     checkpoint = Path(checkpoint)
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    # A process that was killed here may have left its unfinished seal behind.
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(SEAL))
     content = {str(path.relative_to(checkpoint)): _fingerprint(path) for path in files}
     partial = checkpoint / f"{SEAL}.partial"
     with partial.open("w") as stream:

@@ -94,6 +94,12 @@ class TestSeal:
             check(checkpoint)
         unseal(checkpoint)
 
+    def test_sealed_again_after_a_kill_within_sealing(self, checkpoint):
+        unseal(checkpoint)
+        (checkpoint / f"{SEAL}.partial").write_text("{")
+        seal(checkpoint)
+        check(checkpoint)
+
     @pytest.mark.parametrize("name", ["model.safetensors", "nested/shard", "htpo_state_0.safetensors"])
     def test_missing_and_damaged_files_are_named(self, checkpoint, name):
         file = checkpoint / name
