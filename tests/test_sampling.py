@@ -21,7 +21,7 @@ from htpo_trl.sampling import (
 )
 
 from .kill_and_resume import LAUNCHERS
-from .test_trainer import loss_and_grads, make_trainer  # noqa: F401 (a fixture)
+from .test_trainer import make_trainer  # noqa: F401 (a fixture)
 from .training_run import finish, half_solvable, mixed_groups, prompts, run
 
 
@@ -381,24 +381,3 @@ def test_refusals(make_config, make_model, tokenizer, reward, monkeypatch):
         make_config(max_sampling_rounds=0)
     with pytest.raises(ValueError, match="on_sampling_exhausted='stop' is not one of 'error', 'train'"):
         make_config(on_sampling_exhausted="stop")
-
-
-def test_non_finite_logits_stop_the_run(make_trainer):  # noqa: F811
-    trainer = make_trainer()
-    with torch.no_grad():
-        next(trainer.model.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="no finite log-probability"):
-        loss_and_grads(trainer, trainer_batch())
-
-
-def trainer_batch():
-    return {
-        "prompt_ids": torch.tensor([[3, 4]] * 2),
-        "prompt_mask": torch.ones(2, 2, dtype=torch.long),
-        "completion_ids": torch.tensor([[5, 6]] * 2),
-        "completion_mask": torch.ones(2, 2, dtype=torch.long),
-        "advantages": torch.tensor([1.0, -1.0]),
-        "num_items_in_batch": torch.tensor(4),
-        "is_hard": torch.tensor([True, True]),
-        "is_correct": torch.tensor([True, False]),
-    }

@@ -351,6 +351,14 @@ def test_clip_ratio_is_what_ppo_clips(make_trainer, monkeypatch, advantages, low
         assert metrics.pop("htpo/clip_ratio/high") == [pytest.approx(high)]
 
 
+def test_non_finite_logits_stop_the_run(make_trainer, batch):
+    trainer = make_trainer()
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="no finite log-probability"):
+        loss_and_grads(trainer, batch)
+
+
 @pytest.mark.parametrize("name", ["per_token_logps", "old_per_token_logps", "entropies"])
 def test_each_value_that_is_not_finite_stops_the_run(make_trainer, batch, name):
     trainer = make_trainer()

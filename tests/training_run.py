@@ -17,14 +17,13 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from tests.conftest import CPU_ARGUMENTS
+from tests.conftest import CPU_ARGUMENTS, even_digits
 from tests.distributed_run import ENVIRONMENT, ROOT
 
 
 def half_solvable(prompts, completions, **kwargs):
     """Of an even prompt, right where most digits of the completion are even; of an odd one, always wrong."""
-    even = [sum(c in "02468" for c in text) * 2 > len(text) for text in completions]
-    return [float(e and int(p) % 2 == 0) for p, e in zip(prompts, even, strict=True)]
+    return [e * (int(p) % 2 == 0) for p, e in zip(prompts, even_digits(completions), strict=True)]
 
 
 def prompts(n):
