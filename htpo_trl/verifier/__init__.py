@@ -1,0 +1,12 @@
+"""Is this answer the gold answer? math-verify in killable workers, with a deadline and a memory limit per answer.
+
+Model output is hostile input: some answers keep a computer algebra system busy for hours, or take all memory. Every
+pair of answer and gold gets a `Verdict` in bounded time, from any thread. The trainer's process only finds the answer
+in the text and compares plain numbers (`answers.py`); the rest goes to a small process of its own (`server.py`), whose
+workers run math-verify (`worker.py`).
+"""
+
+from .client import Judgement, Verdict, Verifier, VerifierConfig, configure, judge
+
+
+__all__ = ["Judgement", "Verdict", "Verifier", "VerifierConfig", "configure", "judge"]

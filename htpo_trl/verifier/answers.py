@@ -1,0 +1,83 @@
+"""Where the answer stands in a text, and the comparisons that need no computer algebra. All linear in the text."""
+
+import re
+from fractions import Fraction
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_ANSWER_LINE = re.compile(r"\banswer[ \t*]*:[\s*]*([^\n]*)", re.IGNORECASE)
+_MARKS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.ASCII)
+_RATIO = re.compile(r"(-?)(?:(\d{1,12})/(\d{1,12})|\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\})", re.ASCII)
+
+
+def extract_answer(completion: str) -> str | None:
+    r"""
+    The final answer of a completion: the content of its last `\boxed{}`, or the rest of its last line with `Answer:`,
+    whichever starts later. `None` if there is neither, or if the last box is not closed (a truncated completion).
+    """
+    box, line = _last(_BOX, completion), _last(_ANSWER_LINE, completion)
+    if box is not None and (line is None or box.start() > line.start()):
+        return _content(completion, box.end())
+    return line and line[1].rstrip(" \t\r*").removesuffix(".")
+
+
+def bare_answer(answer: str) -> str:
+    """The answer without the marks of a formula around it."""
+    answer = answer.strip()
+    for left, right in _MARKS:
+        inner = answer[len(left) : -len(right)]
+        if answer == left + inner + right and left[0] not in inner.replace("\\$", ""):
+            return inner.strip()
+    return answer
+
+
+def bare_gold(gold: str) -> str:
+    """The same for a gold, which may also be a text with its answer in a box."""
+    box = _last(_BOX, gold)
+    return bare_answer(gold if box is None else _content(gold, box.end()) or "")
+
+
+def compare_plainly(gold: str, answer: str) -> bool | None:
+    """
+    Whether a bare answer is the gold, where both are integers, decimals (with thousands commas) or ratios of integers,
+    or are the same text; else `None`. Where it decides, math-verify decides the same.
+    """
+    if gold == answer and any(c.isdecimal() for c in gold) and "$" not in gold and "box" not in gold:
+        return True
+    a, b = _number(gold), _number(answer)
+    if a is None or b is None:
+        return None
+    if a == b:
+        return True
+    return None if abs(a - b) < 1e-5 else False  # math-verify rounds decimals to six places
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    match = None
+    for match in pattern.finditer(text):  # noqa: B007
+        pass
+    return match
+
+
+def _content(text: str, start: int) -> str | None:
+    """The text up to the brace that closes the one before `start`."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[start : brace.start()].strip()
+    return None
+
+
+def _number(text: str) -> Fraction | None:
+    """An integer, decimal or ratio of integers."""
+    if _NUMBER.fullmatch(text):
+        return Fraction(text.replace(",", ""))
+    ratio = _RATIO.fullmatch(text)
+    if ratio is None:
+        return None
+    sign, *digits = ratio.groups()
+    numerator, denominator = (int(d) for d in digits if d is not None)
+    return Fraction(-numerator if sign else numerator, denominator) if denominator else None

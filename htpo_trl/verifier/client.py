@@ -1,0 +1,233 @@
+"""The verifier as the trainer sees it."""
+
+import atexit
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from .answers import bare_answer, bare_gold, compare_plainly, extract_answer
+
+
+class Verdict(StrEnum):
+    """What became of an answer."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSABLE_ANSWER = "unparsable_answer"
+    UNPARSABLE_GOLD = "unparsable_gold"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+
+
+class Judgement(NamedTuple):
+    """A verdict and the answer that it is about, `None` where the completion has none."""
+
+    verdict: Verdict
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class VerifierConfig:
+    """
+    Limits of a [`Verifier`].
+
+    Args:
+        workers (`int`, *optional*, defaults to `8`):
+            Worker processes. A batch takes about `deadline * hostile answers / workers` seconds, so that more workers
+            than cores are of use; idle ones cost some 10 MB each.
+        deadline (`float`, *optional*, defaults to `5.0`):
+            Seconds (wall clock) for one answer. To be raised where the cores are overloaded.
+        memory_limit (`int`, *optional*, defaults to `512`):
+            MiB for one answer. Enforced on Linux only.
+        max_length (`int`, *optional*, defaults to `2000`):
+            Characters of an answer or gold; longer ones are unparsable.
+    """
+
+    workers: int = 8
+    deadline: float = 5.0
+    memory_limit: int = 512
+    max_length: int = 2000
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"{name}={value} must be positive; the default is {getattr(VerifierConfig, name)}.")
+
+
+class Verifier:
+    r"""
+    Judges answers by math-verify, in processes of its own that start when they are first needed.
+
+    For any thread, and in forked children too (they start processes of their own). The processes end with `close()`,
+    at exit, and when the process that uses them is killed.
+
+    Example:
+
+    ```python
+    >>> from htpo_trl.verifier import Verifier
+
+    >>> with Verifier() as verifier:
+    ...     judgements = verifier.judge([r"So it is \boxed{\frac{2}{4}}.", "Answer: x"], ["1/2", "1/2"])
+    >>> [(str(verdict), answer) for verdict, answer in judgements]
+    [('correct', '\\frac{2}{4}'), ('wrong', 'x')]
+    ```
+    """
+
+    def __init__(self, config: VerifierConfig | None = None):
+        self.config = config or VerifierConfig()
+        self._lock = threading.Lock()
+        self._server: _Server | None = None
+        _verifiers.add(self)
+
+    def judge(self, completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
+        """Judges the final answer of each completion, see `answers.extract_answer`, by its gold."""
+        answers = [extract_answer(completion) for completion in completions]
+        verdicts = self.judge_answers(answers, golds)
+        return [Judgement(v, a and a[: self.config.max_length]) for v, a in zip(verdicts, answers, strict=True)]
+
+    def judge_answers(self, answers: Sequence[str | None], golds: Sequence[str]) -> list[Verdict]:
+        r"""
+        Judges bare answers.
+
+        Args:
+            answers (sequence of `str` or `None`):
+                Text or LaTeX without `\boxed{}`. `None` and empty ones are unparsable.
+            golds (sequence of `str`, of the same length):
+                The right answers: bare, between dollars, or in a `\boxed{}`.
+        """
+        pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        verdicts = {pair: self._judge_plainly(*pair) for pair in pairs}
+        open_pairs = [pair for pair, verdict in verdicts.items() if verdict is None]
+        verdicts.update(zip(open_pairs, self._ask(open_pairs), strict=True))
+        return [verdict for pair in pairs if (verdict := verdicts[pair]) is not None]
+
+    def close(self) -> None:
+        """Ends the processes; a later call starts new ones."""
+        with self._lock:
+            self._stop()
+
+    def _judge_plainly(self, gold: str, answer: str) -> Verdict | None:
+        if not 0 < len(gold) <= self.config.max_length:
+            return Verdict.UNPARSABLE_GOLD
+        if not 0 < len(answer) <= self.config.max_length:
+            return Verdict.UNPARSABLE_ANSWER
+        is_gold = compare_plainly(gold, answer)
+        return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
+
+    def _ask(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        if not pairs:
+            return []
+        with self._lock:
+            for attempt in range(2):
+                if self._server is None:
+                    self._server = _Server(self.config)
+                    atexit.register(self.close)
+                try:
+                    return self._server.judge(pairs)
+                except (EOFError, OSError) as error:
+                    self._stop()
+                    # Answers do not reach the server's own process: it was killed from outside, so once is forgiven.
+                    if attempt:
+                        raise RuntimeError(
+                            f"The verifier's process ended twice while it judged {len(pairs)} answers; see above for "
+                            "its error, if any. Where memory is short, lower `workers` or `memory_limit` by "
+                            f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
+                        ) from error
+        raise AssertionError
+
+    def _stop(self) -> None:
+        atexit.unregister(self.close)
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def _forget(self) -> None:
+        """In a forked child, where the parent's server is out of reach and another thread may have held the lock."""
+        self._lock = threading.Lock()
+        if self._server is not None:
+            self._server.forget()
+            self._server = None
+
+    def __enter__(self) -> "Verifier":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+_verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
+_verifier = Verifier()
+
+
+def _forget_servers() -> None:
+    for verifier in _verifiers:
+        verifier._forget()
+
+
+os.register_at_fork(after_in_child=_forget_servers)
+
+
+def configure(config: VerifierConfig) -> None:
+    """Sets the limits of this process's verifier, the one that the reward functions use."""
+    _verifier.close()
+    _verifier.config = config
+
+
+def judge(completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
+    """`Verifier.judge` of this process's verifier."""
+    return _verifier.judge(completions, golds)
+
+
+class _Server:
+    """The near end of a `server` process."""
+
+    def __init__(self, config: VerifierConfig):
+        settings = asdict(config)
+        del settings["max_length"]
+        self._workers, self._deadline = config.workers, config.deadline
+        # -P: a file in the working directory that is named like a library must not be imported. A session of its own:
+        # Ctrl-C is for the trainer, which then closes the server.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from {__package__}.server import main; main()", json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests = Connection(os.dup(self._process.stdin.fileno()), readable=False)
+        self._replies = Connection(os.dup(self._process.stdout.fileno()), writable=False)
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        self._requests.send_bytes(json.dumps(pairs).encode())
+        # Every answer and every gold may take its deadline; a minute for the start, and for an overloaded machine.
+        rounds = math.ceil(len(pairs) / self._workers)
+        if not self._replies.poll(60 + 2 * rounds * (self._deadline + 1)):
+            raise TimeoutError("no reply")
+        return [Verdict(verdict) for verdict in json.loads(self._replies.recv_bytes())]
+
+    def stop(self) -> None:
+        self._requests.close()
+        self._replies.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def forget(self) -> None:
+        self._requests.close()
+        self._replies.close()
+        self._process.returncode = 0  # not a child of this process: nothing to wait for

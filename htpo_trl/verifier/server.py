@@ -1,0 +1,81 @@
+"""The verifier's process: a pool of workers that are replaced when they overrun the deadline, bloat or die.
+
+It is a small process of its own, so that no worker inherits the trainer's threads, CUDA context, open files or
+`__main__`. It ends when its standard input is closed, however the trainer ended.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import TimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from multiprocessing.connection import Connection
+
+from pebble import ProcessFuture, ProcessPool
+
+from .worker import compare_within_limits, limit
+
+
+_TASKS_PER_WORKER = 2000  # caches grow; a new worker takes milliseconds
+
+
+class Server:
+    """Judges batches on a pool of workers; the arguments are those of `VerifierConfig`."""
+
+    def __init__(self, workers: int, deadline: float, memory_limit: int):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([f"{__package__}.preload"])
+        self._deadline = deadline
+        self._pool = ProcessPool(
+            workers, max_tasks=_TASKS_PER_WORKER, initializer=limit, initargs=(memory_limit,), context=context
+        )
+        # A gold that hangs would take a deadline with each of its answers: it is tried once, alone.
+        self._is_sound = lru_cache(maxsize=4096)(lambda gold: self._run([(gold, gold)])[0] in ("correct", "wrong"))
+
+    def judge(self, pairs: list[tuple[str, str]]) -> list[str]:
+        """The verdict on each pair (gold, answer)."""
+        return [
+            "unparsable_gold" if verdict in ("timed_out", "crashed") and not self._is_sound(gold) else verdict
+            for (gold, _), verdict in zip(pairs, self._run(pairs), strict=True)
+        ]
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def _run(self, pairs: list[tuple[str, str]]) -> list[str]:
+        futures = [
+            self._pool.schedule(compare_within_limits, args=(*pair, self._deadline), timeout=self._deadline)
+            for pair in pairs
+        ]
+        return [_outcome(future) for future in futures]
+
+
+def _outcome(future: ProcessFuture[str]) -> str:
+    try:
+        return future.result()
+    except TimeoutError:
+        return "timed_out"
+    except BrokenProcessPool:
+        raise  # ends this process; the client starts another
+    except Exception:  # the worker's end (ProcessExpired), or what math-verify raised and did not catch
+        return "crashed"
+
+
+def main() -> None:
+    """Serves batches from standard input. Argument: the settings of `Server`, as JSON."""
+    requests, replies = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
+    # What a library prints must not end up between the replies.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    server = Server(**json.loads(sys.argv[1]))
+    try:
+        while True:
+            pairs = json.loads(requests.recv_bytes())
+            replies.send_bytes(json.dumps(server.judge(pairs)).encode())
+    except (EOFError, BrokenPipeError):
+        pass  # the trainer is gone, or has closed the verifier
+    finally:
+        server.close()
