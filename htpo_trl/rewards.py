@@ -1,0 +1,163 @@
+"""Verifiable math rewards with TRL's signature. Module-level functions: picklable, and for any thread.
+
+`HTPOConfig(correctness_reward="math_reward")` names the one that judges correctness; the first one does by default.
+DAPO's length penalty is TRL's own: `get_soft_overlong_punishment(max_completion_len=20480, soft_punish_cache=4096)`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trl.rewards import get_soft_overlong_punishment
+
+from .verifier import Judgement, Verdict, judge
+
+
+__all__ = ["dapo_math_reward", "get_soft_overlong_punishment", "math_reward", "signed_math_reward"]
+
+Completion = str | list[dict[str, Any]]
+
+
+def math_reward(
+    completions: Sequence[Completion],
+    solution: Sequence[str | int | float | None],
+    log_extra: Callable[[str, list], None] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs,
+) -> list[float | None]:
+    r"""
+    Reward 1.0 for completions whose final answer is mathematically equal to the gold, else 0.0. The final answer is the
+    last `\boxed{}` or `Answer:` line; see [`~verifier.Verifier`] for the limits in time and memory.
+
+    Args:
+        completions (list of `str`, or of lists of messages):
+            Plain or conversational; of a conversation the last message counts.
+        solution (list of `str` or numbers):
+            Golds: bare answers, between dollars, or in a `\boxed{}`. The reward is `None` where the gold cannot be
+            parsed, so that the row carries no signal.
+        log_extra, log_metric (`Callable`, *optional*):
+            Given by the trainer. The completions table gets the columns `answer` and `verdict`; the metrics
+            `verdict/<verdict>` are the shares of `correct`, `wrong`, `unparsable_answer`, `unparsable_gold`,
+            `timed_out` and `crashed`. The last two count as wrong.
+
+    Example:
+
+    ```python
+    >>> from htpo_trl.rewards import math_reward
+
+    >>> math_reward([r"It is \boxed{\frac{2}{4}}.", "Answer: 0.3", "I do not know."], ["0.5", "1/2", "1/2"])
+    [1.0, 0.0, 0.0]
+    ```
+    """
+    golds = ["" if gold is None else str(gold) for gold in solution]
+    judgements = judge([_text(completion) for completion in completions], golds)
+    _log(judgements, log_extra, log_metric)
+    gold_is_bad = Verdict.UNPARSABLE_GOLD
+    return [None if verdict is gold_is_bad else float(verdict is Verdict.CORRECT) for verdict, _ in judgements]
+
+
+def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
+    """[`math_reward`] with -1.0 instead of 0.0, for use beside penalties as in DAPO."""
+    return [reward if reward is None else 2.0 * reward - 1.0 for reward in math_reward(completions, solution, **kwargs)]
+
+
+def dapo_math_reward(
+    completions: Sequence[Completion],
+    solution: Sequence[str | int | float | None],
+    log_extra: Callable[[str, list], None] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs,
+) -> list[float | None]:
+    """
+    Reward 1.0 or -1.0 by the rules that DAPO (arXiv 2503.14476) and HTPO were trained with (verl 0.7, `math_dapo`): the
+    last `Answer:` line within the last 300 characters, normalised as in Minerva (arXiv 2206.14858), must be the
+    normalised gold, character for character. No computer algebra: `1/2` is not `0.5`. Arguments as for [`math_reward`].
+
+    Example:
+
+    ```python
+    >>> from htpo_trl.rewards import dapo_math_reward
+
+    >>> dapo_math_reward([r"Answer: $\\frac12$", "Answer: 0.5", r"\\boxed{34}"], [r"\\frac{1}{2}", r"\\frac{1}{2}", 34])
+    [1.0, -1.0, -1.0]
+    ```
+    """
+    judgements = [
+        _judge_by_dapo(_text(completion), "" if gold is None else str(gold))
+        for completion, gold in zip(completions, solution, strict=True)
+    ]
+    _log(judgements, log_extra, log_metric)
+    rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
+    return [rewards.get(verdict, -1.0) for verdict, _ in judgements]
+
+
+def _text(completion: Completion) -> str:
+    """The text of a completion; of a conversation, of its last message."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1]["content"] if completion else None
+    if isinstance(content, list):  # a message in parts
+        return "".join(part.get("text") or "" for part in content)
+    return content or ""
+
+
+def _log(judgements: list[Judgement], log_extra: Callable | None, log_metric: Callable | None) -> None:
+    if log_extra is not None:
+        log_extra("answer", [answer or "" for _, answer in judgements])
+        log_extra("verdict", [str(verdict) for verdict, _ in judgements])
+    if log_metric is not None:
+        counts = Counter(verdict for verdict, _ in judgements)
+        for verdict in Verdict:
+            log_metric(f"verdict/{verdict}", counts[verdict] / len(judgements))
+
+
+# --- DAPO's rules. Order matters throughout.
+
+_ANSWER = re.compile(r"Answer\s*:\s*([^\n]+)", re.IGNORECASE)
+_REPLACED = (
+    *(("an ", ""), ("a ", ""), (".$", "$"), ("\\$", ""), ("\\ ", ""), (" ", ""), ("mbox", "text")),
+    *((",\\text{and}", ","), ("\\text{and}", ","), ("\\text{m}", "\\text{}")),
+)
+_REMOVED = (
+    *("square", "ways", "integers", "dollars", "mph", "inches", "hours", "km", "units", "\\ldots", "sue", "points"),
+    *("feet", "minutes", "digits", "cents", "degrees", "cm", "gm", "pounds", "meters", "meals", "edges", "students"),
+    *("childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3"),
+    *("\\text{\n}", "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
+)
+_REWRITTEN = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
+        (r"\\text\{(.*?)\}", r"\1"),
+        (r"\\textbf\{(.*?)\}", r"\1"),
+        (r"\\overline\{(.*?)\}", r"\1"),
+        (r"\\boxed\{(.*)\}", r"\1"),
+        (r"frac([^{])(.)", r"frac{\1}{\2}"),
+        (r"sqrt([^{])", r"sqrt{\1}"),
+        (r"\$", ""),
+    )
+)
+
+
+def _judge_by_dapo(completion: str, gold: str) -> Judgement:
+    if not gold:
+        return Judgement(Verdict.UNPARSABLE_GOLD, None)
+    answers = _ANSWER.findall(completion[-300:])
+    if not answers:
+        return Judgement(Verdict.UNPARSABLE_ANSWER, None)
+    is_gold = _normalise(answers[-1]) == _normalise(gold)
+    return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
+
+
+def _normalise(answer: str) -> str:
+    answer = answer.rpartition("=")[2]
+    for old, new in _REPLACED:
+        answer = answer.replace(old, new)
+    for text in _REMOVED:
+        answer = answer.replace(text, "")
+    for pattern, replacement in _REWRITTEN:
+        answer = pattern.sub(replacement, answer)
+    if (digits := answer.replace(",", "")).isdigit():
+        answer = digits
+    return answer.strip()
