@@ -27,8 +27,8 @@ def math_reward(
     **kwargs,
 ) -> list[float | None]:
     r"""
-    Reward 1.0 for completions whose final answer is mathematically equal to the gold, else 0.0. The final answer is the
-    last `\boxed{}` or `Answer:` line; see [`~verifier.Verifier`] for the limits in time and memory.
+    Reward 1.0 for completions whose final answer is mathematically equal to the gold, else 0.0. The final answer is
+    the last `\boxed{}` or `Answer:` line; see [`~verifier.Verifier`] for the limits in time and memory.
 
     Args:
         completions (list of `str`, or of lists of messages):
@@ -59,7 +59,8 @@ def math_reward(
 
 def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
     """[`math_reward`] with -1.0 instead of 0.0, for use beside penalties as in DAPO."""
-    return [reward if reward is None else 2.0 * reward - 1.0 for reward in math_reward(completions, solution, **kwargs)]
+    rewards = math_reward(completions, solution, **kwargs)
+    return [None if reward is None else 2.0 * reward - 1.0 for reward in rewards]
 
 
 def dapo_math_reward(
@@ -69,17 +70,19 @@ def dapo_math_reward(
     log_metric: Callable[[str, float], None] | None = None,
     **kwargs,
 ) -> list[float | None]:
-    """
-    Reward 1.0 or -1.0 by the rules that DAPO (arXiv 2503.14476) and HTPO were trained with (verl 0.7, `math_dapo`): the
-    last `Answer:` line within the last 300 characters, normalised as in Minerva (arXiv 2206.14858), must be the
-    normalised gold, character for character. No computer algebra: `1/2` is not `0.5`. Arguments as for [`math_reward`].
+    r"""
+    Reward 1.0 or -1.0 by the rules that DAPO (arXiv 2503.14476) and HTPO were trained with (verl 0.7, `math_dapo`):
+    the last `Answer:` line within the last 300 characters, normalised as in Minerva (arXiv 2206.14858), must be the
+    normalised gold, character for character. No computer algebra: `1/2` is not `0.5`.
+
+    Arguments as for [`math_reward`]; an empty gold counts as one that cannot be parsed.
 
     Example:
 
     ```python
     >>> from htpo_trl.rewards import dapo_math_reward
 
-    >>> dapo_math_reward([r"Answer: $\\frac12$", "Answer: 0.5", r"\\boxed{34}"], [r"\\frac{1}{2}", r"\\frac{1}{2}", 34])
+    >>> dapo_math_reward([r"Answer: $\frac12$", "Answer: 0.5", r"\boxed{34}"], [r"\frac{1}{2}", "1/2", 34])
     [1.0, -1.0, -1.0]
     ```
     """

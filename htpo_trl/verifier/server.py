@@ -31,8 +31,8 @@ class Server:
         self._pool = ProcessPool(
             workers, max_tasks=_TASKS_PER_WORKER, initializer=limit, initargs=(memory_limit,), context=context
         )
-        # A gold that hangs would take a deadline with each of its answers: it is tried once, alone.
-        self._is_sound = lru_cache(maxsize=4096)(lambda gold: self._run([(gold, gold)])[0] in ("correct", "wrong"))
+        # A gold that hangs with a plain answer too is to blame itself. Not with itself: equal forms are not evaluated.
+        self._is_sound = lru_cache(maxsize=4096)(lambda gold: self._run([(gold, "0")])[0] in ("correct", "wrong"))
 
     def judge(self, pairs: list[tuple[str, str]]) -> list[str]:
         """The verdict on each pair (gold, answer)."""
@@ -67,9 +67,10 @@ def _outcome(future: ProcessFuture[str]) -> str:
 def main() -> None:
     """Serves batches from standard input. Argument: the settings of `Server`, as JSON."""
     requests, replies = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
-    # What a library prints must not end up between the replies.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
+    # Workers, which read hostile text, have no file but their pipes: nothing to write to but /dev/null.
+    sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 (this process's own, until it ends)
+    for stream in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     server = Server(**json.loads(sys.argv[1]))
     try:
         while True:

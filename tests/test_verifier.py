@@ -1,0 +1,373 @@
+"""The verifier: verdicts, agreement with math-verify, hostile answers, and the life of its processes."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import math_verify
+import psutil
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, client, configure, judge, worker
+from htpo_trl.verifier.answers import bare_answer, compare_plainly, extract_answer
+
+from .distributed_run import ENVIRONMENT, TORCHRUN
+from .hostile import hanging_answers, hostile_answers
+
+
+BUSY = hanging_answers(16)
+HANGS = extract_answer(BUSY[0])
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    """A verifier that is up."""
+    with Verifier(VerifierConfig(deadline=3.0)) as verifier:
+        verifier.judge_answers(["x"], ["y"])
+        yield verifier
+
+
+@pytest.fixture
+def strict_verifier():
+    """One with little time and memory, for tests that end its processes."""
+    with Verifier(VerifierConfig(workers=2, deadline=1.0, memory_limit=64)) as verifier:
+        verifier.judge_answers(["x"], ["y"])
+        yield verifier
+
+
+# --- The answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        (r"First \boxed{1}, but no: $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"\boxed{4} no, \boxed{3}", "3"),
+        (r"\boxed {\{1, 2\}}", r"\{1, 2\}"),
+        (r"\fbox{7}", "7"),
+        ("Answer: 34", "34"),
+        ("**Answer:** $x^2$.", "$x^2$"),
+        ("answer :\n12\nmore", "12"),
+        ("Answer: 1\nAnswer: 2", "2"),
+        (r"Answer: $\boxed{5}$", "5"),
+        ("\\boxed{5}\nAnswer: 6", "6"),
+        (r"\boxed{3} and \boxed{12", None),  # cut off
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        ("It is 5.", None),
+        ("the answers: 5", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_or_answer_line_counts(completion, answer):
+    assert extract_answer(completion) == answer
+
+
+# --- Verdicts
+
+
+@pytest.mark.parametrize(
+    ("gold", "completion", "verdict"),
+    [
+        ("1/2", r"\boxed{\frac{2}{4}}", Verdict.CORRECT),
+        (r"\boxed{\frac12}", "Answer: 0.5", Verdict.CORRECT),
+        ("The answer is $5x$.", r"\boxed{x \cdot 5}", Verdict.CORRECT),
+        (r"$(-\infty, 0) \cup\{1\}$", r"\boxed{(-\infty,0)\cup \{1\}}", Verdict.CORRECT),
+        ("1,234", "Answer: 1234", Verdict.CORRECT),
+        (r"2\sqrt{2}", r"\boxed{\sqrt{8}}", Verdict.CORRECT),
+        (r"2\sqrt{2}", r"\boxed{\sqrt{6}}", Verdict.WRONG),
+        ("3", r"\boxed{4} or \boxed{3}", Verdict.CORRECT),
+        ("4", r"\boxed{4} or \boxed{3}", Verdict.WRONG),
+        ("4", r"four", Verdict.UNPARSABLE_ANSWER),
+        ("4", r"\boxed{}", Verdict.UNPARSABLE_ANSWER),
+        ("4", rf"\boxed{{{'4' * 5000}}}", Verdict.UNPARSABLE_ANSWER),
+        ("", r"\boxed{4}", Verdict.UNPARSABLE_GOLD),
+        ("4" * 5000, rf"\boxed{{{'4' * 5000}}}", Verdict.UNPARSABLE_GOLD),
+        ("5", BUSY[0], Verdict.TIMED_OUT),
+        (HANGS, r"\boxed{3}", Verdict.UNPARSABLE_GOLD),
+    ],
+)
+def test_every_answer_gets_a_verdict(verifier, gold, completion, verdict):
+    assert verifier.judge([completion], [gold])[0].verdict is verdict
+
+
+def test_an_answer_that_takes_too_much_memory_is_told():
+    with Verifier(VerifierConfig(workers=1, deadline=60.0, memory_limit=64)) as verifier:
+        assert verifier.judge_answers(["2^{10^9}", "3x"], ["5", "x+2x"]) == [Verdict.CRASHED, Verdict.CORRECT]
+
+
+def test_the_answer_handed_back_is_cut():
+    assert Verifier().judge([rf"\boxed{{{'4' * 100_000}}}"], ["4"])[0].answer == "4" * 2000
+
+
+@pytest.mark.parametrize("option", ["workers", "deadline", "memory_limit", "max_length"])
+def test_limits_must_be_positive(option):
+    with pytest.raises(ValueError, match=f"{option}=0 must be positive"):
+        VerifierConfig(**{option: 0})
+
+
+def test_the_limits_of_the_process_can_be_set():
+    try:
+        configure(VerifierConfig(max_length=3))
+        assert judge([r"\boxed{1234}", r"\boxed{123}"], ["1234", "123"]) == [
+            Judgement(Verdict.UNPARSABLE_GOLD, "123"),
+            Judgement(Verdict.CORRECT, "123"),
+        ]
+    finally:
+        configure(VerifierConfig())
+
+
+# --- Agreement with math-verify; benchmarks/verifier.py has the larger run
+
+
+def plain(gold: str, answer: str) -> bool:
+    """math-verify with its own defaults, in this process."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    gold_expressions = math_verify.parse(f"${gold}$", parsing_timeout=None)
+    return math_verify.verify(
+        gold_expressions, math_verify.parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None
+    )
+
+
+integers = st.integers(-3000, 3000) | st.integers(-(10**11), 10**11)
+numbers = st.one_of(
+    integers.map(str),
+    integers.map(lambda n: f"{n:,}"),
+    integers.map(lambda n: f"{n}.0"),
+    st.tuples(integers, st.from_regex(r"\d{1,9}", fullmatch=True)).map(lambda p: f"{p[0]}.{p[1]}"),
+    st.tuples(st.integers(-50, 50), st.integers(0, 50)).map(lambda p: f"{p[0]}/{p[1]}"),
+    st.tuples(st.sampled_from(["", "-"]), st.sampled_from("dt "), st.integers(0, 50), st.integers(0, 50)).map(
+        lambda p: f"{p[0]}\\{p[1].strip()}frac{{{p[2]}}}{{{p[3]}}}"
+    ),
+    st.text("0123456789.,-/ ", min_size=1, max_size=7).filter(lambda text: text.strip()),
+)
+
+
+@settings(max_examples=50)
+@given(numbers, numbers, st.integers(-4, 4))
+@example("1/3", "0.333333", 0)
+@example("0.1", "0.1000001", 0)
+@example("0", "-0", 0)
+@example("1/0", "1/0", 0)
+@example("1,000", "1000", 0)
+@example("12", "12.000001", 0)
+def test_plain_comparison_never_disagrees_with_math_verify(gold, answer, step):
+    near = gold[:-1] + str(abs(int(gold[-1]) + step) % 10) if gold[-1:].isdigit() else gold
+    for candidate in (answer, near, gold):
+        decided = compare_plainly(bare_answer(gold), bare_answer(candidate))
+        assert decided is None or decided == plain(bare_answer(gold), bare_answer(candidate)), (gold, candidate)
+
+
+@given(st.text("0123456789abx+-*/^_=<>(){}[]\\,. fracsqtomk", min_size=1, max_size=25).map(str.strip).filter(bool))
+def test_the_same_text_is_correct_for_math_verify_too(text):
+    if compare_plainly(text, text):
+        assert worker.compare(text, text) == "correct"
+
+
+def test_plain_numbers_need_no_process():
+    verifier = Verifier()
+    golds = ["204", "0.5", r"\frac{3}{4}", "-7"]
+    assert verifier.judge_answers(["204", "1/2", "0.75", "7"], golds) == [*[Verdict.CORRECT] * 3, Verdict.WRONG]
+    assert verifier._server is None
+
+
+# --- Hostile answers
+
+
+def test_hostile_answers_are_judged_and_nothing_is_executed(verifier, tmp_path):
+    canary = tmp_path / "canary"
+    corpus = [text for family in hostile_answers(str(canary)).values() for text in family]
+    assert len(corpus) >= 300
+    golds = ["5", "x^2+1", r"\{1,2\}", r"\frac{\pi}{2}"]
+    with Verifier(VerifierConfig(deadline=0.5)) as quick:
+        verdicts = Counter(quick.judge(corpus, [golds[i % 4] for i in range(len(corpus))]))
+        assert sum(verdicts.values()) == len(corpus)
+        assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
+        assert all(j.verdict is not Verdict.CORRECT or "5" in j.answer for j in verdicts)
+        assert quick.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+    assert list(tmp_path.iterdir()) == []
+    # A control: the same commands do create the files where they are executed.
+    subprocess.run(f"touch {canary}-0", shell=True, check=True)
+    assert list(tmp_path.iterdir()) != []
+
+
+@given(st.lists(st.text(max_size=40) | st.text("\\{}^_()[]$&0123456789x!+-*/=,frac sqrt\n", max_size=60), max_size=8))
+def test_any_text_gets_a_verdict(verifier, texts):
+    completions = [f"\\boxed{{{text}}}" for text in texts]
+    assert len(verifier.judge(completions, ["x+7"] * len(texts))) == len(texts)
+
+
+def test_a_batch_with_hostile_answers_ends_soon_and_spares_the_others(verifier):
+    answers = [extract_answer(BUSY[i // 4]) if i % 4 == 0 else f"x+{i}" for i in range(64)]
+    start = time.monotonic()
+    verdicts = verifier.judge_answers(answers, ["x+7"] * 64)
+    assert time.monotonic() - start < 3 * verifier.config.deadline
+    assert Counter(verdicts) == {Verdict.TIMED_OUT: 16, Verdict.WRONG: 48 - 1, Verdict.CORRECT: 1}
+
+
+def test_an_answer_ends_at_its_deadline(strict_verifier):
+    start = time.monotonic()
+    assert strict_verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
+    assert 1.0 <= time.monotonic() - start < 1.5
+
+
+def test_a_gold_that_hangs_is_tried_once(strict_verifier):
+    start = time.monotonic()
+    for i in range(3):
+        assert strict_verifier.judge_answers([f"{i}+3"], [HANGS]) == [Verdict.UNPARSABLE_GOLD]
+    # Each answer meets its deadline, the gold alone one more.
+    assert time.monotonic() - start < 4 * 1.5
+
+
+# --- The life of the processes
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def workers_of(verifier: Verifier) -> list[psutil.Process]:
+    server = psutil.Process(verifier._server._process.pid)
+    return [child for helper in server.children() for child in helper.children()]
+
+
+def test_a_worker_killed_at_work_is_replaced(strict_verifier):
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
+        while not (busy := [w for w in workers_of(strict_verifier) if w.cpu_times().user > 0.3]):
+            pass
+        busy[0].send_signal(signal.SIGKILL)
+        assert future.result() == [Verdict.CRASHED, Verdict.CORRECT]
+    assert strict_verifier.judge_answers(["3x"], ["x+2x"]) == [Verdict.CORRECT]
+
+
+def test_a_killed_server_is_replaced(strict_verifier):
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
+        while not any(w.cpu_times().user > 0.3 for w in workers_of(strict_verifier)):
+            pass
+        strict_verifier._server._process.kill()
+        assert future.result() == [Verdict.TIMED_OUT, Verdict.CORRECT]
+
+
+def test_a_server_that_cannot_run_is_an_error(monkeypatch):
+    monkeypatch.setattr(client.sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="ended twice while it judged 1 answers"):
+        Verifier().judge_answers(["3x"], ["x+2x"])
+
+
+def test_closing_leaves_neither_process_nor_file_descriptor():
+    def files():
+        return len(os.listdir("/proc/self/fd"))
+
+    before, files_before = descendants(os.getpid()), files()
+    with Verifier(VerifierConfig(deadline=1.0)) as verifier:
+        for answer in (HANGS, "3x", "4x"):
+            verifier.judge_answers([answer], ["x+2x"])
+        started = [process for process in descendants(os.getpid()) if process not in before]
+        assert len(started) >= 8
+    psutil.wait_procs(started, timeout=30)
+    assert not [process for process in started if process.is_running()]  # zombies count as running
+    assert files() == files_before
+
+
+def test_threads_share_one_verifier(verifier):
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda i: verifier.judge_answers([f"x+{i}"], [f"{i}+x"])[0], range(40)))
+    assert results == [Verdict.CORRECT] * 40
+
+
+def _judge_in_child(connection) -> None:
+    connection.send([judgement.verdict for judgement in judge([r"\boxed{3x}", r"\boxed{4x}"], ["x+2x"] * 2)])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_processes_have_a_verifier_of_their_own(method):
+    assert judge([r"\boxed{3x}"], ["x+2x"])[0].verdict is Verdict.CORRECT
+    parent_server = client._verifier._server._process.pid
+    context = multiprocessing.get_context(method)
+    here, there = context.Pipe()
+    child = context.Process(target=_judge_in_child, args=(there,))
+    child.start()
+    assert here.poll(60)
+    assert here.recv() == [Verdict.CORRECT, Verdict.WRONG]
+    child.join()
+    assert child.exitcode == 0
+    assert psutil.pid_exists(parent_server)
+    assert judge([r"\boxed{3x}"], ["x+2x"])[0].verdict is Verdict.CORRECT
+
+
+def test_a_fork_while_another_thread_waits_does_not_lock(verifier):
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(verifier.judge_answers, [HANGS], ["5"])
+        while not verifier._lock.locked():
+            pass
+        if (pid := os.fork()) == 0:
+            os._exit(0 if verifier._server is None and not verifier._lock.locked() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert waiting.result() == [Verdict.TIMED_OUT]
+
+
+SCRIPT = """
+import os, signal, sys
+from htpo_trl.verifier import judge
+print([str(j.verdict) for j in judge([r"\\boxed{3x}"], ["x+2x"])], flush=True)
+if sys.argv[1] == "killed":
+    import threading
+    threading.Thread(target=judge, args=([r"\\boxed{%s}" % sys.argv[2]], ["5"]), daemon=True).start()
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["exits", "killed"])
+def test_no_process_outlives_a_script(tmp_path, end):
+    # A file named like a library, beside the script and in its working directory, is the script's affair only.
+    (tmp_path / "pebble.py").write_text("raise SystemExit('imported from the working directory')")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", SCRIPT, end, HANGS],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert process.stdout.readline() == "['correct']\n"
+    if end == "killed":
+        started = descendants(process.pid)
+        while not any(p.cpu_times().user > 1 for p in started if p.is_running()):
+            started = descendants(process.pid)  # until a worker is busy
+        process.kill()
+        psutil.wait_procs(started, timeout=30)
+        assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    output, errors = process.communicate()
+    assert errors == ""
+    assert output == ""
+
+
+def test_importing_the_verifier_loads_neither_torch_nor_sympy():
+    code = "import sys, htpo_trl.verifier; print(sorted({'torch', 'sympy', 'trl'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_verifier_serves_every_rank_under_torchrun(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import os, torch\n"
+        "from htpo_trl.verifier import judge\n"
+        "torch.distributed.init_process_group('gloo')\n"
+        "verdicts = [None] * 2\n"
+        "mine = [str(j.verdict) for j in judge([r'\\boxed{3x}', r'\\boxed{4x}'], ['x+2x'] * 2)]\n"
+        "torch.distributed.all_gather_object(verdicts, mine)\n"
+        "assert verdicts == [['correct', 'wrong']] * 2, verdicts\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    subprocess.run([sys.executable, "-m", *TORCHRUN, str(script)], check=True, env=ENVIRONMENT)
