@@ -26,12 +26,15 @@ def as_text(value: Any) -> str:
 
 
 def as_answer(value: Any) -> str:
-    """Answers as one text: numbers written out, lists joined, without the $ that delimit LaTeX."""
+    """Answers as one text in LaTeX, without the $ around it: lists joined, numbers written out."""
     if isinstance(value, list):
         return ", ".join(map(as_answer, value)) or as_text("")
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        value = str(int(value) if value == int(value) else value)
-    return as_text(re.sub(r"(?<!\\)\$", "", as_text(value)).rstrip(" ."))
+        value = str(int(value) if value == int(value) and abs(value) < 1e15 else value)
+    answer = as_text(re.sub(r"(?<!\\)\$", "", as_text(value)).rstrip(" ."))
+    if number := re.fullmatch(r"([-+]?[0-9.]+)[eE]([-+]?[0-9]+)", answer):  # to LaTeX, e is Euler's number
+        answer = f"{number[1]} \\times 10^{{{int(number[2])}}}"
+    return answer
 
 
 def _integer(value: Any) -> str:
@@ -60,6 +63,11 @@ def _last_boxed(value: Any) -> str:
         if depth == 0:
             return as_answer(text[begin : token.start()])
     raise ValueError("has a \\boxed{ that is never closed")
+
+
+def _minerva(value: Any) -> str:
+    """Minerva boxes its answers, some of them in Python's notation: `np.arcsin(10/13)`, `-1./3`."""
+    return re.sub(r"(\d)\./", r"\1/", _last_boxed(value).replace("np.", "\\"))
 
 
 def _unframe(value: Any) -> str:
@@ -97,9 +105,7 @@ BENCHMARKS = {
     "aime25": Benchmark("math-ai/aime25", None, "test", "problem", "answer", read_solution=_integer),
     "amc23": Benchmark("math-ai/amc23", None, "test", "question", "answer"),
     "math500": Benchmark("HuggingFaceH4/MATH-500", None, "test", "problem", "answer"),
-    "minerva": Benchmark(
-        "svc-huggingface/minerva-math", None, "test", "problem", "solution", read_solution=_last_boxed
-    ),
+    "minerva": Benchmark("svc-huggingface/minerva-math", None, "test", "problem", "solution", read_solution=_minerva),
     "olympiadbench": Benchmark("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", "question", "final_answer"),
     "gsm8k": Benchmark("openai/gsm8k", "main", "test", "question", "answer", read_solution=_after_hashes),
     "gsm8k-train": Benchmark("openai/gsm8k", "main", "train", "question", "answer", read_solution=_after_hashes),

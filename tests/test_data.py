@@ -210,11 +210,30 @@ def test_bad_values(tmp_path, name, row, message):
         (27.0, "27"),
         (0.5, "0.5"),
         (-3, "-3"),
+        (4.5e33, "4.5 \\times 10^{33}"),
+        (10**40, "1" + "0" * 40),
+        ("-1.60e-05", "-1.60 \\times 10^{-5}"),
+        ("2e", "2e"),
     ],
 )
 def test_answers_are_bare(tmp_path, value, solution):
     path = write_jsonl(tmp_path / "own.jsonl", {"problem": "P", "solution": value})
     assert load_file(path)["solution"][0] == solution
+
+
+@pytest.mark.parametrize(
+    ("boxed", "solution"),
+    [
+        ("4.5e33", "4.5 \\times 10^{33}"),
+        ("np.arcsin(10/13)", "\\arcsin(10/13)"),
+        ("-1./3", "-1/3"),
+        ("\\{1, 2\\}", "\\{1, 2\\}"),
+        ("x+$ $y", "x+ y"),
+    ],
+)
+def test_answers_of_minerva_are_latex(tmp_path, boxed, solution):
+    path = write_jsonl(tmp_path / "minerva.jsonl", {"problem": "P", "solution": f"so \\boxed{{{boxed}}}$ cm."})
+    assert load("minerva", path=path)["solution"][0] == solution
 
 
 def test_files_of_ones_own(tmp_path):
@@ -432,6 +451,7 @@ def test_published_files():
         for solution in dataset["solution"]:
             assert "boxed" not in solution
             assert "$" not in solution.replace("\\$", "")
+            assert not re.search(r"\d[eE][-+]?\d|np\.|\d\./", solution)  # Python's notation, which is not LaTeX
     assert all(re.fullmatch(r"\d+", solution) for name in ("aime24", "aime25") for solution in sets[name]["solution"])
     assert all(re.fullmatch(r"-?\d+", solution) for solution in sets["gsm8k"]["solution"])
     check_disjoint(sets)
