@@ -55,6 +55,11 @@ def write_search(problem: Problem, rng: random.Random) -> str:
     return text + "!"
 
 
+def solutions(problem: Problem) -> list[str]:
+    """Completions that submit a solution at the first attempt: one for every way to solve the problem."""
+    return [f"{derivation}!" for derivation in _derivations()[problem]]
+
+
 def is_solution(prompt: str, completion: str) -> bool:
     """Whether the attempt that a completion submits is a correct derivation of the prompt's target."""
     problem = _PROMPT.fullmatch(prompt)

@@ -35,6 +35,7 @@ def test_exported_names():
             "import htpo_trl.cli; htpo_trl.cli.make_parser().format_help()",
             {"torch", "trl", "transformers", "datasets"},
         ),
+        ("import htpo_trl.data", {"torch", "trl", "transformers", "datasets", "reasoning_gym"}),
         ("import htpo_trl.objective", {"trl", "transformers", "datasets", "accelerate"}),
         ("import htpo_trl.report", {"trl", "transformers", "matplotlib"}),
     ],

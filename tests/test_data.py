@@ -1,0 +1,457 @@
+"""The data loaders, run for real: `load_dataset` finds the sets in folders laid out like those of the Hub."""
+
+import csv
+import json
+import math
+import random
+import re
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset
+
+from htpo_trl.countdown import countdown_reward, problems
+from htpo_trl.data import (
+    BENCHMARKS,
+    PROCEDURAL_TASKS,
+    TEMPLATES,
+    check_disjoint,
+    exclude,
+    load,
+    load_countdown,
+    load_file,
+    load_procedural,
+    split,
+)
+
+
+REAL_FILES = Path(__file__).parents[2] / "shared" / "data"
+
+# Where each set is on the Hub and which columns are read: to be compared with the set's page if a download fails.
+EXPECTED = {
+    "dapo-math-17k": ("BytedTsinghua-SIA/DAPO-Math-17k", None, "train", "prompt", "reward_model"),
+    "dapo-math-17k-processed": ("open-r1/DAPO-Math-17k-Processed", "all", "train", "prompt", "solution"),
+    "dapo-math-17k-english": ("open-r1/DAPO-Math-17k-Processed", "en", "train", "prompt", "solution"),
+    "aime24": ("HuggingFaceH4/aime_2024", None, "train", "problem", "answer"),
+    "aime25": ("math-ai/aime25", None, "test", "problem", "answer"),
+    "amc23": ("math-ai/amc23", None, "test", "question", "answer"),
+    "math500": ("HuggingFaceH4/MATH-500", None, "test", "problem", "answer"),
+    "minerva": ("svc-huggingface/minerva-math", None, "test", "problem", "solution"),
+    "olympiadbench": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", "question", "final_answer"),
+    "gsm8k": ("openai/gsm8k", "main", "test", "question", "answer"),
+    "gsm8k-train": ("openai/gsm8k", "main", "train", "question", "answer"),
+}
+
+DAPO_FRAME = (
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its "
+    'own line after "Answer:".'
+)
+
+
+def dapo_row(problem, answer, frame=DAPO_FRAME):
+    return {
+        "data_source": "math_dapo",
+        "prompt": [{"content": frame.format(problem), "role": "user"}],
+        "ability": "MATH",
+        "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"},
+        "extra_info": {"index": "9a9b6eb4-a1cb-49d1-8c1e-62eaf2f74079"},
+    }
+
+
+PROCESSED_ROW = {"prompt": "What is 6 times 7?", "solution": "42", "source_prompt": [], "ability": "MATH"}
+GSM8K_ROW = {"question": "What is 600 times 7?", "answer": "#### by 7:\n600 * 7 = <<600*7=4200>>4200\n#### 4,200"}
+
+# Made-up rows with the columns of the set, and what is to be read from them.
+ROWS = {
+    "dapo-math-17k": (dapo_row("What is $6\\cdot7$?", "42"), "What is $6\\cdot7$?", "42"),
+    "dapo-math-17k-processed": (PROCESSED_ROW, "What is 6 times 7?", "42"),
+    "dapo-math-17k-english": (PROCESSED_ROW, "What is 6 times 7?", "42"),
+    "aime24": ({"id": 60, "problem": "P", "solution": "long", "answer": "025", "url": "u", "year": "2024"}, "P", "25"),
+    "aime25": ({"problem": "P", "answer": 70, "id": "0"}, "P", "70"),
+    "amc23": ({"id": 0, "question": "Q", "answer": "27", "url": "u"}, "Q", "27"),
+    "math500": (
+        {
+            "problem": "P",
+            "solution": "S",
+            "answer": "\\frac{1}{2}",
+            "subject": "Algebra",
+            "level": 2,
+            "unique_id": "i",
+        },
+        "P",
+        "\\frac{1}{2}",
+    ),
+    "minerva": (
+        {"problem": "P", "solution": "So \\boxed{1}, or \\boxed{\\frac{a}{\\sqrt{b}}} m.", "type": "t", "idx": 0},
+        "P",
+        "\\frac{a}{\\sqrt{b}}",
+    ),
+    "olympiadbench": (
+        {"id": 1, "question": "Q", "solution": ["S"], "final_answer": ["$69$,$84$"], "is_multiple_answer": True},
+        "Q",
+        "69,84",
+    ),
+    "gsm8k": (GSM8K_ROW, "What is 600 times 7?", "4200"),
+    "gsm8k-train": (GSM8K_ROW, "What is 600 times 7?", "4200"),
+}
+
+
+def write_jsonl(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Folders named like sets of the Hub: `load_dataset` prefers them to the Hub, and reads them as it reads it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def publish(name, *rows):
+        hub_id, config, split_name, *_ = EXPECTED[name]
+        write_jsonl(tmp_path / hub_id / "rows.jsonl", *rows)
+        write_jsonl(tmp_path / hub_id / "other.jsonl", {"not": "this one"})
+        card = f"---\nconfigs:\n- config_name: {config or 'default'}\n  data_files:\n"
+        card += f"  - split: {split_name}\n    path: rows.jsonl\n"
+        if config:
+            card += "- config_name: other\n  data_files: other.jsonl\n"
+        (tmp_path / hub_id / "README.md").write_text(f"{card}---\n")
+
+    return publish
+
+
+@pytest.fixture
+def problems_file(tmp_path):
+    def write(*pairs):
+        return write_jsonl(tmp_path / "own.jsonl", *({"problem": p, "solution": s} for p, s in pairs))
+
+    return write
+
+
+def test_every_set_is_where_the_table_says():
+    assert {name: tuple(benchmark[:5]) for name, benchmark in BENCHMARKS.items()} == EXPECTED
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_sets_of_the_hub(hub, name):
+    row, problem, solution = ROWS[name]
+    hub(name, row)
+    dataset = load(name)
+    assert dataset.column_names == ["prompt", "solution", "problem"]
+    assert dataset["solution"][:] == [solution]
+    assert dataset["problem"][:] == [problem]
+    assert dataset["prompt"][0] == [{"role": "user", "content": TEMPLATES["boxed"].replace("{problem}", problem)}]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_downloaded_copies(tmp_path, name):
+    row, problem, solution = ROWS[name]
+    Dataset.from_list([row]).to_parquet(tmp_path / "copy.parquet")
+    for path in (write_jsonl(tmp_path / "copy.jsonl", row), tmp_path / "copy.parquet"):
+        dataset = load(name, path=path)
+        assert (dataset["problem"][0], dataset["solution"][0]) == (problem, solution)
+
+
+def test_an_unreachable_hub_is_said_with_the_way_out(hub):
+    with pytest.raises(ConnectionError, match=r"Download math-ai/aime25 elsewhere and pass its file as path="):
+        load("aime25")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([GSM8K_ROW, {**GSM8K_ROW, "answer": "42"}], "openai/gsm8k, row 2, column 'answer': the value has no '####'"),
+        ([{"question": "Q", "gold": "1"}], "openai/gsm8k, row 1: no column 'answer', only 'question', 'gold'"),
+    ],
+)
+def test_bad_rows_of_the_hub(hub, rows, message):
+    hub("gsm8k", *rows)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load("gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("dapo-math-17k", dapo_row("Q", "1", "{}"), "column 'prompt': the value is [{'content': 'Q'"),
+        ("dapo-math-17k", dapo_row("Q", "1", DAPO_FRAME + " Really."), "with DAPO's instruction around the problem"),
+        ("dapo-math-17k", dapo_row("", "1"), "column 'prompt': the value is empty"),
+        ("dapo-math-17k", dapo_row("Q", None), "column 'reward_model': the value is None where text is expected"),
+        ("aime24", {"problem": "P", "answer": "1000"}, "is '1000' where an integer from 0 to 999 is expected"),
+        ("minerva", {"problem": "P", "solution": "42"}, "has no \\boxed{...}"),
+        ("minerva", {"problem": "P", "solution": "\\boxed{\\}"}, "has a \\boxed{ that is never closed"),
+        ("olympiadbench", {"question": "Q", "final_answer": []}, "column 'final_answer': the value is empty"),
+        ("math500", {"problem": "P", "answer": True}, "is True where text is expected"),
+        ("math500", {"problem": "P", "answer": math.nan}, "is nan where text is expected"),
+        ("math500", {"problem": "P", "answer": "$$"}, "column 'answer': the value is empty"),
+        ("math500", {"problem": 7, "answer": "7"}, "column 'problem': the value is 7 where text is expected"),
+    ],
+)
+def test_bad_values(tmp_path, name, row, message):
+    path = write_jsonl(tmp_path / "bad.jsonl", row)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load(name, path=path)
+    assert str(error.value).startswith(f"{path}, line 1, column ")
+
+
+@pytest.mark.parametrize(
+    ("value", "solution"),
+    [
+        ("$\\frac{1}{2}$", "\\frac{1}{2}"),
+        ("$221,$8$", "221,8"),  # as it stands in OlympiadBench
+        ("\\$18.90", "\\$18.90"),
+        ("$(-\\infty, 0) \\cup\\{1\\}$.", "(-\\infty, 0) \\cup\\{1\\}"),
+        (["$1$", "2", 3], "1, 2, 3"),
+        (27.0, "27"),
+        (0.5, "0.5"),
+        (-3, "-3"),
+        (4.5e33, "4.5 \\times 10^{33}"),
+        (10**40, "1" + "0" * 40),
+        ("-1.60e-05", "-1.60 \\times 10^{-5}"),
+        ("2e", "2e"),
+    ],
+)
+def test_answers_are_bare(tmp_path, value, solution):
+    path = write_jsonl(tmp_path / "own.jsonl", {"problem": "P", "solution": value})
+    assert load_file(path)["solution"][0] == solution
+
+
+@pytest.mark.parametrize(
+    ("boxed", "solution"),
+    [
+        ("4.5e33", "4.5 \\times 10^{33}"),
+        ("np.arcsin(10/13)", "\\arcsin(10/13)"),
+        ("-1./3", "-1/3"),
+        ("\\{1, 2\\}", "\\{1, 2\\}"),
+        ("x+$ $y", "x+ y"),
+    ],
+)
+def test_answers_of_minerva_are_latex(tmp_path, boxed, solution):
+    path = write_jsonl(tmp_path / "minerva.jsonl", {"problem": "P", "solution": f"so \\boxed{{{boxed}}}$ cm."})
+    assert load("minerva", path=path)["solution"][0] == solution
+
+
+def test_files_of_ones_own(tmp_path):
+    rows = [{"frage": "Was ist 6·7, „genau“?\nRechne!", "zahl": "42"}, {"frage": "5 - 3?", "zahl": "2"}]
+    jsonl = tmp_path / "own.jsonl"
+    jsonl.write_text("\ufeff" + "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    with (tmp_path / "own.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ["frage", "zahl"])
+        writer.writeheader()
+        writer.writerows(rows)
+    Dataset.from_list(rows).to_parquet(tmp_path / "own.parquet")
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        dataset = load_file(str(jsonl.with_suffix(suffix)), problem_column="frage", solution_column="zahl")
+        assert dataset["problem"][:] == [row["frage"] for row in rows], suffix
+        assert dataset["solution"][:] == ["42", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("own.jsonl", b'{"problem": "P", "solution": "1"}\n\n{"problem": "P"\n', ", line 3: broken JSON, Expecting"),
+        ("own.jsonl", b'\n{"problem": "\xff", "solution": "1"}\n', ", line 2: broken JSON, 'utf-8' codec"),
+        ("own.jsonl", b'["P", "1"]\n', ", line 1: expected an object in braces, found ['P', '1']"),
+        ("own.jsonl", b'{"problem": "P"}\n', ", line 1: no column 'solution', only 'problem'."),
+        ("own.jsonl", b'{"problem": " ", "solution": "1"}\n', ", line 1, column 'problem': the value is empty."),
+        ("own.jsonl", b"\n", ": no problem in 0 rows"),
+        ("own.csv", b'problem,solution\n"P\nQ",1\n\nR,\n', ", line 5, column 'solution': the value is empty."),
+        ("own.csv", b"problem,solution\nP,1\nQ,1,000\n", ", line 3: 3 fields where the header has 2. Quote"),
+        ("own.csv", b"problem,solution\nQ\n", ", line 2: 1 fields where the header has 2."),
+        ("own.csv", b'problem,solution\nP,1\n"Q"x,1\n', ", line 3: broken CSV, "),
+        ("own.csv", b"problem,solution\nP,1\n\xff,1\n", ", line 3: broken CSV, 'utf-8' codec"),
+        ("own.csv", b"problem,answer\nP,1\n", ", line 2: no column 'solution', only 'problem', 'answer'."),
+        ("own.parquet", b"PAR1 and no more", ": broken parquet, "),
+        ("own.json", b"{}", ": expected a file of .jsonl, .csv, .parquet; convert it."),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="^" + re.escape(f"{path}{message}")):
+        load_file(path)
+
+
+def test_bad_rows_of_parquet(tmp_path):
+    path = tmp_path / "own.parquet"
+    Dataset.from_dict({"problem": ["P", "Q"], "solution": ["1", None]}).to_parquet(path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}, row 2, column 'solution': the value is None")):
+        load_file(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
+        load_file(tmp_path / "nowhere.jsonl")
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match=r"name='aime' is none of dapo-math-17k, .*aime24.*load_file"):
+        load("aime")
+
+
+def test_templates(problems_file):
+    path = problems_file(("Find $\\frac{1}{x}$ of {problem} {0}.", "1"))
+    problem = "Find $\\frac{1}{x}$ of {problem} {0}."
+    assert load_file(path, template="answer", chat=False)["prompt"][0] == (
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        f"$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\n"
+        'Remember to put your answer on its own line after "Answer:".'
+    )
+    assert load_file(path, template="none", chat=False)["prompt"][0] == problem
+    assert load_file(path, template="Q: {problem}\nA:", chat=False)["prompt"][0] == f"Q: {problem}\nA:"
+    assert load_file(path, template="none", chat=False, system_prompt="Be brief.")["prompt"][0] == (
+        f"Be brief.\n\n{problem}"
+    )
+    assert load_file(path, template="none", system_prompt="Be brief.")["prompt"][0] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": problem},
+    ]
+    assert load_file(path)["prompt"][0][0]["content"].endswith("within \\boxed{}.")
+    with pytest.raises(ValueError, match=r"template='box' is none of boxed, answer, none and has no \{problem\}"):
+        load_file(path, template="box")
+
+
+def test_repeats_and_conflicts(problems_file, caplog):
+    path = problems_file(
+        ("A", "1"), (" A\n", "$1$"), ("B  b", "2"), ("B b", "3"), ("B b", "2"), ("C", "4"), ("a", "1")
+    )
+    dataset = load_file(path)
+    assert dataset["problem"][:] == ["A", "C", "a"]
+    assert caplog.messages == [
+        f"{path}: 7 rows, 3 problems. Dropped: 3 rows that repeat a problem, 1 problems with conflicting answers."
+    ]
+    with pytest.raises(ValueError, match="no problem in 2 rows, of which 1 have conflicting answers"):
+        load_file(problems_file(("A", "1"), ("A", "2")))
+
+
+def test_the_hundred_copies_of_dapo(hub, caplog):
+    hub("dapo-math-17k", *[dapo_row(f"What is {i} + 1?", str(i + 1)) for i in range(12)] * 100)
+    dataset = load("dapo-math-17k", template="answer")
+    assert dataset["solution"][:] == [str(i + 1) for i in range(12)]
+    assert dataset["prompt"][0] == [{"role": "user", "content": DAPO_FRAME.format("What is 0 + 1?")}]
+    assert "1200 rows, 12 problems" in caplog.text
+
+
+def numbered(*numbers):
+    return Dataset.from_dict({"problem": [f"What is {n}?" for n in numbers], "number": numbers})
+
+
+def test_split_is_by_content():
+    order = list(range(400))
+    random.Random(0).shuffle(order)
+    shares = {"train": 0.7, "validation": 0.1, "test": 0.2}
+    first, second = split(numbered(*range(400)), shares), split(numbered(*order, *range(400, 600)), shares)
+    assert sorted(n for part in first.values() for n in part["number"]) == list(range(400))
+    for name, share in shares.items():
+        numbers = set(first[name]["number"])
+        assert numbers <= set(second[name]["number"])
+        assert abs(len(numbers) / 400 - share) < 4 * math.sqrt(share * (1 - share) / 400)
+    assert set(split(numbered(*range(400)), shares, seed=1)["test"]["number"]) != set(first["test"]["number"])
+    spaced = Dataset.from_dict({"problem": [" What  is\n7? ", "What is 7?", *(f"What is {n}?" for n in range(50))]})
+    assert sum(len(part) for part in split(spaced, {"a": 0.5, "b": 0.5}).values()) == 52
+
+
+@pytest.mark.parametrize("shares", [{"train": 0.9}, {"train": 1.2, "test": -0.2}, {"train": 1.0, "test": 0.0}, {}])
+def test_shares_that_are_none(shares):
+    with pytest.raises(ValueError, match=r"shares=\{.*\} must be positive and add up to 1"):
+        split(numbered(1, 2), shares)
+
+
+def test_a_split_without_rows():
+    with pytest.raises(ValueError, match=r"leave no row of 2 for 'test': raise its share"):
+        split(numbered(1, 2), {"train": 0.999, "test": 0.001})
+
+
+def test_overlaps_are_found_and_removed():
+    train, test = numbered(*range(10)), Dataset.from_dict({"problem": ["What is\n 3?", "What is 8?", "What is 30?"]})
+    with pytest.raises(ValueError, match=r"'dapo' \(10 problems\) and 'aime' \(3\) share 2, such as 'What is 3\?'"):
+        check_disjoint({"other": numbered(99), "dapo": train, "aime": test})
+    clean = exclude(train, test)
+    assert clean["number"][:] == [0, 1, 2, 4, 5, 6, 7, 9]
+    check_disjoint({"dapo": clean, "aime": test})
+    with pytest.raises(ValueError, match=r"no column 'problem', only \['prompt'\]"):
+        check_disjoint({"a": Dataset.from_dict({"prompt": ["P"]}), "b": test})
+
+
+def test_countdown():
+    train, test = load_countdown("train"), load_countdown("test")
+    assert countdown_reward(train["prompt"][:], train["solution"][:]) == [1.0] * len(train)
+    rng = random.Random(0)
+    assert train["prompt"][:] == [problem.prompt(rng) for problem in problems("train")]  # as in the laptop job
+    assert load_countdown("train", seed=1)["prompt"][:] != train["prompt"][:]
+    check_disjoint({"train": train, "validation": load_countdown("validation"), "test": test})
+
+
+RECOMPUTE = {
+    "chain_sum": lambda text: sum(map(int, re.findall(r"[-+]?\d+", text.replace(" ", "")))),
+    "decimal_chain_sum": lambda text: sum(map(Decimal, re.findall(r"[-+]?\d+\.?\d*", text.replace(" ", "")))),
+    "products": lambda text: math.prod(map(int, re.findall(r"\d+", text))),
+    "gcd": lambda text: math.gcd(*map(int, re.findall(r"\d+", text))),
+    "lcm": lambda text: math.lcm(*map(int, re.findall(r"\d+", text))),
+    "count_bits": lambda text: int(re.findall(r"\d+", text)[-1]).bit_count(),
+}
+
+
+class TestProcedural:
+    @pytest.fixture(autouse=True)
+    def extra(self):
+        pytest.importorskip("reasoning_gym")
+
+    @pytest.mark.parametrize("task", PROCEDURAL_TASKS)
+    def test_answers_are_numbers_and_repeatable(self, task):
+        dataset = load_procedural(task, size=20)
+        assert all(re.fullmatch(r"-?\d+(\.\d+)?(/\d+)?", answer) for answer in dataset["solution"])
+        assert dataset[:] == load_procedural(task, size=20)[:]
+
+    @pytest.mark.parametrize("task", RECOMPUTE)
+    def test_answers_are_right(self, task):
+        for row in load_procedural(task, size=50, seed=3):
+            assert RECOMPUTE[task](row["problem"]) == Decimal(row["solution"]), row["problem"]
+
+    def test_neighbouring_seeds_share_nothing(self):
+        first, second = (load_procedural("count_bits", size=200, seed=seed) for seed in (0, 1))
+        check_disjoint({"first": first, "second": second})
+
+    def test_options_of_the_task(self):
+        short = load_procedural("chain_sum", size=20, min_terms=2, max_terms=2, template="none", chat=False)
+        assert all(len(re.findall(r"\d+", prompt)) == 2 for prompt in short["prompt"])
+
+    @pytest.mark.parametrize("task", ["spiral_matrix", "puzzle24", "basic_arithmetic", "nonsense"])
+    def test_other_tasks_are_refused(self, task):
+        with pytest.raises(ValueError, match=rf"task='{task}' is not among those .* the verifier can judge: binary"):
+            load_procedural(task)
+
+
+def test_missing_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # what Python itself puts there for "not to be imported"
+    with pytest.raises(ImportError, match=r"pip install 'htpo_trl\[procedural\]'"):
+        load_procedural("gcd")
+
+
+REAL_SETS = {
+    "aime24": ("aime24", 30),
+    "aime25": ("aime25", 30),
+    "math500": ("math500", 500),
+    "minerva": ("minerva_math", 272),
+    "olympiadbench": ("olympiadbench", 675),
+    "gsm8k": ("gsm8k_test", 1319),
+}
+
+
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the published files are not here")
+def test_published_files():
+    sets = {name: load(name, path=REAL_FILES / f"{file}.jsonl") for name, (file, _) in REAL_SETS.items()}
+    assert {name: len(dataset) for name, dataset in sets.items()} == {name: n for name, (_, n) in REAL_SETS.items()}
+    for dataset in sets.values():
+        for solution in dataset["solution"]:
+            assert "boxed" not in solution
+            assert "$" not in solution.replace("\\$", "")
+            assert not re.search(r"\d[eE][-+]?\d|np\.|\d\./", solution)  # Python's notation, which is not LaTeX
+    assert all(re.fullmatch(r"\d+", solution) for name in ("aime24", "aime25") for solution in sets[name]["solution"])
+    assert all(re.fullmatch(r"-?\d+", solution) for solution in sets["gsm8k"]["solution"])
+    check_disjoint(sets)
