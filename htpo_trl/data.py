@@ -136,7 +136,7 @@ def load_procedural(
             f"judge: {', '.join(PROCEDURAL_TASKS)}."
         )
     try:
-        import reasoning_gym  # type: ignore[import-untyped]
+        import reasoning_gym
     except ImportError as error:
         raise ImportError("load_procedural needs reasoning-gym: pip install 'htpo_trl[procedural]'.") from error
     # reasoning-gym seeds problem i with seed + i: sets of neighbouring seeds would be the same but for a shift by one.

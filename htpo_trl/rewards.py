@@ -37,8 +37,8 @@ def math_reward(
             Golds: bare answers, between dollars, or in a `\boxed{}`. The reward is `None` where the gold cannot be
             parsed, so that the row carries no signal.
         log_extra, log_metric (`Callable`, *optional*):
-            Given by the trainer. The completions table gets the columns `answer` and `verdict`; the metrics
-            `verdict/<verdict>` are the shares of `correct`, `wrong`, `unparsable_answer`, `unparsable_gold`,
+            Given by the trainer. The completions table gets `math_reward/answer` and `math_reward/verdict`; the metrics
+            `math_reward/<verdict>` are the shares of `correct`, `wrong`, `unparsable_answer`, `unparsable_gold`,
             `timed_out` and `crashed`. The last two count as wrong.
 
     Example:
@@ -52,7 +52,7 @@ def math_reward(
     """
     golds = ["" if gold is None else str(gold) for gold in solution]
     judgements = judge([_text(completion) for completion in completions], golds)
-    _log(judgements, log_extra, log_metric)
+    _log("math_reward", judgements, log_extra, log_metric)
     gold_is_bad = Verdict.UNPARSABLE_GOLD
     return [None if verdict is gold_is_bad else float(verdict is Verdict.CORRECT) for verdict, _ in judgements]
 
@@ -90,7 +90,7 @@ def dapo_math_reward(
         _judge_by_dapo(_text(completion), "" if gold is None else str(gold))
         for completion, gold in zip(completions, solution, strict=True)
     ]
-    _log(judgements, log_extra, log_metric)
+    _log("dapo_math_reward", judgements, log_extra, log_metric)
     rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
     return [rewards.get(verdict, -1.0) for verdict, _ in judgements]
 
@@ -105,14 +105,14 @@ def _text(completion: Completion) -> str:
     return content or ""
 
 
-def _log(judgements: list[Judgement], log_extra: Callable | None, log_metric: Callable | None) -> None:
+def _log(name: str, judgements: list[Judgement], log_extra: Callable | None, log_metric: Callable | None) -> None:
     if log_extra is not None:
-        log_extra("answer", [answer or "" for _, answer in judgements])
-        log_extra("verdict", [str(verdict) for verdict, _ in judgements])
+        log_extra(f"{name}/answer", [answer or "" for _, answer in judgements])
+        log_extra(f"{name}/verdict", [str(verdict) for verdict, _ in judgements])
     if log_metric is not None:
         counts = Counter(verdict for verdict, _ in judgements)
         for verdict in Verdict:
-            log_metric(f"verdict/{verdict}", counts[verdict] / len(judgements))
+            log_metric(f"{name}/{verdict}", counts[verdict] / len(judgements))
 
 
 # --- DAPO's rules. Order matters throughout.

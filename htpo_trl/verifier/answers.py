@@ -8,6 +8,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANSWER_LINE = re.compile(r"\banswer[ \t*]*:[\s*]*([^\n]*)", re.IGNORECASE)
 _MARKS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_SCIENTIFIC = re.compile(r"\A(-?\d{1,20}(?:\.\d{1,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.ASCII)
 _RATIO = re.compile(r"(-?)(?:(\d{1,12})/(\d{1,12})|\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\})", re.ASCII)
 
@@ -24,13 +25,14 @@ def extract_answer(completion: str) -> str | None:
 
 
 def bare_answer(answer: str) -> str:
-    """The answer without the marks of a formula around it."""
+    """The answer without the marks of a formula around it; `4.5e33` as LaTeX, for math-verify reads e as a number."""
     answer = answer.strip()
     for left, right in _MARKS:
         inner = answer[len(left) : -len(right)]
-        if answer == left + inner + right and left[0] not in inner.replace("\\$", ""):
-            return inner.strip()
-    return answer
+        if answer == left + inner + right and left not in inner.replace(r"\$", ""):
+            answer = inner.strip()
+            break
+    return _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
 
 
 def bare_gold(gold: str) -> str:

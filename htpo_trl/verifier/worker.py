@@ -9,8 +9,10 @@ import signal
 import sys
 import time
 from functools import lru_cache
+from typing import Any
 
 import math_verify
+from sympy import Expr
 
 
 # The whole boxed content is the answer: without this, math-verify picks numbers out of text that it cannot parse.
@@ -30,11 +32,24 @@ def compare(gold: str, answer: str) -> str:
     answers = _parse(answer)
     if not answers:
         return "unparsable_answer"
-    return "correct" if math_verify.verify(golds, answers, timeout_seconds=None) else "wrong"
+    if not math_verify.verify(golds, answers, timeout_seconds=None):
+        return "wrong"
+    return "wrong" if _differ_relatively(golds[0], answers[0]) else "correct"
 
 
 def _parse(text: str) -> list:
     return math_verify.parse(f"\\boxed{{{text}}}", _EXTRACTION, parsing_timeout=None)
+
+
+def _differ_relatively(gold: Any, answer: Any) -> bool:
+    """
+    Whether two small numbers differ by more than a ten-thousandth: math-verify rounds to six decimals, so that every
+    small number would be the answer where 1.3e-27 is the gold.
+    """
+    if not all(isinstance(value, Expr) and value.is_number for value in (gold, answer)):
+        return False
+    a, b = gold.evalf(15), answer.evalf(15)
+    return bool(a.is_comparable and b.is_comparable and 0 < abs(a) < 1e-3 and abs(a - b) > 1e-4 * abs(a))
 
 
 @lru_cache(maxsize=256)  # the answers of a group have one gold

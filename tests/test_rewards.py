@@ -1,0 +1,211 @@
+"""The reward functions: rewards and logs, DAPO's rules, the golds of real benchmarks, and runs."""
+
+import pickle
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import rewards as trl_rewards
+
+from htpo_trl import HTPOConfig, HTPOTrainer, rewards
+from htpo_trl.data import load
+from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
+from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, worker
+
+from .conftest import CPU_ARGUMENTS
+from .hostile import hanging_answers
+
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+class Log:
+    """What the trainer hands to reward functions."""
+
+    def __init__(self):
+        self.columns, self.metrics = {}, {}
+
+    def keywords(self):
+        return {"log_extra": self.columns.__setitem__, "log_metric": self.metrics.__setitem__}
+
+
+# --- Verdicts as rewards
+
+
+def test_rewards_by_verdict_and_what_is_logged():
+    hostile = hanging_answers(1)[0]
+    completions = [r"\boxed{\frac{2}{4}}", "Answer: 3", "I give up", r"\boxed{7}", hostile]
+    solution = ["0.5", 4, "4", "", 5]
+    log = Log()
+    try:
+        configure(VerifierConfig(deadline=1.0))
+        assert math_reward(completions, solution, **log.keywords()) == [1.0, 0.0, 0.0, None, 0.0]
+        assert signed_math_reward(completions[:4], solution[:4]) == [1.0, -1.0, -1.0, None]
+    finally:
+        configure(VerifierConfig())
+    verdicts = ["correct", "wrong", "unparsable_answer", "unparsable_gold", "timed_out"]
+    assert log.columns["math_reward/verdict"] == verdicts
+    assert log.columns["math_reward/answer"][:4] == [r"\frac{2}{4}", "3", "", "7"]
+    assert log.metrics == {f"math_reward/{v}": 0.2 for v in verdicts} | {"math_reward/crashed": 0.0}
+
+
+@pytest.mark.parametrize("reward", [math_reward, dapo_math_reward])
+def test_conversations_are_read_at_their_last_message(reward):
+    conversations = [
+        [{"role": "assistant", "content": "Answer: 12"}],
+        [{"role": "assistant", "content": "Answer: 12"}, {"role": "assistant", "content": "Answer: 13"}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "Answer: "}, {"type": "text", "text": "12"}]}],
+        [{"role": "assistant", "content": None}],
+        [],
+    ]
+    right = [reward == 1.0 for reward in reward(conversations, ["12"] * 5)]
+    assert right == [True, False, True, False, False]
+    assert right == [
+        reward == 1.0 for reward in reward(["Answer: 12", "Answer: 13", "Answer: 12", "", ""], ["12"] * 5)
+    ]
+
+
+@pytest.mark.parametrize("reward", [math_reward, signed_math_reward, dapo_math_reward])
+def test_reward_functions_can_be_sent_to_other_processes(reward):
+    assert pickle.loads(pickle.dumps(reward))(["Answer: 2"], ["2"], prompts=[""], completion_ids=[[1]]) == [1.0]
+
+
+def test_missing_golds_carry_no_signal():
+    assert math_reward(["Answer: 2"], [None]) == dapo_math_reward(["Answer: 2"], [None]) == [None]
+
+
+def test_the_length_penalty_is_trls():
+    assert rewards.get_soft_overlong_punishment is trl_rewards.get_soft_overlong_punishment
+    assert get_soft_overlong_punishment(20480, 4096)(completion_ids=[[0] * n for n in (16384, 18432, 20481)]) == [
+        0,
+        -0.5,
+        -1,
+    ]
+
+
+# --- DAPO's rules
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold", "is_correct"),
+    [
+        ("Answer: 34", "34", True),
+        ("answer :34", "34", True),
+        ("Answer: 1\nAnswer: 34", "34", True),
+        ("Answer: 34\nAnswer: 1", "34", False),
+        ("Answer:\n34", "34", True),
+        ("Answer: $34$", "34", True),
+        ("Answer: x = 34", "34", True),
+        ("Answer: 1,034", "1034", True),
+        (r"Answer: \frac12", r"\frac{1}{2}", True),
+        (r"Answer: \sqrt2", r"\sqrt{2}", True),
+        (r"Answer: $\boxed{34}$", "34", True),
+        (r"Answer: 34 \text{ cm}", "34", True),
+        (r"Answer: 30^\circ", "30", True),
+        ("Answer: an integer 34", "integer34", True),
+        ("Answer: 0.5", "1/2", False),
+        (r"Answer: \dfrac{1}{2}", r"\frac{1}{2}", False),
+        (r"\boxed{34}", "34", False),
+        ("Answer: 34 " + "." * 300, "34", False),  # beyond the last 300 characters
+        ("." * 5000 + "Answer: 34", "34", True),
+    ],
+)
+def test_dapo_rules(completion, gold, is_correct):
+    assert dapo_math_reward([completion], [gold]) == [1.0 if is_correct else -1.0]
+
+
+def test_dapo_logs_what_it_read():
+    log = Log()
+    dapo_math_reward(["Answer: 34", "Answer: 35", "34"], ["34"] * 3, **log.keywords())
+    assert log.columns == {
+        "dapo_math_reward/answer": ["34", "35", ""],
+        "dapo_math_reward/verdict": ["correct", "wrong", "unparsable_answer"],
+    }
+    assert log.metrics["dapo_math_reward/correct"] == 1 / 3
+
+
+@given(st.text("0123456789.,-+/\\fracsqt{}$= anxmtboxed^", max_size=30).filter(str.strip))
+def test_dapo_accepts_a_gold_as_its_own_answer(gold):
+    assert dapo_math_reward([f"Answer: {gold}"], [gold]) == [1.0] or "\n" in gold or gold.strip() != gold
+
+
+# --- The golds of real benchmarks
+
+WRAPPINGS = (
+    *("The answer is $\\boxed{%s}$.", "So\n\\[\n\\boxed{%s}\n\\]", "Thus.\nAnswer: %s", "Answer: $%s$"),
+    *("**Answer:** $%s$.", "**Answer**: \\(%s\\)\n"),
+)
+BENCHMARKS = {
+    **{"aime24": "aime24", "aime25": "aime25", "math500": "math500", "minerva": "minerva_math"},
+    **{"olympiadbench": "olympiadbench", "gsm8k": "gsm8k_test"},
+}
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="the benchmarks' files are not part of the project")
+
+
+@cache
+def golds_of(name: str) -> list[str]:
+    return load(name, path=DATA / f"{BENCHMARKS[name]}.jsonl")["solution"][:]
+
+
+def perturbed(gold: str) -> str:
+    """The gold with its first digit changed; doubled if it has none."""
+    digit = re.search(r"\d", gold)
+    return f"2({gold})" if digit is None else gold[: digit.start()] + str(int(digit[0]) % 9 + 1) + gold[digit.end() :]
+
+
+@needs_data
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_gold_is_accepted_as_its_own_answer(name):
+    golds = golds_of(name)
+    with Verifier() as verifier:
+        for wrapping in WRAPPINGS:
+            judgements = verifier.judge([wrapping % gold for gold in golds], golds)
+            assert Counter(judgement.verdict for judgement in judgements) == {Verdict.CORRECT: len(golds)}, wrapping
+
+
+@needs_data
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_perturbed_golds_are_refused(name):
+    golds = golds_of(name)[::4]  # all of them: benchmarks/verifier.py
+    with Verifier(VerifierConfig(workers=2, deadline=30.0)) as verifier:
+        verdicts = verifier.judge_answers([perturbed(gold) for gold in golds], golds)
+    assert Counter(verdicts) == {Verdict.WRONG: len(golds)}
+
+
+# Golds that math-verify reads as text only: the same text is accepted, other forms of the same answer are not.
+READ_AS_TEXT = {"minerva": 4, "olympiadbench": 3}
+
+
+@needs_data
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_golds_that_are_read_as_text_are_known(name):
+    texts = [gold for gold in golds_of(name) if all(isinstance(part, str) for part in worker._parse_gold(gold))]
+    assert len(texts) == READ_AS_TEXT.get(name, 0), texts
+
+
+# --- Runs
+
+
+@pytest.mark.parametrize("judge", ["math_reward", "dapo_math_reward"])
+def test_a_run_logs_verdicts_and_takes_correctness_from_the_named_reward(tiny_chat_model, tmp_path, judge):
+    """The reward that judges need not be the first one."""
+    dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": "1+1"}], "solution": "2"}] * 8)
+    trainer = HTPOTrainer(
+        model=str(tiny_chat_model),
+        reward_funcs=[get_soft_overlong_punishment(12, 4), math_reward, dapo_math_reward],
+        args=HTPOConfig(**CPU_ARGUMENTS | {"output_dir": str(tmp_path), "correctness_reward": judge, "max_steps": 2}),
+        train_dataset=dataset,
+    )
+    assert trainer.reward_func_names[trainer._correctness_index] == judge
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert logs
+    for entry in logs:
+        assert sum(entry[f"{judge}/{verdict}"] for verdict in Verdict) == 1
+        assert entry[f"{judge}/unparsable_answer"] == 1  # a random model finds no box
+        assert entry["htpo/accuracy"] == 0
