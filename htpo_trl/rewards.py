@@ -37,7 +37,7 @@ def math_reward(
             Golds: bare answers, between dollars, or in a `\boxed{}`. The reward is `None` where the gold cannot be
             parsed, so that the row carries no signal.
         log_extra, log_metric (`Callable`, *optional*):
-            Given by the trainer. The completions table gets `math_reward/answer` and `math_reward/verdict`; the metrics
+            Given by the trainer. The completions table gets `math_reward/answer` and `math_reward/verdict`; metrics
             `math_reward/<verdict>` are the shares of `correct`, `wrong`, `unparsable_answer`, `unparsable_gold`,
             `timed_out` and `crashed`. The last two count as wrong.
 

@@ -1,10 +1,8 @@
 """The reward functions: rewards and logs, DAPO's rules, the golds of real benchmarks, and runs."""
 
+import asyncio
 import pickle
-import re
 from collections import Counter
-from functools import cache
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -13,15 +11,12 @@ from hypothesis import strategies as st
 from trl import rewards as trl_rewards
 
 from htpo_trl import HTPOConfig, HTPOTrainer, rewards
-from htpo_trl.data import load
 from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, worker
 
 from .conftest import CPU_ARGUMENTS
+from .golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
 from .hostile import hanging_answers
-
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 class Log:
@@ -73,6 +68,16 @@ def test_conversations_are_read_at_their_last_message(reward):
 @pytest.mark.parametrize("reward", [math_reward, signed_math_reward, dapo_math_reward])
 def test_reward_functions_can_be_sent_to_other_processes(reward):
     assert pickle.loads(pickle.dumps(reward))(["Answer: 2"], ["2"], prompts=[""], completion_ids=[[1]]) == [1.0]
+
+
+def test_reward_functions_run_beside_an_event_loop():
+    async def rewards(i):
+        return await asyncio.to_thread(math_reward, [f"\\boxed{{{i}+x}}", r"\boxed{y}"], [f"x+{i}"] * 2)
+
+    async def all_rewards():
+        return await asyncio.gather(*(rewards(i) for i in range(8)))
+
+    assert asyncio.run(all_rewards()) == [[1.0, 0.0]] * 8
 
 
 def test_missing_golds_carry_no_signal():
@@ -136,30 +141,11 @@ def test_dapo_accepts_a_gold_as_its_own_answer(gold):
 
 # --- The golds of real benchmarks
 
-WRAPPINGS = (
-    *("The answer is $\\boxed{%s}$.", "So\n\\[\n\\boxed{%s}\n\\]", "Thus.\nAnswer: %s", "Answer: $%s$"),
-    *("**Answer:** $%s$.", "**Answer**: \\(%s\\)\n"),
-)
-BENCHMARKS = {
-    **{"aime24": "aime24", "aime25": "aime25", "math500": "math500", "minerva": "minerva_math"},
-    **{"olympiadbench": "olympiadbench", "gsm8k": "gsm8k_test"},
-}
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the benchmarks' files are not part of the project")
 
 
-@cache
-def golds_of(name: str) -> list[str]:
-    return load(name, path=DATA / f"{BENCHMARKS[name]}.jsonl")["solution"][:]
-
-
-def perturbed(gold: str) -> str:
-    """The gold with its first digit changed; doubled if it has none."""
-    digit = re.search(r"\d", gold)
-    return f"2({gold})" if digit is None else gold[: digit.start()] + str(int(digit[0]) % 9 + 1) + gold[digit.end() :]
-
-
 @needs_data
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", FILES)
 def test_every_gold_is_accepted_as_its_own_answer(name):
     golds = golds_of(name)
     with Verifier() as verifier:
@@ -169,7 +155,7 @@ def test_every_gold_is_accepted_as_its_own_answer(name):
 
 
 @needs_data
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", FILES)
 def test_perturbed_golds_are_refused(name):
     golds = golds_of(name)[::4]  # all of them: benchmarks/verifier.py
     with Verifier(VerifierConfig(workers=2, deadline=30.0)) as verifier:
@@ -182,7 +168,7 @@ READ_AS_TEXT = {"minerva": 4, "olympiadbench": 3}
 
 
 @needs_data
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", FILES)
 def test_golds_that_are_read_as_text_are_known(name):
     texts = [gold for gold in golds_of(name) if all(isinstance(part, str) for part in worker._parse_gold(gold))]
     assert len(texts) == READ_AS_TEXT.get(name, 0), texts

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread, main_thread
 
 import math_verify
 import psutil
@@ -264,6 +265,28 @@ def test_a_killed_server_is_replaced(strict_verifier):
             pass
         strict_verifier._server._process.kill()
         assert future.result() == [Verdict.TIMED_OUT, Verdict.CORRECT]
+
+
+def test_an_interrupted_call_does_not_answer_the_next_one():
+    """Ctrl-C in a notebook, while a batch is judged."""
+    with Verifier(VerifierConfig(workers=1, deadline=60.0)) as verifier:
+        verifier.judge_answers(["3x"], ["x+2x"])
+        server = verifier._server._process
+        worker = workers_of(verifier)[0]
+
+        def interrupt():
+            while worker.cpu_times().user < 1:
+                pass
+            signal.pthread_kill(main_thread().ident, signal.SIGINT)
+
+        interrupter = Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            verifier.judge_answers([HANGS] * 5, ["5"] * 5)
+        interrupter.join()
+        assert server.returncode == 0  # ended at once, with its worker, not after the deadline
+        assert not worker.is_running()
+        assert verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
 
 
 def test_a_server_that_cannot_run_is_an_error(monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import accumulate
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -46,7 +47,7 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     Whether a bare answer is the gold, where both are integers, decimals (with thousands commas) or ratios of integers,
     or are the same text; else `None`. Where it decides, math-verify decides the same.
     """
-    if gold == answer and gold.isascii() and any(map(str.isdigit, gold)) and "$" not in gold and "box" not in gold:
+    if gold == answer and _is_regular(gold):
         return True
     a, b = _number(gold), _number(answer)
     if a is None or b is None:
@@ -54,6 +55,13 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     if a == b:
         return True
     return None if abs(a - b) < 1e-5 else False  # math-verify rounds decimals to six places
+
+
+def _is_regular(text: str) -> bool:
+    """Whether math-verify takes a text for equal to itself: there is something to read, and nothing ends its box."""
+    depths = accumulate({"{": 1, "}": -1}.get(character, 0) for character in text)
+    has_digit = any(map(str.isdigit, text))
+    return text.isascii() and has_digit and "$" not in text and "box" not in text and min(depths) >= 0
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -142,6 +142,9 @@ class Verifier:
                             "its error, if any. Where memory is short, lower `workers` or `memory_limit` by "
                             f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
                         ) from error
+                except BaseException:
+                    self._stop()  # interrupted: the reply to come must not answer the next request
+                    raise
         raise AssertionError
 
     def _stop(self) -> None:

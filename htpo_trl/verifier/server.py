@@ -7,11 +7,13 @@ It is a small process of its own, so that no worker inherits the trainer's threa
 import json
 import multiprocessing
 import os
+import select
 import sys
 from concurrent.futures import TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing.connection import Connection
+from threading import Thread
 
 from pebble import ProcessFuture, ProcessPool
 
@@ -41,10 +43,6 @@ class Server:
             for (gold, _), verdict in zip(pairs, self._run(pairs), strict=True)
         ]
 
-    def close(self) -> None:
-        self._pool.stop()
-        self._pool.join()
-
     def _run(self, pairs: list[tuple[str, str]]) -> list[str]:
         futures = [
             self._pool.schedule(compare_within_limits, args=(*pair, self._deadline), timeout=self._deadline)
@@ -71,12 +69,24 @@ def main() -> None:
     sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 (this process's own, until it ends)
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    watch = Thread(target=_end_with, args=(requests,))
+    watch.start()
     server = Server(**json.loads(sys.argv[1]))
     try:
         while True:
             pairs = json.loads(requests.recv_bytes())
             replies.send_bytes(json.dumps(server.judge(pairs)).encode())
     except (EOFError, BrokenPipeError):
-        pass  # the trainer is gone, or has closed the verifier
-    finally:
-        server.close()
+        watch.join()
+
+
+def _end_with(requests: Connection) -> None:
+    """Ends this process, whatever it is at, when the trainer closes its end of the pipe, or dies."""
+    hang_up = select.poll()
+    hang_up.register(requests.fileno(), 0)
+    hang_up.poll()
+    for worker in (workers := multiprocessing.active_children()):
+        worker.kill()
+    for worker in workers:
+        worker.join()
+    os._exit(0)

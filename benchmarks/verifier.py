@@ -1,0 +1,282 @@
+"""The verifier against plain math-verify and TRL's `accuracy_reward`: agreement, throughput, hostile answers, golds.
+
+    python -m benchmarks.verifier DATA [--parts golds agreement throughput hostile] [--output FILE]
+
+DATA is a folder with the benchmarks' files (aime24.jsonl, aime25.jsonl, math500.jsonl, minerva_math.jsonl,
+olympiadbench.jsonl, gsm8k_test.jsonl, with the columns of the Hub). About 25 minutes on two cores. Each part that is
+run replaces its entry in the results; `docs/verifier.md` says what they mean.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import math_verify
+import psutil
+
+from htpo_trl.verifier import Verdict, Verifier, VerifierConfig
+from htpo_trl.verifier.answers import bare_answer, bare_gold, compare_plainly
+from tests.golds import FILES, WRAPPINGS, golds_of, perturbed
+from tests.hostile import hanging_answers, hostile_answers
+
+
+RESULTS = Path(__file__).parent / "results" / "verifier.json"
+
+
+def golds(data: dict[str, list[str]]) -> dict:
+    """Is every gold accepted as its own answer, in the usual wrappings, and refused with another first digit?"""
+    result = {}
+    with Verifier(VerifierConfig(workers=2, deadline=30.0)) as verifier:
+        for name, solutions in data.items():
+            refused = set()
+            for wrapping in WRAPPINGS:
+                judgements = verifier.judge([wrapping % gold for gold in solutions], solutions)
+                refused |= {g for g, (v, _) in zip(solutions, judgements, strict=True) if v is not Verdict.CORRECT}
+            verdicts = verifier.judge_answers([perturbed(gold) for gold in solutions], solutions)
+            result[name] = {
+                "golds": len(solutions),
+                "accepted": sum(gold not in refused for gold in solutions),
+                "refused": sorted(refused),
+                "perturbed": Counter(verdicts),
+            }
+            print(name, {k: v for k, v in result[name].items() if k != "refused"}, flush=True)
+    return result
+
+
+def variants(gold: str) -> Iterator[str]:
+    """Equivalent rewritings and near misses of a gold."""
+    yield from (gold, f"${gold}$", f" {gold} ", f"{gold}.", f"-{gold}", f"{gold}+1", f"2{gold}", f"x={gold}")
+    if re.fullmatch(r"-?\d+", plain := gold.replace(",", "")):
+        n = int(plain)
+        yield from (str(n), f"{n:,}", f"{n}.0", f"{n}.000", f"+{n}", f"0{n}", f"\\frac{{{2 * n}}}{{2}}", f"{3 * n}/3")
+        yield from (f"{n}\\%", f"{n}^\\circ", f"{n} \\text{{ cm}}", f"\\${n}", f"\\text{{{n}}}", f"{n}e0", f"{n}/1")
+        yield from (f"{n + d}" for d in (-10, -2, -1, 1, 2, 10))
+        yield from (f"{n}{tail}" for tail in ("0", ".5", ".01", ".00001", ".000001", ".0000001", "/2", "{,}000"))
+        yield from (str(abs(n))[::-1], f"\\frac{{{n}}}{{3}}", f"\\frac{{{n + 1}}}{{1}}", f"\\dfrac{{{n}}}{{7}}")
+    else:
+        yield gold.replace("\\frac", "\\dfrac")
+        yield gold.replace("\\left", "").replace("\\right", "")
+        yield gold.replace(" ", "")
+        for digit in list(re.finditer(r"\d", gold))[:3]:
+            yield gold[: digit.start()] + str((int(digit[0]) + 1) % 10) + gold[digit.end() :]
+    if ratio := re.fullmatch(r"(-?)(?:\\[dt]?frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))", gold):
+        sign, a, b = ratio[1], int(ratio[2] or ratio[4]), int(ratio[3] or ratio[5])
+        yield from (f"{sign}{a}/{b}", f"{sign}\\frac{{{2 * a}}}{{{2 * b}}}", f"\\frac{{{sign}{a}}}{{{b}}}")
+        yield from (
+            f"{sign}{a / b}",
+            f"{sign}{a / b:.6f}",
+            f"{sign}{a / b:.3f}",
+            f"{sign}{a + 1}/{b}",
+            f"{sign}{b}/{a}",
+        )
+    if decimal := re.fullmatch(r"(-?\d+)\.(\d+)", gold):
+        whole, digits = decimal.groups()
+        yield from (f"{gold}0", f"{gold}000001", f"{gold}0000001", whole, f"{whole}{digits}/1{'0' * len(digits)}")
+
+
+def plain(gold: str, answer: str) -> bool | None:
+    """math-verify with all its defaults; `None` where it hits its own time limit."""
+    try:
+        return math_verify.verify(
+            math_verify.parse(f"${gold}$", raise_on_error=True),
+            math_verify.parse(f"\\boxed{{{answer}}}", raise_on_error=True),
+            raise_on_error=True,
+        )
+    except math_verify.errors.TimeoutException:
+        return None
+    except Exception:
+        # What math-verify does with an error: it is no match, but the next pair of readings may be one.
+        return math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(f"\\boxed{{{answer}}}"))
+
+
+def agreement(data: dict[str, list[str]]) -> dict:
+    """Verdicts on variants of every gold: ours, and plain math-verify's."""
+    pairs = list(dict.fromkeys((gold, v) for solutions in data.values() for gold in solutions for v in variants(gold)))
+    with Verifier(VerifierConfig(workers=2, deadline=30.0)) as verifier:
+        verdicts = []
+        for start in range(0, len(pairs), 1000):
+            chunk = pairs[start : start + 1000]
+            verdicts += verifier.judge_answers([answer for _, answer in chunk], [gold for gold, _ in chunk])
+            print(f"{start + len(chunk)} of {len(pairs)} judged", flush=True)
+    counts: Counter[str] = Counter()
+    differences = []
+    for (gold, answer), verdict in zip(pairs, verdicts, strict=True):
+        path = "worker" if compare_plainly(bare_gold(gold), bare_answer(answer)) is None else "here"
+        theirs = plain(gold, answer)
+        counts[f"{path}: pairs"] += 1
+        counts[f"{path}: correct"] += verdict is Verdict.CORRECT
+        if theirs is None:
+            counts[f"{path}: math-verify timed out"] += 1
+        elif theirs != (verdict is Verdict.CORRECT):
+            counts[f"{path}: disagreements"] += 1
+            differences.append({"gold": gold, "answer": answer, "ours": verdict, "theirs": theirs, "path": path})
+    print(dict(counts))
+    for difference in differences:
+        print(difference)
+    return {"pairs": len(pairs), "counts": counts, "differences": differences}
+
+
+def kinds(n: int) -> dict[str, list[tuple[str, str]]]:
+    """Answer kind → n pairs of gold and answer; no two answers are the same."""
+    surds = [i for i in range(2, 20 * n) if round(i**0.5) ** 2 != i][:n]
+    return {
+        "integers, right": [(str(i), str(i)) for i in range(n)],
+        "integers, wrong": [(str(i), str(i + 1)) for i in range(n)],
+        "decimals, right": [(f"{i}.25", f"{i}.250") for i in range(n)],
+        "fractions, right": [(f"\\frac{{{i}}}{{7}}", f"{2 * i}/14") for i in range(1, n + 1)],
+        "fractions, wrong": [(f"\\frac{{{i}}}{{7}}", f"\\frac{{{i}}}{{8}}") for i in range(1, n + 1)],
+        "surds, same text": [(f"\\sqrt{{{i}}}", f"\\sqrt{{{i}}}") for i in surds],
+        "surds, right": [(f"2\\sqrt{{{i}}}", f"\\sqrt{{{4 * i}}}") for i in surds],
+        "surds, wrong": [(f"2\\sqrt{{{i}}}", f"\\sqrt{{{4 * i + 1}}}") for i in surds],
+        "polynomials, right": [(f"x^2+{i}x", f"x(x+{i})") for i in range(2, n + 2)],
+        "pairs, right": [(f"({i},{i + 1})", f"\\left({i}, {i + 1}\\right)") for i in range(n)],
+        "no answer": [(str(i), "") for i in range(n)],
+    }
+
+
+def throughput(_) -> dict:
+    """Answers a second in batches of 64: ours, math-verify's in this process, and TRL's `accuracy_reward`'s."""
+    from trl.rewards import accuracy_reward
+
+    def ours(golds: list[str], completions: list[str]) -> None:
+        verifier.judge(completions, golds)
+
+    def math_verify_here(golds: list[str], completions: list[str]) -> None:
+        for gold, completion in zip(golds, completions, strict=True):
+            math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(completion))
+
+    def trl(golds: list[str], completions: list[str]) -> None:
+        accuracy_reward([[{"content": text}] for text in completions], [f"${gold}$" for gold in golds])
+
+    methods: dict[str, Callable] = {"htpo_trl": ours, "math_verify": math_verify_here, "trl": trl}
+    result = {}
+    repeats, n = 5, 128
+    with Verifier(VerifierConfig(workers=2)) as verifier:
+        for kind, pairs in kinds(repeats * n).items():
+            seconds: dict[str, list[float]] = {name: [] for name in methods}
+            for repeat in range(repeats):
+                part = pairs[repeat * n : (repeat + 1) * n]
+                completions = [f"The answer is $\\boxed{{{a}}}$." if a else "I do not know." for _, a in part]
+                for name, method in methods.items():
+                    start = time.perf_counter()
+                    for i in range(0, n, 64):
+                        method([gold for gold, _ in part[i : i + 64]], completions[i : i + 64])
+                    seconds[name].append(time.perf_counter() - start)
+            rates = {name: n / statistics.median(values) for name, values in seconds.items()}
+            ratios = {
+                f"htpo_trl / {name}": [b / a for a, b in zip(seconds["htpo_trl"], seconds[name], strict=True)]
+                for name in ("math_verify", "trl")
+            }
+            result[kind] = {"per_second": rates, "ratios": ratios}
+            medians = {name: round(statistics.median(values), 1) for name, values in ratios.items()}
+            print(kind, {name: round(rate) for name, rate in rates.items()}, medians, flush=True)
+    return result
+
+
+def _memory(root: int) -> dict[str, float]:
+    """MiB: of the verifier's processes, each page counted once (PSS), and of this process (RSS)."""
+    here = psutil.Process(root)
+    total = 0
+    for process in here.children(recursive=True):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:  # just replaced
+            continue
+    return {"verifier": total / 2**20, "trainer": here.memory_info().rss / 2**20}
+
+
+def _trl_in_child(completions: list[str], golds: list[str], connection) -> None:
+    from trl.rewards import accuracy_reward
+
+    logging.disable(logging.CRITICAL)
+    for completion, gold in zip(completions, golds, strict=True):
+        start = time.monotonic()
+        accuracy_reward([[{"content": completion}]], [f"${gold}$"])
+        connection.send(time.monotonic() - start)
+    connection.close()
+
+
+def hostile(_) -> dict:
+    """Every hostile answer alone, then ten batches of 64 with 16 of them, with the default limits."""
+    config = VerifierConfig()
+    result: dict = {"config": {"workers": config.workers, "deadline": config.deadline, "limit": config.memory_limit}}
+    with tempfile.TemporaryDirectory() as folder, Verifier(config) as verifier:
+        corpus = hostile_answers(f"{folder}/canary")
+        verifier.judge_answers(["x"], ["y"])
+        families, latest = {}, 0.0
+        for family, answers in corpus.items():
+            verdicts: Counter[str] = Counter()
+            times = []
+            for answer in answers:
+                start = time.monotonic()
+                verdicts[verifier.judge([answer], ["x+7"])[0].verdict] += 1
+                times.append(time.monotonic() - start)
+            latest = max(latest, *times)
+            families[family] = {"answers": len(answers), "verdicts": verdicts, "slowest": max(times)}
+            print(family, families[family], flush=True)
+        batches = []
+        hanging = hanging_answers(16)
+        for _ in range(10):
+            batch = [hanging[i // 4] if i % 4 == 0 else f"\\boxed{{x+{i}}}" for i in range(64)]
+            start = time.monotonic()
+            verdicts = Counter(judgement.verdict for judgement in verifier.judge(batch, ["x+7"] * 64))
+            seconds = time.monotonic() - start
+            after = verifier.judge_answers(["7+x", "8+x"], ["x+7"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+            batches.append({"seconds": seconds, "verdicts": verdicts, "right after": after, **_memory(os.getpid())})
+            print(batches[-1], flush=True)
+        result |= {"families": families, "overrun": latest - config.deadline, "batches": batches}
+        result["canaries"] = len(os.listdir(folder))
+    batch = [hanging[i // 4] if i % 4 == 0 else f"\\boxed{{x+{i}}}" for i in range(64)]
+    here, there = multiprocessing.Pipe()
+    child = multiprocessing.get_context("spawn").Process(target=_trl_in_child, args=(batch, ["x+7"] * 64, there))
+    child.start()
+    there.close()
+    limit, done = 300.0, []
+    end = time.monotonic() + limit
+    try:
+        while here.poll(max(end - time.monotonic(), 0)):
+            done.append(here.recv())
+    except EOFError:
+        pass
+    child.kill()
+    result["trl"] = {
+        "finished": len(done),
+        "seconds": sum(done),
+        "slowest": max(done, default=0.0),
+        "given up after": limit,
+    }
+    print(result["trl"], "overrun", result["overrun"], "canaries", result["canaries"])
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"golds": golds, "agreement": agreement, "throughput": throughput, "hostile": hostile}
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    for name in ("math_verify", "trl"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    data = {name: golds_of(name, arguments.data) for name in FILES}
+    results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    results["versions"] = {
+        name: version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy", "pebble", "trl")
+    }
+    for part in arguments.parts:
+        results[part] = parts[part](data)
+        arguments.output.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
