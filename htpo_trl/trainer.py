@@ -47,12 +47,12 @@ class HTPOTrainer(ResumableGRPOTrainer):
     ```python
     from datasets import load_dataset
     from htpo_trl import HTPOConfig, HTPOTrainer
-    from trl.rewards import accuracy_reward
+    from htpo_trl.rewards import math_reward
 
     trainer = HTPOTrainer(
         model="Qwen/Qwen3-0.6B",
         args=HTPOConfig(output_dir="Qwen3-0.6B-HTPO"),
-        reward_funcs=accuracy_reward,
+        reward_funcs=math_reward,
         train_dataset=load_dataset("trl-lib/DeepMath-103K", split="train"),
     )
     trainer.train()

@@ -84,6 +84,7 @@ def test_the_last_box_or_answer_line_counts(completion, answer):
         (r"$(-\infty, 0) \cup\{1\}$", r"\boxed{(-\infty,0)\cup \{1\}}", Verdict.CORRECT),
         ("1,234", "Answer: 1234", Verdict.CORRECT),
         (r"2\sqrt{2}", r"\boxed{\sqrt{8}}", Verdict.CORRECT),
+        (r"$\frac{1}{2}$.", r"\boxed{\frac{2}{4}.}", Verdict.CORRECT),
         (r"2\sqrt{2}", r"\boxed{\sqrt{6}}", Verdict.WRONG),
         ("3", r"\boxed{4} or \boxed{3}", Verdict.CORRECT),
         ("4", r"\boxed{4} or \boxed{3}", Verdict.WRONG),
