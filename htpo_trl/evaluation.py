@@ -8,7 +8,6 @@ n samples per problem → verdicts → mean@n, maj@k, pass@k with intervals over
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from . import results
+from . import results, verifier
 from .comparison import compare, comparison_table
 from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator, load
 from .metrics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
@@ -75,8 +74,8 @@ def evaluate(
             How to sample; by default as the paper does.
         judge (`Callable`, *optional*, defaults to the math verifier):
             Called like a TRL reward function, with the columns of the problems, `prompts` and `completions` as lists.
-            Returns per completion a [`~htpo_trl.verifier.Judgement`], or a number: correct if above 0.5; numbers tell
-            no answers, so that there is no maj@k.
+            Returns per completion a [`~htpo_trl.verifier.Judgement`], or a number: correct if above 0.5, `None` if the
+            problem cannot be judged. Numbers tell no answers, so that there is no maj@k.
         ks (`Iterable[int]`, *optional*):
             Sampling budgets of pass@k and maj@k, by default the powers of two up to the number of samples, and that.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
@@ -228,9 +227,8 @@ def _tokenize(tokenizer: Any, prompt: Any, sampling: Sampling) -> list[int]:
 def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
     """`verdict`, and `answer` where the judge tells it, of each completion."""
     if judge is None:
-        from . import verifier
-
-        judgements: Sequence[Any] = verifier.judge(texts, [row["solution"] for row in rows])
+        golds = ["" if row["solution"] is None else str(row["solution"]) for row in rows]
+        judgements: Sequence[Any] = verifier.judge(texts, golds)
     else:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
         completions = [
@@ -242,11 +240,8 @@ def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) ->
     for judgement in judgements:
         if hasattr(judgement, "verdict"):
             verdicts.append({"verdict": str(judgement.verdict), "answer": judgement.answer})
-        elif judgement is None or math.isnan(judgement):
-            raise ValueError(
-                f"The judge {getattr(judge, '__name__', judge)!r} returned {judgement} for a completion. Each needs a "
-                "verdict: leave problems out that the judge is not for."
-            )
+        elif judgement is None:
+            verdicts.append({"verdict": "unparsable_gold"})
         else:
             verdicts.append({"verdict": "correct" if judgement > 0.5 else "wrong"})
     return verdicts
