@@ -17,7 +17,7 @@ from htpo_trl.warm_start import build_model, build_tokenizer
 
 from .conftest import even_digits
 from .distributed_run import ENVIRONMENT, ROOT
-from .evaluation_run import PROBLEMS, SAMPLING, last_digit
+from .evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit
 
 
 @pytest.fixture
@@ -87,6 +87,14 @@ def test_seeded_sampler_draws_from_the_distribution(temperature, top_p):
     assert statistic(temperature * 1.2, top_p) > 30
 
 
+def test_seeded_sampler_draws_every_step_anew():
+    n = 20_000
+    sampler = _SeededSampler(range(n), Sampling(1, top_p=1.0, max_new_tokens=2), 3, torch.device("cpu"))
+    first, second = (sampler(torch.zeros(n, 3 + i, dtype=torch.long), torch.zeros(n, 4)).argmax(1) for i in (0, 1))
+    counts = torch.bincount(4 * first + second, minlength=16).float()
+    assert ((counts - n / 16) ** 2 / (n / 16)).sum() < 37.7  # chi-squared, 15 degrees of freedom: 99.9%
+
+
 def test_generation_config_of_the_model_is_not_sampled_by(run, model, tokenizer):
     expected = run("plain")
     model.generation_config.update(
@@ -136,13 +144,16 @@ def test_killed_evaluation_ends_as_if_it_had_not_been(run, model, tokenizer, tmp
     assert len(drawn) == len(set(drawn)) == 60  # each sample once
 
 
-def test_torn_line_and_its_batch_are_drawn_again(run, tmp_path):
+def test_torn_line_and_its_batch_are_drawn_again(run, model, tokenizer, tmp_path):
     expected = run()
     file = tmp_path / "run" / "digits.jsonl"
     ends = [i + 1 for i, byte in enumerate(expected) if byte == ord("\n")]
-    for size in (0, ends[7], ends[8], ends[20] - 9, len(expected) - 1):
+    # The same batches as without a break, so that round-off is the same too.
+    for size, kept in ((0, 0), (ends[7], 8), (ends[8], 8), (ends[20] - 9, 16), (len(expected) - 1, 56)):
         file.write_bytes(expected[:size])
-        assert run() == expected
+        drawn = tmp_path / f"drawn-{size}.txt"
+        assert run(model=Recorder(model, tokenizer, drawn)) == expected
+        assert len(drawn.read_text().split()) == 60 - kept
 
 
 class Refusing(TransformersGenerator):

@@ -82,6 +82,21 @@ def test_training_is_bit_for_bit_the_same(directory, monkeypatch):
     assert not torch.equal(weights(disturbed), weights(plain))
 
 
+def test_every_random_state_is_kept():
+    def draw():
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    expected = []
+    for _ in range(2):
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        expected.append(draw())
+    assert expected[0] == expected[1]
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    with evaluation_callback._random_states_kept():
+        draw()
+    assert draw() == expected[0]
+
+
 def test_reports_to_trackers_and_files(directory, tokenizer):
     trainer, logs = trained(directory)
     rows = [row for row in trainer.state.log_history if "eval_digits/mean@3" in row]
