@@ -97,26 +97,29 @@ def evaluate(
     ```
     """
     sampling = sampling or Sampling()
-    budgets(sampling.num_samples, ks)  # before the work, so that it does not fail after it
+    budgets(sampling.num_samples, ks)  # before the work, so that it does not fail after it; as all that follows
     generator = load(model)
+    directory = Path(output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    plans = {name: Plan.make(name, problems, generator, sampling, judge) for name, problems in benchmarks.items()}
+    paths = {name: directory / f"{name}.jsonl" for name in plans}
+    drawn = {
+        name: results.resume(paths[name], plan.settings, [r.key for r in plan.requests], sampling.batch_size)
+        for name, plan in plans.items()
+    }
     summaries = {}
-    for benchmark, problems in benchmarks.items():
-        plan = Plan.make(benchmark, problems, generator, sampling, judge)
-        path = Path(output_dir) / f"{benchmark}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        done = results.resume(path, plan.settings, [r.key for r in plan.requests], sampling.batch_size)
+    for name, plan in plans.items():
+        path, done = paths[name], drawn[name]
         with (
             path.open("ab") as file,
-            tqdm(
-                total=len(plan.requests), initial=done, desc=benchmark, unit="sample", disable=disable_tqdm
-            ) as progress,
+            tqdm(total=len(plan.requests), initial=done, desc=name, unit="sample", disable=disable_tqdm) as progress,
         ):
             for start in range(done, len(plan.requests), sampling.batch_size):
                 rows = plan.run(generator, start)
                 file.write(results.to_lines(rows))
                 file.flush()
                 progress.update(len(rows))
-        summaries[benchmark] = write_summary(path, ks)
+        summaries[name] = write_summary(path, ks)
     if not disable_tqdm:
         print(summary_table(summaries))
     return summaries

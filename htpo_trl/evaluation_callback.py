@@ -85,7 +85,6 @@ class EvaluationCallback(TrainerCallback):
                 trainer.model_wrapped,
                 trainer.accelerator,
                 gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
             ) as model,
         ):
             generator = TransformersGenerator(model, trainer.processing_class)
@@ -103,6 +102,8 @@ class EvaluationCallback(TrainerCallback):
                     summary = write_summary(path, self.ks)
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
                     logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens")}
+        if trainer.args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
+            model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         for_all = [logs]
         broadcast_object_list(for_all)
         # Not TRL's `log`, which would add the training metrics gathered since the last log, and forget them.
