@@ -66,7 +66,7 @@ def evaluate(
             or a generator, e.g. `VLLMGenerator(LLM(..., tensor_parallel_size=4))`.
         benchmarks (`Mapping[str, Dataset]`):
             Name → problems, a [`~datasets.Dataset`] or a list of dictionaries, with the columns `prompt` (text or a
-            conversation) and `solution`.
+            conversation) and `solution`, as those of [`~htpo_trl.data`].
         output_dir (`str` or `Path`):
             Gets `<benchmark>.jsonl`, one sample a line, and `<benchmark>.json`, settings and summary. Models are told
             apart by name alone: use a directory per checkpoint.
@@ -169,7 +169,8 @@ class Plan(NamedTuple):
                 raise ValueError(
                     f"The problems of {benchmark!r} have no column {min(missing)!r}, only {', '.join(row)}."
                 )
-            content = json.dumps([row["prompt"], row.get("solution")], sort_keys=True)
+            # The bare problem, where there is one, so that models with different prompts can be compared.
+            content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
             seen[problem] += 1
             if seen[problem] > 1:  # the same problem again is another one, with samples of its own

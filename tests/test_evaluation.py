@@ -265,6 +265,15 @@ def test_the_same_problem_twice_is_two(run, tmp_path):
     assert summary_of(tmp_path / "run")["problems"] == 2
 
 
+def test_one_problem_in_two_templates_is_one(run, tmp_path):
+    first, second = ([p | {"prompt": f"{a}{p['prompt']}", "problem": p["prompt"]} for p in PROBLEMS] for a in "12")
+    run("first", problems=first)
+    run("second", problems=second)
+    assert compare(tmp_path / "first", tmp_path / "second")[0]["problems"] == 20
+    with pytest.raises(ResultsError, match=r"problems='\w+' there, '\w+' now"):
+        run("first", problems=second)
+
+
 def test_reward_function_judges(tmp_path):
     torch.manual_seed(0)
     model, tokenizer = build_model(), build_tokenizer()
