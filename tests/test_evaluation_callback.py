@@ -101,7 +101,7 @@ def test_every_random_state_is_kept():
     assert draw() == expected[0]
 
 
-def test_gradient_checkpointing_stays_as_configured(directory):
+def test_beginning_of_training(directory):
     for use_reentrant in (True, False):
         kwargs = {"use_reentrant": use_reentrant}
         options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": kwargs, "eval_steps": 1}
@@ -109,8 +109,12 @@ def test_gradient_checkpointing_stays_as_configured(directory):
         trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         callback = EvaluationCallback(trainer, BENCHMARKS, Sampling(**SAMPLING), even_digits)
         callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+        assert len(trainer.state.log_history) == 1
         assert trainer.model.is_gradient_checkpointing
         assert trainer.model.model.layers[0]._gradient_checkpointing_func.keywords == kwargs
+        trainer.state.global_step = 7  # of a checkpoint, which was evaluated before it was written
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+        assert len(trainer.state.log_history) == 1
 
 
 def test_reports_to_trackers_and_files(directory, tokenizer):
