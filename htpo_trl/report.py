@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .evaluation import pass_at_k
+from .metrics import pass_at_k
 from .objective import EFFECTS, GROUPS, PRESETS
 
 

@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.evaluation import Sampling
+from htpo_trl.evaluation_callback import EvaluationCallback
 from tests.conftest import CPU_ARGUMENTS, even_digits
 
 
@@ -123,7 +125,10 @@ def build(directory, arguments, cls=Recorder, config=HTPOConfig, rewards=even_di
 
 
 def run(directory: Path, name: str, job: dict) -> None:
+    benchmarks, sampling = job.pop("benchmarks", None), job.pop("sampling", {})
     trainer = build(directory, **job)
+    if benchmarks:
+        trainer.add_callback(EvaluationCallback(trainer, benchmarks, Sampling(**sampling), even_digits))
     trainer.train()
     (directory / name).mkdir(exist_ok=True)
     trainer.save_model(str(directory / name))

@@ -1,0 +1,193 @@
+"""
+Completions for evaluation, by transformers or by vLLM. Both take token ids and one seed per completion.
+
+A completion depends on its prompt and its seed alone: not on the batch it is generated in, the number of processes, or
+what was generated before (but for round-off, which differs between shapes of batches and can turn a near-tie).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, TopPLogitsWarper
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """
+    How completions are sampled for evaluation. The defaults are the HTPO paper's (arXiv 2605.08283): 32 samples at
+    temperature 1.0 and top-p 0.7, at most 20480 tokens.
+
+    Args:
+        num_samples (`int`, *optional*, defaults to `32`):
+            Samples per problem. pass@k and maj@k exist for k up to this; small benchmarks (AIME: 30 problems) need
+            many.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            0 decodes greedily, and needs `num_samples=1`: all samples would be the same.
+        top_p (`float`, *optional*, defaults to `0.7`):
+            Sample among the most likely tokens whose probabilities reach this sum; 1.0 samples from all.
+        max_new_tokens (`int`, *optional*, defaults to `20480`):
+            Tokens per completion; where it ends there, the sample counts as truncated.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Completions generated at once, and lost if the process is killed meanwhile. Limited by memory with
+            transformers; vLLM schedules by itself and wants thousands.
+        seed (`int`, *optional*, defaults to `0`):
+            Each sample has a seed of its own, derived from this one, the problem and the sample's number.
+        chat_template_kwargs (`dict`, *optional*):
+            Passed to the chat template of conversational prompts, e.g. `{"enable_thinking": False}`.
+    """
+
+    num_samples: int = 32
+    temperature: float = 1.0
+    top_p: float = 0.7
+    max_new_tokens: int = 20480
+    batch_size: int = 64
+    seed: int = 0
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} must be positive, or 0 to decode greedily.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 samples from all tokens.")
+        if self.temperature == 0 and self.num_samples > 1:
+            raise ValueError(
+                f"temperature=0 decodes greedily: num_samples={self.num_samples} samples of a problem would all be "
+                "the same. Set num_samples=1, or a temperature above 0."
+            )
+
+
+class Completion(NamedTuple):
+    text: str  # without special tokens
+    tokens: int  # the end-of-sequence token included
+    truncated: bool  # by max_new_tokens
+
+
+class Generator(Protocol):
+    """What [`evaluate`] needs of a model; write one to evaluate behind another engine."""
+
+    name: str  # of backend and model: kept with the results, which are resumed by the same alone
+    tokenizer: Any
+
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]: ...
+
+
+def load(model: Any) -> Generator:
+    """
+    The generator for `model`: a name or path (by vLLM if it is installed, else by transformers), a pair of loaded
+    transformers model and tokenizer, or a generator as it is.
+    """
+    if isinstance(model, str):
+        if find_spec("vllm"):
+            from vllm import LLM  # type: ignore[import-not-found]
+
+            return VLLMGenerator(LLM(model))
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map="auto")
+        return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
+    if isinstance(model, tuple):
+        return TransformersGenerator(*model)
+    if not hasattr(model, "generate") or isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model is a `{type(model).__name__}`; pass a name or path, a pair (model, tokenizer), or a generator, "
+            "e.g. `VLLMGenerator(LLM(...))`."
+        )
+    return model
+
+
+class TransformersGenerator:
+    """Generates by a transformers model, loaded and on its device."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.name = f"transformers {model.config._name_or_path}".rstrip()
+        eos = model.generation_config.eos_token_id
+        # A chat model may end its turn by a token that is not its tokenizer's end of text, or the reverse.
+        self.eos = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos[0]
+
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        device = self.model.device
+        length = max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (length - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=device)
+        processors = [_SeededSampler(seeds, sampling, length, device)] if sampling.temperature else None
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                output = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    logits_processor=processors,
+                    # Whatever is left out here comes from the model's own generation config, which may penalise
+                    # repetitions; the sampling is that of the processor alone.
+                    generation_config=GenerationConfig(
+                        do_sample=False,
+                        max_new_tokens=sampling.max_new_tokens,
+                        eos_token_id=self.eos,
+                        pad_token_id=self.pad,
+                        num_beams=1,
+                        min_length=0,
+                        repetition_penalty=1.0,
+                        no_repeat_ngram_size=0,
+                        use_cache=True,
+                    ),
+                )
+        finally:
+            self.model.train(training)
+        return [self._completion(row) for row in output[:, length:].tolist()]
+
+    def _completion(self, ids: list[int]) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in self.eos), None)
+        ids = ids if end is None else ids[: end + 1]
+        return Completion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
+
+
+class _SeededSampler(LogitsProcessor):
+    """
+    Samples the next token of each row by inverse transform: one uniform number per row and step, from the row's own
+    seed. It leaves the sampled token as the only one, for greedy search to take; no global random state is touched.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, prompt_length: int, device: torch.device) -> None:
+        uniforms = np.stack([np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds])
+        self.uniforms = torch.from_numpy(uniforms).to(device)  # (B, T), float64
+        self.temperature, self.prompt_length = sampling.temperature, prompt_length
+        self.top_p = TopPLogitsWarper(sampling.top_p) if sampling.top_p < 1 else None
+
+    def __call__(self, input_ids, scores):
+        logits = scores.float() / self.temperature
+        if self.top_p is not None:
+            logits = self.top_p(input_ids, logits)
+        cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
+        step = input_ids.shape[1] - self.prompt_length
+        at = self.uniforms[:, step, None] * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, at, right=True).clamp_(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+class VLLMGenerator:
+    """Generates by a `vllm.LLM`, e.g. `VLLMGenerator(LLM("Qwen/Qwen3-8B", tensor_parallel_size=4))`."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm, self.tokenizer = llm, llm.get_tokenizer()
+        self.name = f"vllm {llm.llm_engine.model_config.model}"
+
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        from vllm import SamplingParams
+
+        parameters = [
+            SamplingParams(
+                temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_new_tokens, seed=seed
+            )
+            for seed in seeds
+        ]
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = [request.outputs[0] for request in self.llm.generate(requests, parameters, use_tqdm=False)]
+        return [Completion(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]

@@ -1,0 +1,203 @@
+"""
+Result files of an evaluation, and the metrics in them, with intervals.
+
+A directory holds two files per benchmark: `<benchmark>.jsonl`, one sample a line, and `<benchmark>.json`, the settings
+and in the end the summary. Nothing here needs torch.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .metrics import majority_at_k, means_with_intervals, pass_at_k
+
+
+class ResultsError(RuntimeError):
+    """Result files that do not fit: this evaluation, or each other."""
+
+
+class Results(NamedTuple):
+    settings: dict[str, Any]
+    problems: dict[str, list[dict[str, Any]]]  # id of the problem -> its samples
+
+
+def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]], batch_size: int) -> int:
+    """
+    Ready `path` for the samples `keys`, (problem, sample) in their order. Returns how many of them it holds already, a
+    multiple of `batch_size` unless all are there; a line that was torn by a kill, and its batch, are cut off.
+
+    Raises:
+        ResultsError: if the file was written with other settings or from other problems, naming the difference.
+    """
+    record = path.with_suffix(".json")
+    if not record.exists():
+        if path.exists() and path.stat().st_size:
+            raise ResultsError(
+                f"{path} has no {record.name} beside it that says how it was made. Remove or rename it."
+            )
+        write_json(record, {"settings": settings})
+        path.write_bytes(b"")
+        return 0
+    if differences := _differences(json.loads(record.read_text())["settings"], settings):
+        raise ResultsError(
+            f"{path} was written with other settings: "
+            + "; ".join(f"{name}={old!r} there, {new!r} now" for name, old, new in differences)
+            + ". Evaluate with the same ones, or into another output_dir."
+        )
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    for i, (line, key) in enumerate(zip(lines, keys, strict=False)):
+        row = json.loads(line)
+        if (row["problem"], row["sample"]) != key:
+            raise ResultsError(f"Line {i + 1} of {path} is not sample {key[1]} of problem {key[0]}: it was edited.")
+    if len(lines) < len(keys):
+        del lines[len(lines) // batch_size * batch_size :]
+    with path.open("ab") as file:
+        file.truncate(sum(map(len, lines)))
+    return len(lines)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(name, old, new)]
+    names = dict.fromkeys([*old, *new])
+    return [d for key in names for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+
+
+def to_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def write_json(path: Path, content: Any) -> None:
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read(path: str | Path) -> Results:
+    """
+    A finished result file, `<benchmark>.jsonl`.
+
+    Raises:
+        ResultsError: if samples are missing.
+    """
+    path = Path(path)
+    settings = json.loads(path.with_suffix(".json").read_text())["settings"]
+    problems: dict[str, list[dict[str, Any]]] = {}
+    with path.open() as file:
+        for line in file:
+            row = json.loads(line)
+            del row["completion"]  # gigabytes, in the end
+            problems.setdefault(row["problem"], []).append(row)
+    expected = settings["n_problems"] * settings["sampling"]["num_samples"]
+    if (found := sum(map(len, problems.values()))) != expected:
+        raise ResultsError(f"{path} holds {found} of {expected} samples: run its evaluation again to complete it.")
+    return Results(settings, problems)
+
+
+def budgets(n: int, ks: Iterable[int] | None = None) -> list[int]:
+    """`ks` after a check, by default the powers of two below n, and n."""
+    if ks is None:
+        return sorted({n} | {2**i for i in range(n.bit_length()) if 2**i < n})
+    ks = sorted(set(ks))
+    if not ks or not 1 <= ks[0] <= ks[-1] <= n:
+        raise ValueError(f"ks={ks} must lie in 1..num_samples={n}: raise num_samples, or ask for smaller ks.")
+    return ks
+
+
+def scores(results: Results, ks: Iterable[int]) -> dict[str, dict[str, float]]:
+    """
+    Metric -> problem -> value: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers, `maj@k`. A
+    problem whose gold answer cannot be parsed is left out: no answer to it can be right.
+    """
+    n = results.settings["sampling"]["num_samples"]
+    ks = [k for k in ks if k > 1]
+    votes = {
+        problem: _votes(rows)
+        for problem, rows in results.problems.items()
+        if all(row["verdict"] != "unparsable_gold" for row in rows)
+    }
+    correct = [c for c, _ in votes.values()]
+    columns = {"mean": pass_at_k(n, correct, 1)} | {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
+    if all("answer" in row for rows in results.problems.values() for row in rows):
+        columns |= {f"maj@{k}": np.array([majority_at_k(n, c, rivals, k) for c, rivals in votes.values()]) for k in ks}
+    return {name: dict(zip(votes, column.tolist(), strict=True)) for name, column in columns.items()}
+
+
+def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
+    """Number of samples with the correct answer, and with each wrong one. All correct answers are one."""
+    wrong = [row.get("answer") for row in rows if row["verdict"] != "correct"]
+    rivals = Counter(_canonical(answer) for answer in wrong if answer is not None)
+    return len(rows) - len(wrong), sorted(rivals.values())
+
+
+def _canonical(answer: str) -> str:
+    """
+    Two wrong answers are one if they agree up to spacing and LaTeX's variants of one sign. They are not compared by
+    value, so that 1/2 and 0.5 divide their votes.
+    """
+    answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
+    return re.sub(r"\\left|\\right|\\[,;:! ]|[\s$]|\.$", "", answer.strip())
+
+
+def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:
+    """
+    The summary of a benchmark: `mean@n`, `pass@k` and `maj@k`, each with its 95% bootstrap interval over problems; the
+    share of truncated samples, the mean number of tokens, and how many samples had which verdict, all three over
+    every problem.
+    """
+    n = results.settings["sampling"]["num_samples"]
+    table = scores(results, budgets(n, ks))
+    judged = len(table["mean"])
+    rows = [row for samples in results.problems.values() for row in samples]
+    columns = np.array([list(values.values()) for values in table.values()])  # (M, P)
+    intervals = means_with_intervals(columns.T) if judged else []
+    return {
+        "problems": len(results.problems),
+        "problems_without_gold": len(results.problems) - judged,
+        "metrics": {
+            f"mean@{n}" if name == "mean" else name: {"mean": mean, "low": low, "high": high}
+            for name, (mean, low, high) in zip(table, intervals, strict=False)
+        },
+        "truncated": sum(row["truncated"] for row in rows) / len(rows),
+        "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "verdicts": dict(sorted(Counter(row["verdict"] for row in rows).items())),
+    }
+
+
+def summary_table(summaries: Mapping[str, dict[str, Any]]) -> str:
+    """Markdown, aligned so that it reads well in a terminal too: one row per benchmark and metric."""
+    cells = [
+        [name, metric, *(f"{value[part]:.3f}" for part in ("mean", "low", "high"))]
+        for name, summary in summaries.items()
+        for metric, value in summary["metrics"].items()
+    ]
+    notes = [
+        f"{name}: {s['problems']} problems"
+        + (f" ({s['problems_without_gold']} left out, gold unparsable)" if s["problems_without_gold"] else "")
+        + f", {s['mean_tokens']:.0f} tokens per sample, {s['truncated']:.1%} truncated; "
+        + ", ".join(f"{count} {verdict}" for verdict, count in s["verdicts"].items())
+        for name, s in summaries.items()
+    ]
+    return "\n".join([table(["benchmark", "metric", "mean", "low", "high"], cells), "", *notes])
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines = [
+        [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in [header, rule, *rows]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

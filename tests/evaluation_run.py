@@ -1,0 +1,64 @@
+"""
+An evaluation in a process of its own, which can be told to kill itself, by SIGKILL, in the n-th forward pass:
+
+    python -m tests.evaluation_run DIRECTORY OUTPUT [n]
+
+`DIRECTORY/model` holds model and tokenizer. The seeds of all samples that were drawn go to `OUTPUT/drawn.txt`.
+"""
+
+import itertools
+import os
+import signal
+import sys
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from htpo_trl.evaluation import Sampling, TransformersGenerator, evaluate
+from htpo_trl.verifier import Judgement, Verdict
+
+
+SAMPLING = Sampling(num_samples=3, max_new_tokens=12, batch_size=8)
+# Of different lengths, and more than a few batches, which do not end where problems do.
+PROBLEMS = [{"prompt": "123456789"[i % 9 :] + f"{i:02d}", "solution": str(i % 10)} for i in range(20)]
+
+
+def last_digit(completions, solution, **kwargs):
+    """Judges the last digit; an odd prompt's gold is as good as any other."""
+    judgements = []
+    for text, gold in zip(completions, solution, strict=True):
+        right = Verdict.CORRECT if text[-1:] == gold else Verdict.WRONG
+        judgements.append(Judgement(right if text else Verdict.UNPARSABLE_ANSWER, text[-1:] or None))
+    return judgements
+
+
+class Recorder(TransformersGenerator):
+    """Keeps the seeds that it drew, in a file that outlives the process."""
+
+    def __init__(self, model, tokenizer, file):
+        super().__init__(model, tokenizer)
+        self.file = file
+
+    def generate(self, prompts, seeds, sampling):
+        completions = super().generate(prompts, seeds, sampling)
+        with self.file.open("a") as file:
+            file.writelines(f"{seed}\n" for seed in seeds)
+        return completions
+
+
+def main(directory: Path, output: Path, forward_passes: int = 0) -> None:
+    model = Qwen3ForCausalLM.from_pretrained(directory / "model")
+    count = itertools.count(1)
+
+    def die(*_):
+        if next(count) == forward_passes:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model.register_forward_pre_hook(die)
+    output.mkdir(exist_ok=True)
+    generator = Recorder(model, PreTrainedTokenizerFast.from_pretrained(directory / "model"), output / "drawn.txt")
+    evaluate(generator, {"digits": PROBLEMS}, output, SAMPLING, judge=last_digit)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
