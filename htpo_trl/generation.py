@@ -88,7 +88,7 @@ def load(model: Any) -> Generator:
             from vllm import LLM  # type: ignore[import-not-found]
 
             return VLLMGenerator(LLM(model))
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map="auto")
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map="auto", use_safetensors=True)
         return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
     if isinstance(model, tuple):
         return TransformersGenerator(*model)

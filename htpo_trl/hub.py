@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .verifier.answers import in_latex, last_boxed
+
 
 # What surrounds a problem; `answer` is the instruction of DAPO-Math-17k, to the letter.
 TEMPLATES = {
@@ -31,10 +33,7 @@ def as_answer(value: Any) -> str:
         return ", ".join(map(as_answer, value)) or as_text("")
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(int(value) if value == int(value) and abs(value) < 1e15 else value)
-    answer = as_text(re.sub(r"(?<!\\)\$", "", as_text(value)).rstrip(" ."))
-    if number := re.fullmatch(r"([-+]?[0-9.]+)[eE]([-+]?[0-9]+)", answer):  # to LaTeX, e is Euler's number
-        answer = f"{number[1]} \\times 10^{{{int(number[2])}}}"
-    return answer
+    return in_latex(as_text(re.sub(r"(?<!\\)\$", "", as_text(value)).rstrip(" .")))
 
 
 def _integer(value: Any) -> str:
@@ -52,22 +51,11 @@ def _after_hashes(value: Any) -> str:
     return as_answer(answer.replace(",", ""))
 
 
-def _last_boxed(value: Any) -> str:
-    """The content of the last \\boxed{...}; escaped braces do not count."""
-    text, opening = as_text(value), "\\boxed{"
-    begin, depth = text.rfind(opening) + len(opening), 1
-    if opening not in text:
-        raise ValueError("has no \\boxed{...}")
-    for token in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, begin):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return as_answer(text[begin : token.start()])
-    raise ValueError("has a \\boxed{ that is never closed")
-
-
 def _minerva(value: Any) -> str:
     """Minerva boxes its answers, some of them in Python's notation: `np.arcsin(10/13)`, `-1./3`."""
-    return re.sub(r"(\d)\./", r"\1/", _last_boxed(value).replace("np.", "\\"))
+    if (answer := last_boxed(as_text(value))) is None:
+        raise ValueError("has no \\boxed{...}, or one that is never closed")
+    return re.sub(r"(\d)\./", r"\1/", as_answer(answer).replace("np.", "\\"))
 
 
 def _unframe(value: Any) -> str:

@@ -184,7 +184,7 @@ def test_bad_rows_of_the_hub(hub, rows, message):
         ("dapo-math-17k", dapo_row("Q", None), "column 'reward_model': the value is None where text is expected"),
         ("aime24", {"problem": "P", "answer": "1000"}, "is '1000' where an integer from 0 to 999 is expected"),
         ("minerva", {"problem": "P", "solution": "42"}, "has no \\boxed{...}"),
-        ("minerva", {"problem": "P", "solution": "\\boxed{\\}"}, "has a \\boxed{ that is never closed"),
+        ("minerva", {"problem": "P", "solution": "\\boxed{\\}"}, "has no \\boxed{...}, or one that is never closed"),
         ("olympiadbench", {"question": "Q", "final_answer": []}, "column 'final_answer': the value is empty"),
         ("math500", {"problem": "P", "answer": True}, "is True where text is expected"),
         ("math500", {"problem": "P", "answer": math.nan}, "is nan where text is expected"),

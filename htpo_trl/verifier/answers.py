@@ -9,7 +9,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANSWER_LINE = re.compile(r"\banswer[ \t*]*:[\s*]*([^\n]*)", re.IGNORECASE)
 _MARKS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_SCIENTIFIC = re.compile(r"\A(-?\d{1,20}(?:\.\d{1,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
+_SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
 _PERIOD = re.compile(r"(?<=[^\d\s])\.\Z")  # after a digit it stays: math-verify takes `10.` for text
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.ASCII)
 _RATIO = re.compile(r"(-?)(?:(\d{1,12})/(\d{1,12})|\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\})", re.ASCII)
@@ -22,8 +22,21 @@ def extract_answer(completion: str) -> str | None:
     """
     box, line = _last(_BOX, completion), _last(_ANSWER_LINE, completion)
     if box is not None and (line is None or box.start() > line.start()):
-        return _content(completion, box.end())
+        return last_boxed(completion)
     return line and line[1].rstrip(" \t\r*").removesuffix(".")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{}` or `\fbox{}`; `None` if there is none, or if it is not closed."""
+    box = _last(_BOX, text)
+    if box is None:
+        return None
+    depth = 1
+    for brace in _BRACE.finditer(text, box.end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[box.end() : brace.start()].strip()
+    return None
 
 
 def bare_answer(answer: str) -> str:
@@ -37,13 +50,17 @@ def bare_answer(answer: str) -> str:
         if answer == left + inner + right and left not in inner.replace(r"\$", ""):
             answer = _PERIOD.sub("", inner.strip())
             break
-    return _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
+    return in_latex(answer)
+
+
+def in_latex(number: str) -> str:
+    """`4.5e33` as `4.5 \\times 10^{33}`; other texts as they are."""
+    return _SCIENTIFIC.sub(lambda match: f"{match[1]} \\times 10^{{{int(match[2])}}}", number)
 
 
 def bare_gold(gold: str) -> str:
     """The same for a gold, which may also be a text with its answer in a box."""
-    box = _last(_BOX, gold)
-    return bare_answer(gold if box is None else _content(gold, box.end()) or "")
+    return bare_answer((last_boxed(gold) or "") if _BOX.search(gold) else gold)
 
 
 def compare_plainly(gold: str, answer: str) -> bool | None:
@@ -73,16 +90,6 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     for match in pattern.finditer(text):  # noqa: B007
         pass
     return match
-
-
-def _content(text: str, start: int) -> str | None:
-    """The text up to the brace that closes the one before `start`."""
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return text[start : brace.start()].strip()
-    return None
 
 
 def _number(text: str) -> Fraction | None:
