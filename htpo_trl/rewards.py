@@ -109,7 +109,7 @@ def _log(name: str, judgements: list[Judgement], log_extra: Callable | None, log
     if log_extra is not None:
         log_extra(f"{name}/answer", [answer or "" for _, answer in judgements])
         log_extra(f"{name}/verdict", [str(verdict) for verdict, _ in judgements])
-    if log_metric is not None:
+    if log_metric is not None and judgements:
         counts = Counter(verdict for verdict, _ in judgements)
         for verdict in Verdict:
             log_metric(f"{name}/{verdict}", counts[verdict] / len(judgements))

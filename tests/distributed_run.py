@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation_callback import EvaluationCallback
+from htpo_trl.rewards import math_reward
 from tests.conftest import CPU_ARGUMENTS, even_digits
 
 
@@ -138,6 +139,8 @@ def run(directory: Path, name: str, job: dict) -> None:
         "log": trainer.state.log_history,
         "parameters": sum(p.double().sum().item() for p in trainer.model.parameters()),
     }
+    if benchmarks:  # the verifier on every rank, of DDP and of DeepSpeed
+        record["verdicts"] = math_reward(["\\boxed{3x}", "\\boxed{4x}"], ["x+2x"] * 2)
     rank = trainer.accelerator.process_index
     (directory / name / f"rank{rank}.json").write_text(json.dumps(record))
 

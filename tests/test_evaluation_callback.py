@@ -155,6 +155,7 @@ def test_two_processes(directory, tokenizer, launcher):
     ranks = records(directory, "two")
     for rank in ranks:
         assert [row["step"] for row in rank["log"] if "eval_six/mean@3" in row] == [0, 2]
+        assert rank["verdicts"] == [1.0, 0.0]
     assert ranks[0]["log"][0] == ranks[1]["log"][0]
     for step, name in ((0, "model"), (2, "two")):
         model = Qwen3ForCausalLM.from_pretrained(directory / name)

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, client, configure, judge, worker
 from htpo_trl.verifier.answers import bare_answer, compare_plainly, extract_answer
 
-from .distributed_run import ENVIRONMENT, TORCHRUN
 from .hostile import hanging_answers, hostile_answers
 
 
@@ -112,6 +111,14 @@ def test_every_answer_gets_a_verdict(verifier, gold, completion, verdict):
 def test_an_answer_that_takes_too_much_memory_is_told():
     with Verifier(VerifierConfig(workers=1, deadline=60.0, memory_limit=64)) as verifier:
         assert verifier.judge_answers(["2^{10^9}", "3x"], ["5", "x+2x"]) == [Verdict.CRASHED, Verdict.CORRECT]
+
+
+def test_a_worker_cannot_write_files(tmp_path):
+    code = "import pathlib; from htpo_trl.verifier.worker import limit; {}; pathlib.Path('file').write_text('x')"
+    for prepare, error in (("limit(64)", "File too large"), ("pass", "")):
+        command = [sys.executable, "-c", code.replace("{}", prepare)]
+        assert error in subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stderr
+        assert (tmp_path / "file").read_text() == ("" if error else "x")
 
 
 def test_the_answer_handed_back_is_cut():
@@ -264,8 +271,11 @@ def test_a_killed_server_is_replaced(strict_verifier):
         future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
         while not any(w.cpu_times().user > 0.3 for w in workers_of(strict_verifier)):
             pass
+        orphans = workers_of(strict_verifier)
         strict_verifier._server._process.kill()
         assert future.result() == [Verdict.TIMED_OUT, Verdict.CORRECT]
+    psutil.wait_procs(orphans, timeout=30)  # the kernel ends the one that is busy
+    assert not any(worker.is_running() for worker in orphans)
 
 
 def test_an_interrupted_call_does_not_answer_the_next_one():
@@ -388,18 +398,3 @@ def test_no_process_outlives_a_script(tmp_path, end):
 def test_importing_the_verifier_loads_neither_torch_nor_sympy():
     code = "import sys, htpo_trl.verifier; print(sorted({'torch', 'sympy', 'trl'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-
-
-def test_the_verifier_serves_every_rank_under_torchrun(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import os, torch\n"
-        "from htpo_trl.verifier import judge\n"
-        "torch.distributed.init_process_group('gloo')\n"
-        "verdicts = [None] * 2\n"
-        "mine = [str(j.verdict) for j in judge([r'\\boxed{3x}', r'\\boxed{4x}'], ['x+2x'] * 2)]\n"
-        "torch.distributed.all_gather_object(verdicts, mine)\n"
-        "assert verdicts == [['correct', 'wrong']] * 2, verdicts\n"
-        "torch.distributed.destroy_process_group()\n"
-    )
-    subprocess.run([sys.executable, "-m", *TORCHRUN, str(script)], check=True, env=ENVIRONMENT)

@@ -43,13 +43,13 @@ def _parse(text: str) -> list:
 
 def _differ_relatively(gold: Any, answer: Any) -> bool:
     """
-    Whether two small numbers differ by more than a ten-thousandth: math-verify rounds to six decimals, so that every
-    small number would be the answer where 1.3e-27 is the gold.
+    Whether two numbers below a millionth differ by more than a ten-thousandth of themselves: math-verify rounds to six
+    decimals, so that any of them would be the answer where 1.3e-27 is the gold.
     """
     if not all(isinstance(value, Expr) and value.is_number for value in (gold, answer)):
         return False
     a, b = gold.evalf(15), answer.evalf(15)
-    return bool(a.is_comparable and b.is_comparable and 0 < abs(a) < 1e-3 and abs(a - b) > 1e-4 * abs(a))
+    return bool(a.is_comparable and b.is_comparable and 0 < abs(a) < 1e-6 and abs(a - b) > 1e-4 * abs(a))
 
 
 @lru_cache(maxsize=256)  # the answers of a group have one gold
