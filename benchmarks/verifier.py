@@ -113,6 +113,7 @@ def agreement(data: dict[str, list[str]]) -> dict:
             verdicts += verifier.judge_answers([answer for _, answer in chunk], [gold for gold, _ in chunk])
             print(f"{start + len(chunk)} of {len(pairs)} judged", flush=True)
     counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     differences = []
     for (gold, answer), verdict in zip(pairs, verdicts, strict=True):
         path = "worker" if compare_plainly(bare_gold(gold), bare_answer(answer)) is None else "here"
@@ -123,11 +124,19 @@ def agreement(data: dict[str, list[str]]) -> dict:
             counts[f"{path}: math-verify timed out"] += 1
         elif theirs != (verdict is Verdict.CORRECT):
             counts[f"{path}: disagreements"] += 1
+            reasons[f"{_reason(gold, answer)}: {'correct' if theirs else 'wrong'} for math-verify"] += 1
             differences.append({"gold": gold, "answer": answer, "ours": verdict, "theirs": theirs, "path": path})
-    print(dict(counts))
-    for difference in differences:
-        print(difference)
-    return {"pairs": len(pairs), "counts": counts, "differences": differences}
+    print(dict(counts), dict(reasons))
+    return {"pairs": len(pairs), "counts": counts, "reasons": reasons, "differences": differences}
+
+
+def _reason(gold: str, answer: str) -> str:
+    """Which of the differences that docs/verifier.md names."""
+    if re.search(r"\.\$?$", answer):
+        return "period at the end"
+    if re.fullmatch(r"[-\d.]+e-?\d+", answer):
+        return "scientific notation"
+    return "small number" if re.search(r"10\^\{-\d+\}$", gold) else "text that is not parsed"
 
 
 def kinds(n: int) -> dict[str, list[tuple[str, str]]]:

@@ -83,7 +83,7 @@ def test_the_last_box_or_answer_line_counts(completion, answer):
         (r"$(-\infty, 0) \cup\{1\}$", r"\boxed{(-\infty,0)\cup \{1\}}", Verdict.CORRECT),
         ("1,234", "Answer: 1234", Verdict.CORRECT),
         (r"2\sqrt{2}", r"\boxed{\sqrt{8}}", Verdict.CORRECT),
-        (r"$\frac{1}{2}$.", r"\boxed{\frac{2}{4}.}", Verdict.CORRECT),
+        (r"\frac{1}{2}.", r"\boxed{\frac{2}{4}.}", Verdict.CORRECT),
         (r"2\sqrt{2}", r"\boxed{\sqrt{6}}", Verdict.WRONG),
         ("3", r"\boxed{4} or \boxed{3}", Verdict.CORRECT),
         ("4", r"\boxed{4} or \boxed{3}", Verdict.WRONG),
@@ -280,13 +280,13 @@ def test_a_killed_server_is_replaced(strict_verifier):
 
 def test_an_interrupted_call_does_not_answer_the_next_one():
     """Ctrl-C in a notebook, while a batch is judged."""
-    with Verifier(VerifierConfig(workers=1, deadline=60.0)) as verifier:
+    with Verifier(VerifierConfig(workers=1, deadline=600.0)) as verifier:
         verifier.judge_answers(["3x"], ["x+2x"])
         server = verifier._server._process
         worker = workers_of(verifier)[0]
 
         def interrupt():
-            while worker.cpu_times().user < 1:
+            while worker.cpu_times().user < 0.3:
                 pass
             signal.pthread_kill(main_thread().ident, signal.SIGINT)
 

@@ -10,7 +10,6 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANSWER_LINE = re.compile(r"\banswer[ \t*]*:[\s*]*([^\n]*)", re.IGNORECASE)
 _MARKS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
-_PERIOD = re.compile(r"(?<=[^\d\s])\.\Z")  # after a digit it stays: math-verify takes `10.` for text
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.ASCII)
 _RATIO = re.compile(r"(-?)(?:(\d{1,12})/(\d{1,12})|\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\})", re.ASCII)
 
@@ -40,21 +39,17 @@ def last_boxed(text: str) -> str | None:
 
 
 def bare_answer(answer: str) -> str:
-    """
-    The answer without the marks of a formula around it and without a period at the end; `4.5e33` as LaTeX, for
-    math-verify reads e as a number.
-    """
-    answer = _PERIOD.sub("", answer.strip())
+    """The answer without the marks of a formula around it."""
+    answer = answer.strip()
     for left, right in _MARKS:
         inner = answer[len(left) : -len(right)]
         if answer == left + inner + right and left not in inner.replace(r"\$", ""):
-            answer = _PERIOD.sub("", inner.strip())
-            break
-    return in_latex(answer)
+            return inner.strip()
+    return answer
 
 
 def in_latex(number: str) -> str:
-    """`4.5e33` as `4.5 \\times 10^{33}`; other texts as they are."""
+    """`4.5e33` as `4.5 \\times 10^{33}`, since e is Euler's number in LaTeX; other texts as they are."""
     return _SCIENTIFIC.sub(lambda match: f"{match[1]} \\times 10^{{{int(match[2])}}}", number)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import math_verify
 from sympy import Expr
 
+from .answers import in_latex
+
 
 # The whole boxed content is the answer: without this, math-verify picks numbers out of text that it cannot parse.
 _EXTRACTION = (math_verify.LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),)
@@ -38,6 +40,8 @@ def compare(gold: str, answer: str) -> str:
 
 
 def _parse(text: str) -> list:
+    # Punctuation is no part of a formula. After a digit it may be: math-verify takes `10.` for text.
+    text = in_latex(re.sub(r"(?<=[^\d\s])\.\Z", "", text))
     return math_verify.parse(f"\\boxed{{{text}}}", _EXTRACTION, parsing_timeout=None)
 
 
