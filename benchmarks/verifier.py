@@ -274,6 +274,37 @@ def hostile(_) -> dict:
     return result
 
 
+def tables(results: dict) -> list[str]:
+    """The tables of docs/verifier.md."""
+    names, rows = list(results["golds"]), results["golds"].values()
+    lines = {
+        "golds": [row["golds"] for row in rows],
+        "accepted in every wrapping": [row["accepted"] for row in rows],
+        "changed, and refused": [row["perturbed"]["wrong"] for row in rows],
+    }
+    made = [_table(["", *names], [[name, *values] for name, values in lines.items()])]
+    lines = {}
+    for kind, row in results["throughput"].items():
+        rates = [round(row["per_second"][name]) for name in ("htpo_trl", "math_verify", "trl")]
+        ratios = [f"{statistics.median(row['ratios'][f'htpo_trl / {name}']):.3g}" for name in ("math_verify", "trl")]
+        lines[kind] = [*rates, *ratios]
+    header = ["answers", "htpo_trl", "math-verify", "TRL's `accuracy_reward`", "/ math-verify", "/ TRL"]
+    made.append(_table(header, [[kind, *values] for kind, values in lines.items()]))
+    verdicts = ("wrong", "unparsable_answer", "timed_out", "crashed")
+    header = ["answers of the kind", "number", *verdicts, "slowest (s)"]
+    families = [
+        [family, row["answers"], *(row["verdicts"].get(verdict, 0) for verdict in verdicts), f"{row['slowest']:.2f}"]
+        for family, row in results["hostile"]["families"].items()
+    ]
+    made.append(_table(header, families))
+    return made
+
+
+def _table(header: list, rows: list[list]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"golds": golds, "agreement": agreement, "throughput": throughput, "hostile": hostile}
@@ -291,6 +322,7 @@ def main() -> None:
     for part in arguments.parts:
         results[part] = parts[part](data)
         arguments.output.write_text(json.dumps(results, indent=1))
+    print("\n\n".join(tables(results)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The reward functions: rewards and logs, DAPO's rules, the golds of real benchmarks, and runs."""
 
 import asyncio
+import json
 import pickle
+import re
 from collections import Counter
 
 import pytest
@@ -10,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl import rewards as trl_rewards
 
+from benchmarks.verifier import tables
 from htpo_trl import HTPOConfig, HTPOTrainer, rewards
 from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, worker
 
 from .conftest import CPU_ARGUMENTS
+from .distributed_run import ROOT
 from .golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
 from .hostile import hanging_answers
 
@@ -195,3 +199,19 @@ def test_a_run_logs_verdicts_and_takes_correctness_from_the_named_reward(tiny_ch
         assert sum(entry[f"{judge}/{verdict}"] for verdict in Verdict) == 1
         assert entry[f"{judge}/unparsable_answer"] == 1  # a random model finds no box
         assert entry["htpo/accuracy"] == 0
+
+
+def test_the_documentation_runs_and_says_what_was_measured():
+    page = (ROOT / "docs" / "verifier.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/verifier.md", "exec"), {})
+    results = json.loads((ROOT / "benchmarks" / "results" / "verifier.json").read_text())
+    for table in tables(results):
+        assert table in page
+    counts, hostile = results["agreement"]["counts"], results["hostile"]
+    assert counts["here: pairs"] > 20_000
+    assert "here: disagreements" not in counts
+    assert hostile["canaries"] == 0
+    assert hostile["overrun"] < 0.5
+    assert max(batch["seconds"] for batch in hostile["batches"]) < 3 * hostile["config"]["deadline"]
+    assert all(batch["right after"] for batch in hostile["batches"])
