@@ -90,6 +90,11 @@ def test_the_last_box_or_answer_line_counts(completion, answer):
         ("4", r"four", Verdict.UNPARSABLE_ANSWER),
         ("4", r"\boxed{}", Verdict.UNPARSABLE_ANSWER),
         ("4", rf"\boxed{{{'4' * 5000}}}", Verdict.UNPARSABLE_ANSWER),
+        ("Answer is forty two.", r"\boxed{Answer is forty two.}", Verdict.UNPARSABLE_GOLD),
+        ("there is none", r"\boxed{these inner}", Verdict.UNPARSABLE_GOLD),
+        (r"\text{no solution}", r"\boxed{\text{no solution}}", Verdict.CORRECT),
+        ("east", r"\boxed{\text{east}}", Verdict.CORRECT),
+        ("x y + z", r"\boxed{z + yx}", Verdict.CORRECT),
         ("", r"\boxed{4}", Verdict.UNPARSABLE_GOLD),
         ("4" * 5000, rf"\boxed{{{'4' * 5000}}}", Verdict.UNPARSABLE_GOLD),
         # Six decimals, to which math-verify rounds, do not tell small numbers apart; and it reads e as 2.718.

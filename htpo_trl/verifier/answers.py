@@ -58,6 +58,11 @@ def bare_gold(gold: str) -> str:
     return bare_answer((last_boxed(gold) or "") if _BOX.search(gold) else gold)
 
 
+def is_prose(gold: str) -> bool:
+    """Whether a gold is a sentence, which math-verify would read as the product of its letters."""
+    return not re.search(r"[\\\d$]", gold) and re.search(r"[^\W\d_]{2}\s+[^\W\d_]{2}", gold) is not None
+
+
 def compare_plainly(gold: str, answer: str) -> bool | None:
     """
     Whether a bare answer is the gold, where both are integers, decimals (with thousands commas) or ratios of integers,

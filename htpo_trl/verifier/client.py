@@ -14,7 +14,7 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from .answers import bare_answer, bare_gold, compare_plainly, extract_answer
+from .answers import bare_answer, bare_gold, compare_plainly, extract_answer, is_prose
 
 
 class Verdict(StrEnum):
@@ -116,7 +116,7 @@ class Verifier:
             self._stop()
 
     def _judge_plainly(self, gold: str, answer: str) -> Verdict | None:
-        if not 0 < len(gold) <= self.config.max_length:
+        if not 0 < len(gold) <= self.config.max_length or is_prose(gold):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER
