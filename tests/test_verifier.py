@@ -39,7 +39,7 @@ def verifier():
 @pytest.fixture
 def strict_verifier():
     """One with little time and memory, for tests that end its processes."""
-    with Verifier(VerifierConfig(workers=2, deadline=1.0, memory_limit=64)) as verifier:
+    with Verifier(VerifierConfig(workers=2, deadline=2.0, memory_limit=64)) as verifier:
         verifier.judge_answers(["x"], ["y"])
         yield verifier
 
@@ -209,7 +209,7 @@ def test_hostile_answers_are_judged_and_nothing_is_executed(verifier, tmp_path):
     corpus = [text for family in hostile_answers(str(canary)).values() for text in family]
     assert len(corpus) >= 300
     golds = ["5", "x^2+1", r"\{1,2\}", r"\frac{\pi}{2}"]
-    with Verifier(VerifierConfig(deadline=0.5)) as quick:
+    with Verifier(VerifierConfig(deadline=1.0)) as quick:
         verdicts = Counter(quick.judge(corpus, [golds[i % 4] for i in range(len(corpus))]))
         assert sum(verdicts.values()) == len(corpus)
         assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
@@ -236,17 +236,21 @@ def test_a_batch_with_hostile_answers_ends_soon_and_spares_the_others(verifier):
 
 
 def test_an_answer_ends_at_its_deadline(strict_verifier):
-    start = time.monotonic()
-    assert strict_verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
-    assert 1.0 <= time.monotonic() - start < 1.5
+    """By half a second: the better of two, as the machine may be busy. Over 400 more: benchmarks/verifier.py."""
+    deadline, times = strict_verifier.config.deadline, []
+    for _ in range(2):
+        start = time.monotonic()
+        assert strict_verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
+        times.append(time.monotonic() - start)
+    assert deadline <= min(times) < deadline + 0.5
 
 
 def test_a_gold_that_hangs_is_tried_once(strict_verifier):
     start = time.monotonic()
     for i in range(3):
         assert strict_verifier.judge_answers([f"{i}+3"], [HANGS]) == [Verdict.UNPARSABLE_GOLD]
-    # Each answer meets its deadline, the gold alone one more.
-    assert time.monotonic() - start < 4 * 1.5
+    # Each answer meets its deadline, the gold alone one more: four, not six.
+    assert time.monotonic() - start < 5 * strict_verifier.config.deadline
 
 
 # --- The life of the processes
@@ -269,6 +273,16 @@ def test_a_worker_killed_at_work_is_replaced(strict_verifier):
         busy[0].send_signal(signal.SIGKILL)
         assert future.result() == [Verdict.CRASHED, Verdict.CORRECT]
     assert strict_verifier.judge_answers(["3x"], ["x+2x"]) == [Verdict.CORRECT]
+
+
+def test_a_worker_killed_while_it_waits_is_replaced(strict_verifier):
+    """By the pool, or with all of the server, which then ends at the next batch and says why."""
+    (worker, *_) = workers_of(strict_verifier)
+    worker.kill()
+    psutil.wait_procs([worker], timeout=30)
+    start = time.monotonic()
+    assert strict_verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+    assert time.monotonic() - start < 30  # not the minute after which a server is given up
 
 
 def test_a_killed_server_is_replaced(strict_verifier):

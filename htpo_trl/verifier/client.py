@@ -105,10 +105,11 @@ class Verifier:
                 The right answers: bare, between dollars, or in a `\boxed{}`.
         """
         pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
-        verdicts = {pair: self._judge_plainly(*pair) for pair in pairs}
-        open_pairs = [pair for pair, verdict in verdicts.items() if verdict is None]
-        verdicts.update(zip(open_pairs, self._ask(open_pairs), strict=True))
-        return [verdict for pair in pairs if (verdict := verdicts[pair]) is not None]
+        known = {pair: self._judge_plainly(*pair) for pair in pairs}
+        verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
+        unknown = [pair for pair in known if pair not in verdicts]
+        verdicts.update(zip(unknown, self._ask(unknown), strict=True))
+        return [verdicts[pair] for pair in pairs]
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
@@ -127,25 +128,28 @@ class Verifier:
         if not pairs:
             return []
         with self._lock:
-            for attempt in range(2):
-                if self._server is None:
-                    self._server = _Server(self.config)
-                    atexit.register(self.close)
-                try:
-                    return self._server.judge(pairs)
-                except (EOFError, OSError) as error:
-                    self._stop()
-                    # Answers do not reach the server's own process: it was killed from outside, so once is forgiven.
-                    if attempt:
-                        raise RuntimeError(
-                            f"The verifier's process ended twice while it judged {len(pairs)} answers; see above for "
-                            "its error, if any. Where memory is short, lower `workers` or `memory_limit` by "
-                            f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
-                        ) from error
-                except BaseException:
-                    self._stop()  # interrupted: the reply to come must not answer the next request
-                    raise
-        raise AssertionError
+            try:
+                return self._ask_server(pairs)
+            except (EOFError, OSError):
+                pass  # killed from outside, since answers do not reach the server's own process: forgiven once
+            try:
+                return self._ask_server(pairs)
+            except (EOFError, OSError) as error:
+                raise RuntimeError(
+                    f"The verifier's process ended twice while it judged {len(pairs)} answers; see above for its "
+                    "error, if any. Where memory is short, lower `workers` or `memory_limit` by "
+                    f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
+                ) from error
+
+    def _ask_server(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        if self._server is None:
+            self._server = _Server(self.config)
+            atexit.register(self.close)
+        try:
+            return self._server.judge(pairs)
+        except BaseException:
+            self._stop()  # also when interrupted: the reply to come must not answer the next request
+            raise
 
     def _stop(self) -> None:
         atexit.unregister(self.close)

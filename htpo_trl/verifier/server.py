@@ -69,7 +69,7 @@ def main() -> None:
     sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 (this process's own, until it ends)
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    watch = Thread(target=_end_with, args=(requests,))
+    watch = Thread(target=_end_with, args=(requests,), daemon=True)
     watch.start()
     server = Server(**json.loads(sys.argv[1]))
     try:
