@@ -85,6 +85,7 @@ def _end_with(requests: Connection) -> None:
     hang_up = select.poll()
     hang_up.register(requests.fileno(), 0)
     hang_up.poll()
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (nobody is to be told that the pool breaks now)
     for worker in (workers := multiprocessing.active_children()):
         worker.kill()
     for worker in workers:
