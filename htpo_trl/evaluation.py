@@ -22,6 +22,7 @@ from .comparison import compare, comparison_table
 from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator, load
 from .metrics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 from .results import ResultsError, budgets, summarize, summary_table
+from .verifier.answers import gold_text
 
 
 __all__ = [
@@ -231,7 +232,7 @@ def _tokenize(tokenizer: Any, prompt: Any, sampling: Sampling) -> list[int]:
 def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
     """`verdict`, and `answer` where the judge tells it, of each completion."""
     if judge is None:
-        golds = ["" if row["solution"] is None else str(row["solution"]) for row in rows]
+        golds = [gold_text(row["solution"]) for row in rows]
         judgements: Sequence[Any] = verifier.judge(texts, golds)
     else:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}

@@ -64,6 +64,8 @@ class Sampling:
 
 
 class Completion(NamedTuple):
+    """One sample of a model."""
+
     text: str  # without special tokens
     tokens: int  # the end-of-sequence token included
     truncated: bool  # by max_new_tokens

@@ -23,6 +23,8 @@ class ResultsError(RuntimeError):
 
 
 class Results(NamedTuple):
+    """A finished result file, see [`read`]."""
+
     settings: dict[str, Any]
     problems: dict[str, list[dict[str, Any]]]  # id of the problem -> its samples
 
@@ -72,10 +74,12 @@ def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any
 
 
 def to_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """The lines of samples in a result file."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write in one step: a kill leaves the old file or the new one."""
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(partial, path)

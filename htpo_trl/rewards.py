@@ -12,6 +12,7 @@ from typing import Any
 from trl.rewards import get_soft_overlong_punishment
 
 from .verifier import Judgement, Verdict, judge
+from .verifier.answers import gold_text
 
 
 __all__ = ["dapo_math_reward", "get_soft_overlong_punishment", "math_reward", "signed_math_reward"]
@@ -50,8 +51,7 @@ def math_reward(
     [1.0, 0.0, 0.0]
     ```
     """
-    golds = ["" if gold is None else str(gold) for gold in solution]
-    judgements = judge([_text(completion) for completion in completions], golds)
+    judgements = judge([_text(completion) for completion in completions], [gold_text(gold) for gold in solution])
     _log("math_reward", judgements, log_extra, log_metric)
     gold_is_bad = Verdict.UNPARSABLE_GOLD
     return [None if verdict is gold_is_bad else float(verdict is Verdict.CORRECT) for verdict, _ in judgements]
@@ -87,7 +87,7 @@ def dapo_math_reward(
     ```
     """
     judgements = [
-        _judge_by_dapo(_text(completion), "" if gold is None else str(gold))
+        _judge_by_dapo(_text(completion), gold_text(gold))
         for completion, gold in zip(completions, solution, strict=True)
     ]
     _log("dapo_math_reward", judgements, log_extra, log_metric)

@@ -21,21 +21,14 @@ def extract_answer(completion: str) -> str | None:
     """
     box, line = _last(_BOX, completion), _last(_ANSWER_LINE, completion)
     if box is not None and (line is None or box.start() > line.start()):
-        return last_boxed(completion)
+        return _content(completion, box)
     return line and line[1].rstrip(" \t\r*").removesuffix(".")
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{}` or `\fbox{}`; `None` if there is none, or if it is not closed."""
     box = _last(_BOX, text)
-    if box is None:
-        return None
-    depth = 1
-    for brace in _BRACE.finditer(text, box.end()):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return text[box.end() : brace.start()].strip()
-    return None
+    return box and _content(text, box)
 
 
 def bare_answer(answer: str) -> str:
@@ -56,6 +49,11 @@ def in_latex(number: str) -> str:
 def bare_gold(gold: str) -> str:
     """The same for a gold, which may also be a text with its answer in a box."""
     return bare_answer((last_boxed(gold) or "") if _BOX.search(gold) else gold)
+
+
+def gold_text(solution: object) -> str:
+    """A gold as it stands in a column of a data set, where it may be a number or missing, as text."""
+    return "" if solution is None else str(solution)
 
 
 def is_prose(gold: str) -> bool:
@@ -90,6 +88,15 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     for match in pattern.finditer(text):  # noqa: B007
         pass
     return match
+
+
+def _content(text: str, box: re.Match[str]) -> str | None:
+    depth = 1
+    for brace in _BRACE.finditer(text, box.end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[box.end() : brace.start()].strip()
+    return None
 
 
 def _number(text: str) -> Fraction | None:
