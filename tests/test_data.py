@@ -7,7 +7,6 @@ import random
 import re
 import sys
 from decimal import Decimal
-from pathlib import Path
 
 import datasets
 import pytest
@@ -27,8 +26,8 @@ from htpo_trl.data import (
     split,
 )
 
+from .golds import DATA, FILES
 
-REAL_FILES = Path(__file__).parents[2] / "shared" / "data"
 
 # Where each set is on the Hub and which columns are read: to be compared with the set's page if a download fails.
 EXPECTED = {
@@ -433,20 +432,13 @@ def test_missing_extra(monkeypatch):
         load_procedural("gcd")
 
 
-REAL_SETS = {
-    "aime24": ("aime24", 30),
-    "aime25": ("aime25", 30),
-    "math500": ("math500", 500),
-    "minerva": ("minerva_math", 272),
-    "olympiadbench": ("olympiadbench", 675),
-    "gsm8k": ("gsm8k_test", 1319),
-}
+SIZES = {"aime24": 30, "aime25": 30, "math500": 500, "minerva": 272, "olympiadbench": 675, "gsm8k": 1319}
 
 
-@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the published files are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="the published files are not here")
 def test_published_files():
-    sets = {name: load(name, path=REAL_FILES / f"{file}.jsonl") for name, (file, _) in REAL_SETS.items()}
-    assert {name: len(dataset) for name, dataset in sets.items()} == {name: n for name, (_, n) in REAL_SETS.items()}
+    sets = {name: load(name, path=DATA / f"{file}.jsonl") for name, file in FILES.items()}
+    assert {name: len(dataset) for name, dataset in sets.items()} == SIZES
     for dataset in sets.values():
         for solution in dataset["solution"]:
             assert "boxed" not in solution
