@@ -1,17 +1,42 @@
-"""The `htpo` command."""
+"""The `htpo` command. Nothing here needs torch before there is something to run."""
 
 import argparse
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import RECIPES, UsageError, find, names
 
 
 # Kept beside the parser, so that --help needs no torch; a test compares it with the table of presets.
 OBJECTIVES = ("htpo", "htpo-released", "dapo", "high-entropy-only", "gppo", "aspo")
 
+TRAIN_HELP = """\
+usage: htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]
+
+Train by HTPO. The options are the fields of the classes below, in the recipe (YAML) or as flags; flags win.
+
+  --config RECIPE            a YAML file, or one of the package's recipes: {recipes}
+  --accelerate_config NAME   a configuration of accelerate, a file or one of: {accelerate}
+  --dry_run                  print the plan (batches, optimizer steps, memory, what is off-policy) and stop
+
+All other options of `accelerate launch` (--num_processes, --num_machines, ...) are passed on to it.
+The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_from_checkpoint true.
+"""
+EVAL_HELP = """\
+usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]
+
+Sample, judge and summarise: mean@n, pass@k and maj@k with 95% intervals. Killed and called again, it goes on.
+"""
+
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the `htpo` command."""
+    """The parser of the `htpo` command; `train` and `eval` read their own options."""
     parser = argparse.ArgumentParser(prog="htpo", description="HTPO for TRL: every token learns by its group.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("train", help="train by HTPO: a recipe, flags, any launcher of accelerate", add_help=False)
+    commands.add_parser("eval", help="evaluate a model: mean@n, pass@k, maj@k with intervals", add_help=False)
     demo = commands.add_parser(
         "demo",
         help="train a small model on a laptop and see what HTPO does to which tokens",
@@ -26,14 +51,81 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output_dir", default="runs/laptop", help="where runs and warm starts are kept")
     demo.add_argument("--threads", type=int, help="CPU threads; by default one or two, whichever is faster now")
     demo.add_argument("--quick", action="store_true", help="a smoke run: a few steps of everything, learns nothing")
+    recipes = commands.add_parser("recipes", help="list, show and copy the package's recipes")
+    actions = recipes.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="name and first line of each")
+    show = actions.add_parser("show", help="print one")
+    copy = actions.add_parser("copy", help="copy one, to change it")
+    for action in (show, copy):
+        action.add_argument("name")
+    copy.add_argument("to", nargs="?", help="file to write, by default the recipe's name in this directory")
+    commands.add_parser("env", help="versions and devices, for bug reports")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `htpo` command."""
-    arguments = vars(make_parser().parse_args(argv))
-    del arguments["command"]
+    argv = sys.argv[1:] if argv is None else list(argv)
+    command, options = (argv[0], argv[1:]) if argv else (None, [])
+    try:
+        if command == "train":
+            _train(options)
+        elif command == "eval":
+            _eval(options)
+        else:
+            _other(make_parser().parse_args(argv))
+    except UsageError as error:
+        print(f"htpo {command}: {error}", file=sys.stderr)
+        sys.exit(2)
 
-    from .laptop import LaptopConfig, run
 
-    run(LaptopConfig(**arguments))
+def _train(argv: list[str]) -> None:
+    if {"-h", "--help"} & set(argv):
+        from .arguments import ACCELERATE_CONFIGS
+        from .flags import describe
+        from .scripts.htpo import TITLES, flags
+
+        print(TRAIN_HELP.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS))))
+        print(describe(flags(), TITLES))
+        return
+    from .launch import train
+
+    train(argv)
+
+
+def _eval(argv: list[str]) -> None:
+    from .scripts.evaluate import TITLES, flags, main
+
+    if {"-h", "--help"} & set(argv):
+        from .flags import describe
+
+        print(EVAL_HELP)
+        print(describe(flags(), TITLES))
+        return
+    main(argv)
+
+
+def _other(arguments: argparse.Namespace) -> None:
+    if arguments.command == "demo":
+        from .laptop import LaptopConfig, run
+
+        options = vars(arguments)
+        del options["command"]
+        run(LaptopConfig(**options))
+    elif arguments.command == "env":
+        from .environment import report
+
+        print(report())
+    elif arguments.action == "list":
+        for name in names(RECIPES):
+            first = find(name, RECIPES, "recipe").read_text().splitlines()[0].lstrip("# ")
+            print(f"{name:24}  {first}")
+    elif arguments.action == "show":
+        print(find(arguments.name, RECIPES, "recipe").read_text(), end="")
+    else:
+        source = find(arguments.name, RECIPES, "recipe")
+        target = Path(arguments.to or source.name)
+        if target.exists():
+            raise UsageError(f"{target} exists. Name another file: htpo recipes copy {arguments.name} FILE.")
+        shutil.copyfile(source, target)
+        print(f"{target}: change it, then htpo train --config {target}")

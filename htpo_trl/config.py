@@ -1,5 +1,6 @@
 """`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,7 +141,11 @@ class HTPOConfig(GRPOConfig):
     def __post_init__(self):
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            self._mend_batch_size(error)
+            raise
 
         table = self.table  # raises for an unknown preset, group or rule
         _check_share("difficulty_threshold", self.difficulty_threshold)
@@ -195,6 +200,22 @@ class HTPOConfig(GRPOConfig):
                 f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, "
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
+
+    def _mend_batch_size(self, error: ValueError) -> None:
+        """Where groups do not fit the generation batch: raise the error again with numbers that would."""
+        group, batch = self.num_generations, self.generation_batch_size
+        if not group or not batch or batch % group == 0:
+            return
+        per_row = batch // self.per_device_train_batch_size  # of the generation batch, per row on each device
+        rows = group // math.gcd(group, per_row)
+        nearest = max(rows, round(self.per_device_train_batch_size / rows) * rows)
+        groups = [n for n in range(2, batch + 1) if batch % n == 0]
+        choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+        raise ValueError(
+            f"{error} A generation batch of {batch} = per_device_train_batch_size="
+            f"{self.per_device_train_batch_size} x {per_row} must hold whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} "
+            f"(or a multiple of {rows}), or num_generations={' or '.join(map(str, choices))}."
+        ) from None
 
     @property
     def table(self) -> Table:

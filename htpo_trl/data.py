@@ -35,7 +35,7 @@ PROCEDURAL_TASKS = (
 
 
 def load(
-    name: str,
+    name: str | Benchmark,
     *,
     path: str | Path | None = None,
     template: str = "boxed",
@@ -47,8 +47,8 @@ def load(
     conflicting answers; the log says how many.
 
     Args:
-        name (`str`):
-            A key of `BENCHMARKS`, such as `"dapo-math-17k"`, `"aime24"` or `"math500"`.
+        name (`str` or `Benchmark`):
+            A key of `BENCHMARKS`, such as `"dapo-math-17k"`, `"aime24"` or `"math500"`, or where another one is.
         path (`str` or `Path`, *optional*):
             Downloaded copy to read instead of the Hub: `.jsonl`, `.csv` or `.parquet`, with the Hub's columns.
         template (`str`, *optional*, defaults to `"boxed"`):
@@ -75,9 +75,9 @@ def load(
     check_disjoint({"train": train, "aime24": test})
     ```
     """
-    if name not in BENCHMARKS:
+    if not isinstance(name, Benchmark) and name not in BENCHMARKS:
         raise ValueError(f"name={name!r} is none of {', '.join(BENCHMARKS)}. Your own files: load_file(path).")
-    spec = BENCHMARKS[name]
+    spec = name if isinstance(name, Benchmark) else BENCHMARKS[name]
     rows = _hub_rows(spec) if path is None else rows_of(Path(path))
     return _build(path or spec.hub_id, _pairs(rows, spec), template, system_prompt, chat)
 

@@ -64,3 +64,4 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 _READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+SUFFIXES = tuple(_READERS)

@@ -15,9 +15,17 @@ from .verifier import Judgement, Verdict, judge
 from .verifier.answers import gold_text
 
 
-__all__ = ["dapo_math_reward", "get_soft_overlong_punishment", "math_reward", "signed_math_reward"]
+__all__ = [
+    "dapo_math_reward",
+    "get_soft_overlong_punishment",
+    "last_number_reward",
+    "math_reward",
+    "signed_math_reward",
+]
 
 Completion = str | list[dict[str, Any]]
+
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")  # with sign and decimals: neither 7.5 nor -5 is 5
 
 
 def math_reward(
@@ -93,6 +101,17 @@ def dapo_math_reward(
     _log("dapo_math_reward", judgements, log_extra, log_metric)
     rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
     return [rewards.get(verdict, -1.0) for verdict, _ in judgements]
+
+
+def last_number_reward(
+    completions: Sequence[Completion], solution: Sequence[str | int | float | None], **kwargs
+) -> list[float]:
+    """
+    Reward 1.0 where the last number of a completion is the gold, compared as text, else 0.0. For arithmetic with
+    models that are too small to keep to a format: it also accepts a number that the completion only mentions last.
+    """
+    numbers = [_NUMBER.findall(_text(completion)) for completion in completions]
+    return [float(found[-1:] == [gold_text(gold)]) for found, gold in zip(numbers, solution, strict=True)]
 
 
 def _text(completion: Completion) -> str:

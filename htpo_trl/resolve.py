@@ -1,0 +1,230 @@
+"""Names, as given on the command line or in a recipe → data sets and reward functions."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .data import PROCEDURAL_TASKS, load, load_countdown, load_file, load_procedural
+from .files import SUFFIXES, rows_of
+from .flags import nearest
+from .hub import BENCHMARKS, Benchmark
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+REWARDS = {
+    **dict.fromkeys(
+        ("math_reward", "signed_math_reward", "dapo_math_reward", "last_number_reward"), "htpo_trl.rewards"
+    ),
+    "countdown_reward": "htpo_trl.countdown",
+    **dict.fromkeys(("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"), "trl.rewards"),
+}
+OVERLONG = "get_soft_overlong_punishment"
+
+
+@dataclass
+class PromptArguments:
+    """
+    How problems become prompts, the same for training and evaluation.
+
+    Args:
+        template (`str`, *optional*, defaults to `"boxed"`):
+            `"boxed"`, `"answer"`, `"none"`, or a text with `{problem}` in it, see [`~htpo_trl.data.load`].
+        system_prompt (`str`, *optional*):
+            System message; without chat, a paragraph before the prompt.
+        chat (`bool`, *optional*, defaults to `True`):
+            Whether prompts are conversations, for the model's chat template. `False` for base models.
+        problem_column, solution_column (`str`, *optional*):
+            Columns of a file or Hub data set of your own, `problem` and `solution` by default. One that has the column
+            `prompt`, and for which neither is given, is taken as it is.
+        dataset_options (`dict` or `str`, *optional*):
+            Options of a procedural task, such as `{"size": 500, "max_terms": 3}`.
+    """
+
+    template: str = field(
+        default="boxed",
+        metadata={"help": "What surrounds a problem: 'boxed', 'answer', 'none', or a text with {problem} in it."},
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "System message."})
+    chat: bool = field(
+        default=True,
+        metadata={"help": "Whether prompts are conversations, for the model's chat template. False for base models."},
+    )
+    problem_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with the problem, of a file or Hub data set of your own ('problem' by default). Without "
+            "it, a data set that has the column 'prompt' is taken as it is, as in TRL."
+        },
+    )
+    solution_column: str | None = field(
+        default=None,
+        metadata={"help": "Column with the answer, of a file or Hub data set of your own ('solution' by default)."},
+    )
+    dataset_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Options of a procedural task, as JSON: {"size": 500, "max_terms": 3}.'},
+    )
+
+    def __post_init__(self) -> None:
+        self.dataset_options = as_options("dataset_options", self.dataset_options)
+
+    @property
+    def of_prompts(self) -> dict[str, Any]:
+        """Keyword arguments of the loaders in `htpo_trl.data`."""
+        return {"template": self.template, "system_prompt": self.system_prompt, "chat": self.chat}
+
+
+def as_options(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Options that may be JSON, as on the command line."""
+    if not isinstance(value, str):
+        return value or {}
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"{name}={value!r} is not JSON: {error}.") from None
+
+
+def is_ours(name: str) -> bool:
+    """Whether the name is one of this package's, or of a local file: known without the Hub."""
+    return name in {*BENCHMARKS, *PROCEDURAL_TASKS, "countdown"} or Path(name).suffix in SUFFIXES
+
+
+def is_local(name: str) -> bool:
+    """Whether the data set is made or read on this machine."""
+    return is_ours(name) and name not in BENCHMARKS
+
+
+def dataset(
+    name: str,
+    prompts: PromptArguments,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+) -> "Dataset":
+    """
+    A data set by the name of a benchmark, a procedural task or `countdown`, by the path of a `.jsonl`, `.csv` or
+    `.parquet` file, or by its id on the Hub.
+
+    Raises:
+        ValueError: naming what is wrong with name, file, row or column.
+    """
+    if not is_ours(name):
+        return _hub_dataset(name, prompts, config, split, streaming)
+    for option, value in (("dataset_config", config), ("dataset_streaming", streaming)):
+        if value:
+            raise ValueError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
+    if prompts.dataset_options and name not in PROCEDURAL_TASKS:
+        raise ValueError(f"dataset_options={prompts.dataset_options} are for procedural tasks, which {name!r} is not.")
+    if name == "countdown":
+        return load_countdown("test" if split == "test" else "train")
+    if name in PROCEDURAL_TASKS:
+        return load_procedural(name, **prompts.of_prompts, **as_options("dataset_options", prompts.dataset_options))
+    if name in BENCHMARKS:
+        return load(name, **prompts.of_prompts)
+    if not os.path.isfile(name):
+        raise ValueError(f"There is no file {name!r} in {os.getcwd()}.")
+    columns = next(rows_of(Path(name)), ("", {}))[1]
+    if "prompt" in columns and not (prompts.problem_column or prompts.solution_column):
+        from datasets import Dataset
+
+        return Dataset.from_list([row for _, row in rows_of(Path(name))])
+    return load_file(
+        name,
+        problem_column=prompts.problem_column or "problem",
+        solution_column=prompts.solution_column or "solution",
+        **prompts.of_prompts,
+    )
+
+
+def _hub_dataset(name: str, prompts: PromptArguments, config: str | None, split: str | None, streaming: bool):
+    from datasets import load_dataset
+
+    known = f"Names that are known: {', '.join([*BENCHMARKS, *PROCEDURAL_TASKS, 'countdown'])}."
+    try:
+        found = load_dataset(name, config, split=split, streaming=streaming)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise ValueError(f"dataset {name!r}: {nearest(name, BENCHMARKS)}{error}. {known}") from error
+    columns = found.column_names or []
+    if streaming or ("prompt" in columns and not (prompts.problem_column or prompts.solution_column)):
+        return found
+    problem, solution = prompts.problem_column or "problem", prompts.solution_column or "solution"
+    for option, column in (("problem_column", problem), ("solution_column", solution)):
+        if column not in columns:
+            raise ValueError(
+                f"{name} has no column {column!r}, only {', '.join(columns)}. Set {option} to one of them."
+            )
+    return load(Benchmark(name, config, split or "train", problem, solution), **prompts.of_prompts)
+
+
+def mixture(entries: Sequence[Any], prompts: PromptArguments) -> "Dataset":
+    """
+    Several data sets as one, in shares if they have a `fraction`: as many rows as there can be without repeating any.
+    Entries are TRL's `DatasetConfig`; `path` is a name as for [`dataset`].
+    """
+    from datasets import concatenate_datasets
+
+    parts = []
+    for entry in entries:
+        if entry.data_dir or entry.data_files:
+            raise ValueError(f"datasets: {entry.path!r} has data_dir or data_files. Give the file itself as path.")
+        part = dataset(entry.path, prompts, config=entry.name, split=entry.split)
+        parts.append(part.select_columns(entry.columns) if entry.columns else part)
+    fractions = [entry.fraction for entry in entries]
+    if any(fractions):
+        if not all(fraction and fraction > 0 for fraction in fractions):
+            raise ValueError(f"datasets: fractions {fractions} must be positive, and given for all or for none.")
+        rows = min(len(part) / fraction for part, fraction in zip(parts, fractions, strict=True))
+        parts = [part.select(range(int(rows * f + 1e-9))) for part, f in zip(parts, fractions, strict=True)]
+    columns = {entry.path: tuple(part.column_names) for entry, part in zip(entries, parts, strict=True)}
+    if len(set(columns.values())) > 1:
+        raise ValueError(f"datasets: their columns differ, {columns}. Choose common ones by `columns`.")
+    return concatenate_datasets(parts)
+
+
+def reward_functions(
+    names: Sequence[str], max_completion_length: int | None = None, soft_punish_cache: int = 4096
+) -> list[Callable]:
+    """
+    Reward functions by name, of this package or TRL's, or by dotted path; the working directory can be imported from.
+
+    Args:
+        names (`Sequence[str]`):
+            Names or dotted paths.
+        max_completion_length, soft_punish_cache (`int`, *optional*):
+            Of `get_soft_overlong_punishment`, in tokens.
+    """
+    return [_reward_function(name, max_completion_length, soft_punish_cache) for name in names]
+
+
+def _reward_function(name: str, max_completion_length: int | None, soft_punish_cache: int) -> Callable:
+    if name == OVERLONG:
+        if not max_completion_length or not 0 < soft_punish_cache < max_completion_length:
+            raise ValueError(
+                f"soft_punish_cache={soft_punish_cache} must lie between 0 and max_completion_length="
+                f"{max_completion_length}: the penalty grows over the last soft_punish_cache tokens."
+            )
+        make = importlib.import_module("trl.rewards").get_soft_overlong_punishment
+        return make(max_completion_len=max_completion_length, soft_punish_cache=soft_punish_cache)
+    known = [*REWARDS, OVERLONG]
+    module, _, attribute = (REWARDS[name], ".", name) if name in REWARDS else name.rpartition(".")
+    if not module:
+        raise ValueError(
+            f"reward_funcs: {nearest(name, known)}{name!r} is neither a dotted path nor one of {', '.join(known)}."
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward_funcs: {name!r} cannot be imported: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"reward_funcs: {name!r} is a `{type(function).__name__}`, not a function.")
+    return function

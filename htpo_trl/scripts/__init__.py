@@ -1,0 +1,1 @@
+"""TRL-style scripts: `make_parser` and `main`, for `htpo train`, `accelerate launch` and `torchrun`."""
