@@ -1,9 +1,10 @@
-"""Which runs are equal, and by how much they differ: the measurements of `tests/test_invariance.py`, as a table.
+"""Which runs are equal, and by how much they differ: the measurements of the tests, as a table.
 
     python benchmarks/invariance.py [--output FILE]
 
-Runs the tests (about 3 minutes on two cores, with DeepSpeed's compilation) and keeps each difference that they
-measured. `docs/invariance.md` has the table and says what it means.
+Runs `tests/test_invariance.py`, and of `tests/test_command_line.py` the runs on two processes (about 4 minutes on two
+cores, with DeepSpeed's compilation), and keeps each difference that they measured. `docs/invariance.md` has the table
+and says what it means.
 """
 
 import argparse
@@ -53,7 +54,9 @@ def main():
     output = parser.parse_args().output
     collector = Collector()
     # -rs: a class that is missing from the table because a tool is missing should say so.
-    arguments = ["-q", "-rs", "-k", "not docs", str(ROOT / "tests" / "test_invariance.py")]
+    files = [str(ROOT / "tests" / name) for name in ("test_invariance.py", "test_command_line.py")]
+    chosen = "(test_invariance and not docs) or two_processes"
+    arguments = ["-q", "-rs", "-k", chosen, *files]
     code = pytest.main(arguments, plugins=[collector])
     versions = {name: version(name) for name in ("torch", "transformers", "trl", "accelerate")}
     output.write_text(json.dumps({"versions": versions, "rows": collector.rows}, indent=1))

@@ -211,10 +211,11 @@ class HTPOConfig(GRPOConfig):
         nearest = max(rows, round(self.per_device_train_batch_size / rows) * rows)
         groups = [n for n in range(2, batch + 1) if batch % n == 0]
         choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+        size = self.per_device_train_batch_size
         raise ValueError(
-            f"{error} A generation batch of {batch} = per_device_train_batch_size="
-            f"{self.per_device_train_batch_size} x {per_row} must hold whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} "
-            f"(or a multiple of {rows}), or num_generations={' or '.join(map(str, choices))}."
+            f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold whole "
+            f"groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple of {rows}), "
+            f"or num_generations={' or '.join(map(str, choices))}."
         ) from None
 
     @property

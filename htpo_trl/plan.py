@@ -146,7 +146,7 @@ def _memory(args: HTPOConfig, model: Any, layout: Layout, prompt_tokens: int) ->
 
     try:
         size = sizes(model.model_name_or_path, get_peft_config(model))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no such model here, or none that transformers knows
         return [f"not estimated: {str(error).splitlines()[0]}"]
     assert args.steps_per_generation is not None
     assert args.max_completion_length is not None

@@ -96,6 +96,15 @@ def is_ours(name: str) -> bool:
     return name in {*BENCHMARKS, *PROCEDURAL_TASKS, "countdown"} or Path(name).suffix in SUFFIXES
 
 
+def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
+    """Refuse options of procedural tasks where none of the data sets is one."""
+    if prompts.dataset_options and not {*names} & {*PROCEDURAL_TASKS}:
+        raise ValueError(
+            f"dataset_options={prompts.dataset_options} are for procedural tasks, which {', '.join(names)} is not. "
+            f"The tasks: {', '.join(PROCEDURAL_TASKS)}."
+        )
+
+
 def is_local(name: str) -> bool:
     """Whether the data set is made or read on this machine."""
     return is_ours(name) and name not in BENCHMARKS
@@ -118,11 +127,10 @@ def dataset(
     """
     if not is_ours(name):
         return _hub_dataset(name, prompts, config, split, streaming)
-    for option, value in (("dataset_config", config), ("dataset_streaming", streaming)):
+    part = None if name == "countdown" else split
+    for option, value in (("dataset_config", config), ("split", part), ("dataset_streaming", streaming)):
         if value:
             raise ValueError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
-    if prompts.dataset_options and name not in PROCEDURAL_TASKS:
-        raise ValueError(f"dataset_options={prompts.dataset_options} are for procedural tasks, which {name!r} is not.")
     if name == "countdown":
         return load_countdown("test" if split == "test" else "train")
     if name in PROCEDURAL_TASKS:
@@ -175,7 +183,7 @@ def mixture(entries: Sequence[Any], prompts: PromptArguments) -> "Dataset":
     for entry in entries:
         if entry.data_dir or entry.data_files:
             raise ValueError(f"datasets: {entry.path!r} has data_dir or data_files. Give the file itself as path.")
-        part = dataset(entry.path, prompts, config=entry.name, split=entry.split)
+        part = dataset(entry.path, prompts, config=entry.name, split=None if is_ours(entry.path) else entry.split)
         parts.append(part.select_columns(entry.columns) if entry.columns else part)
     fractions = [entry.fraction for entry in entries]
     if any(fractions):

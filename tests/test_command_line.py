@@ -3,6 +3,8 @@
 import ast
 import dataclasses
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, Qwen3Config, Qwen3ForCausalLM
 
 from htpo_trl.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
+from htpo_trl.cli import make_parser
 from htpo_trl.flags import is_true_by_default
-from htpo_trl.launch import Layout
+from htpo_trl.launch import Layout, _accelerate_config
 from htpo_trl.memory import SHAPES, estimate, sizes
 from htpo_trl.plan import plan
-from htpo_trl.resolve import PromptArguments, dataset, mixture, reward_functions
+from htpo_trl.resolve import PromptArguments, dataset, is_ours, mixture, reward_functions
 from htpo_trl.scripts import evaluate, htpo
 
 from .distributed_run import ENVIRONMENT, Run
@@ -254,6 +258,8 @@ class TestPlan:
             (["--reward_funcs", "get_soft_overlong_punishment"], 1, "soft_punish_cache=4096 must lie between"),
             (["--dataset_config", "main"], 1, "dataset_config='main' is for data sets of the Hub"),
             (["--dataset_options", "{"], 1, "is not JSON"),
+            (["--dataset_options", '{"size": 3}'], 1, "are for procedural tasks, which prompts.jsonl is not"),
+            (["--dataset_train_split", "train"], 1, "split='train' is for data sets of the Hub"),
         ],
     )
     def test_what_a_run_would_refuse(self, place, monkeypatch, argv, processes, message):
@@ -495,3 +501,50 @@ def test_packaged_configurations_are_accelerates():
     for name in names(ACCELERATE_CONFIGS):
         config = load_config_from_file(str(ACCELERATE_CONFIGS / f"{name}.yaml"))
         assert config.num_processes == (1 if name == "single" else 2 if name.endswith("-cpu") else 8)
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def documented_commands():
+    """Every line of a shell block in README, docs and the recipes' headers that calls `htpo`."""
+    for document in DOCUMENTS:
+        for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
+            yield from re.findall(r"^(?:\.venv/bin/)?(htpo .*|.* -m htpo_trl\.scripts\.htpo .*)$", block, re.MULTILINE)
+    for name in names(RECIPES):
+        header = load_recipe(name)[0].read_text().split("\nmodel_name_or_path")[0]
+        yield from re.findall(r"(htpo (?:train|eval) .*)", re.sub(r"\\\n#\s*", "", header).replace("HOST", "h"))
+
+
+@pytest.mark.parametrize("line", sorted({*documented_commands()}))
+def test_documented_commands(line):
+    """Each is understood, recipe, configuration of accelerate and data sets included; what they do is tested above."""
+    argv = shlex.split(line.split("(")[0], comments=True)
+    launcher = vars(launch_command_parser().parse_args(["script"]))
+    if "htpo_trl.scripts.htpo" in argv:
+        arguments = read(argv[argv.index("htpo_trl.scripts.htpo") + 1 :], htpo.flags())
+    elif argv[1] == "eval":
+        found = read(argv[2:], evaluate.flags())
+        benchmarks = found.script[found.script.index("--benchmarks") + 1 :]
+        benchmarks = benchmarks[: next((i for i, b in enumerate(benchmarks) if b.startswith("--")), None)]
+        assert all(is_ours(name) for name in benchmarks)
+        return
+    elif argv[1] == "train":
+        arguments = read([token for token in argv[2:] if token != "--dry_run"], htpo.flags(), launcher)
+        _accelerate_config(arguments.launch)
+    else:
+        make_parser().parse_args(argv[1:])
+        return
+    values = vars(htpo.make_parser().parse_args(arguments.script))
+    assert values["model_name_or_path"]
+
+
+def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "command_line.md").read_text()
+    for name in names(RECIPES):
+        if name != "laptop":  # whose model is made by `htpo demo`
+            processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
+            layout = Layout(processes, 1, 3 if processes > 1 else 0, False, False)
+            together = re.search(r"together +([\d.]+) GiB", plan(read(["--config", name], htpo.flags()), layout))
+            assert re.search(rf"\| `{name}` \|.*\| {together[1]} \|", text)

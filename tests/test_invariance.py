@@ -20,7 +20,7 @@ from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
 from .conftest import even_digits, tiny_model
-from .distributed_run import TORCHRUN, ZERO3, Recorder, Run, build, launch, launched, records, trained
+from .distributed_run import TORCHRUN, Recorder, Run, build, launch, launched, records, trained
 from .test_trainer import batch, loss_and_grads, make_trainer  # noqa: F401  (fixtures)
 
 
@@ -149,18 +149,6 @@ def missing_for_zero3():
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         return "DeepSpeed compiles its CPU collectives, and there is no C++ compiler"
     return ""
-
-
-@pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
-def test_zero3(directory, compare):
-    """The first start on a machine compiles for about a minute."""
-    job = distributed("dapo", 2)
-    arguments = job["arguments"] | {"use_cpu": False, "ddp_backend": "gloo"}  # `use_cpu` turns DeepSpeed off
-    launch(ZERO3, directory, {"zero3": job | {"arguments": arguments}})
-    one, two = trained(directory, **distributed()), launched(directory, "zero3")
-    assert compare("1 process = 2 processes, ZeRO-3", "dapo", one, two) < ROUND_OFF
-    # The parameters really were partitioned: the model of a process holds none of them whole.
-    assert [record["parameters"] for record in records(directory, "zero3")] == [0.0, 0.0]
 
 
 def test_seeds(directory, compare):

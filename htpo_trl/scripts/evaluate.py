@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arguments import UsageError, read
 from ..flags import Flag, flags_of
-from ..resolve import PromptArguments, as_options, dataset, reward_functions
+from ..resolve import PromptArguments, as_options, check_options, dataset, reward_functions
 
 
 TITLES = {"EvalArguments": "Evaluation", "PromptArguments": "Prompts"}
@@ -100,6 +100,7 @@ def main(argv: Sequence[str]) -> None:
         )
         parser.set_defaults(**arguments.defaults)
         (args,) = parser.parse_dict(vars(parser.parse_args(arguments.script)))
+        check_options(args.benchmarks, args)
         benchmarks = {
             Path(name).stem: dataset(name, args, split="test" if name == "countdown" else None)
             for name in args.benchmarks

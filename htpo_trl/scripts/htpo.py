@@ -18,7 +18,7 @@ from typing import Any
 from ..arguments import UsageError, read
 from ..environment import versions
 from ..flags import Flag, flags_of
-from ..resolve import PromptArguments, dataset, is_ours, mixture, reward_functions
+from ..resolve import PromptArguments, check_options, dataset, is_ours, mixture, reward_functions
 
 
 TITLES = {
@@ -166,6 +166,8 @@ class Data:
         if bool(script_args.dataset_name) == bool(dataset_args.datasets):
             raise UsageError("Give the training data by --dataset_name, or several sets by `datasets` in the recipe.")
         name = script_args.dataset_name
+        names = [name] if name else [entry.path for entry in dataset_args.datasets]
+        check_options([*names, *(script_args.eval_benchmarks or [])], script_args)
         if name is None:
             self.train = mixture(dataset_args.datasets, script_args)
         else:
