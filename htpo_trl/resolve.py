@@ -105,6 +105,13 @@ def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
         )
 
 
+def hub_id(name: str | None) -> str | None:
+    """The data set's id on the Hub, if it is from there."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].hub_id
+    return None if name is None or is_ours(name) or os.path.exists(name) else name
+
+
 def is_local(name: str) -> bool:
     """Whether the data set is made or read on this machine."""
     return is_ours(name) and name not in BENCHMARKS

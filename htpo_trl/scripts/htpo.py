@@ -18,7 +18,7 @@ from typing import Any
 from ..arguments import UsageError, read
 from ..environment import versions
 from ..flags import Flag, flags_of
-from ..resolve import PromptArguments, check_options, dataset, is_ours, mixture, reward_functions
+from ..resolve import PromptArguments, check_options, dataset, hub_id, is_ours, mixture, reward_functions
 
 
 TITLES = {
@@ -274,11 +274,14 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
 
 def train(trainer: Any, dataset_name: str | None) -> None:
     """Train, save, push."""
+    from ..interruption import stop_on_signals
+
     args = trainer.args
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with stop_on_signals(trainer):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     trainer.save_model(args.output_dir)
-    trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
+    trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=dataset_name)
@@ -312,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"htpo train: {error}", file=sys.stderr)
         sys.exit(2)
-    train(trainer, configs[0].dataset_name)
+    train(trainer, hub_id(configs[0].dataset_name))
 
 
 if __name__ == "__main__":
