@@ -106,9 +106,11 @@ def _checked(rewards: Any, n: int) -> list[Any]:
     rewards = list(rewards)
     if len(rewards) != n:
         raise ValueError(f"{len(rewards)} rewards were returned for {n} completions.")
-    values = [torch.nan if reward is None else reward for reward in rewards]
-    if torch.tensor(values, dtype=torch.float32).dim() != 1:
-        raise TypeError("A list of numbers or None is expected, one per completion.")
+    try:
+        values = torch.tensor([torch.nan if reward is None else reward for reward in rewards], dtype=torch.float32)
+        torch.empty(n)[:] = values
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"Rewards must be numbers or None: {error}") from error
     return rewards
 
 

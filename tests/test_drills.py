@@ -1,12 +1,17 @@
 """Failure drills: signals, reward functions that raise, full disks, dead processes. docs/failures.md is about them."""
 
+import asyncio
+import functools
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import threading
+import traceback
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -15,6 +20,7 @@ from transformers import TrainerCallback
 from htpo_trl.checkpoint import check, last_complete
 from htpo_trl.interruption import stop_on_signals
 
+from .conftest import even_digits
 from .test_resume import same_parameters
 from .test_trainer import make_trainer  # noqa: F401 (a fixture)
 from .training_run import prompts
@@ -35,11 +41,11 @@ class Send(TrainerCallback):
 class TestSignals:
     @pytest.fixture
     def make(self, make_trainer, make_model):  # noqa: F811
-        """Two epochs of four steps each, eight gradient steps per generation batch, an evaluation after each epoch."""
+        """One and a half epochs of eight steps, which one generation batch serves; an evaluation after each epoch."""
         data = Dataset.from_list(prompts(8))
 
         def make(*callbacks, **kwargs):
-            options = {"num_iterations": 2, "steps_per_generation": 4, "max_steps": 8, "eval_strategy": "epoch"}
+            options = {"num_iterations": 2, "steps_per_generation": 4, "max_steps": 12, "eval_strategy": "epoch"}
             return make_trainer(
                 model=make_model(),
                 train_dataset=data,
@@ -55,8 +61,8 @@ class TestSignals:
         [
             ("on_train_begin", 0, signal.SIGINT, 1, {}),
             ("on_pre_optimizer_step", 2, signal.SIGTERM, 3, {"save_strategy": "best", "metric_for_best_model": "loss"}),
-            ("on_pre_optimizer_step", 3, signal.SIGINT, 4, {}),
-            ("on_prediction_step", 4, signal.SIGINT, 4, {"save_strategy": "best", "metric_for_best_model": "loss"}),
+            ("on_pre_optimizer_step", 7, signal.SIGINT, 8, {}),
+            ("on_prediction_step", 8, signal.SIGINT, 8, {"save_strategy": "best", "metric_for_best_model": "loss"}),
             ("on_save", 3, signal.SIGTERM, 3, {"save_strategy": "steps", "save_steps": 3}),
         ],
     )
@@ -82,3 +88,191 @@ class TestSignals:
         names = ("reward", "eval_reward", "entropy", "eval_entropy")
         logs = [[[row.get(name) for name in names] for row in run.state.log_history] for run in (whole, resumed)]
         assert logs[0] == logs[1]
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_children_do_not_get_in_the_way(self, make, tmp_path, signum):
+        """Ctrl-C and torchrun's SIGTERM go to the workers of the loader too, which inherit the handler."""
+        seen = []
+
+        def send(args, state, control, **kwargs):
+            if state.global_step == 2:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signum)
+                    seen.append(child)
+                    if signum == signal.SIGTERM:
+                        child.join()
+                signal.raise_signal(signum)
+
+        callback = TrainerCallback()
+        callback.on_pre_optimizer_step = send
+        trainer = make(callback, dataloader_num_workers=1)
+        with pytest.raises(SystemExit), stop_on_signals(trainer):
+            trainer.train()
+        assert seen
+        check(tmp_path / "run" / "checkpoint-3")
+
+    def test_second_signal(self, make, tmp_path, monkeypatch):
+        """The same signal passed on twice is one, however many SIGTERMs there are; Ctrl-C again stops at once."""
+        for first, second in [(signal.SIGINT, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)]:
+            trainer = make(Send("on_pre_optimizer_step", 2, first, second))
+            with pytest.raises(SystemExit) as ended, stop_on_signals(trainer):
+                trainer.train()
+            assert ended.value.code == 128 + first
+        monkeypatch.setattr("htpo_trl.interruption.SAME_WITHIN", -1)
+        trainer = make(Send("on_pre_optimizer_step", 1, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM))
+        with pytest.raises(SystemExit), stop_on_signals(trainer):
+            trainer.train()
+        check(tmp_path / "run" / "checkpoint-2")
+        for first, second in [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]:
+            trainer = make(Send("on_pre_optimizer_step", 0, first, second))
+            with pytest.raises(KeyboardInterrupt, match="last complete one in"), stop_on_signals(trainer):
+                trainer.train()
+            assert trainer.state.global_step == 0
+
+    def test_where_there_is_no_step_to_finish(self, make, tmp_path):
+        trainer = make(Send("on_train_end", 4, signal.SIGINT), max_steps=4)
+        with pytest.raises(KeyboardInterrupt), stop_on_signals(trainer):
+            trainer.train()
+        assert trainer.state.global_step == 4
+        with stop_on_signals(make(max_steps=1)) as _:
+            pass
+        errors = []
+
+        def elsewhere():
+            try:
+                with stop_on_signals(trainer):
+                    pass
+            except ValueError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert "main thread" in errors[0]
+        with (
+            pytest.raises(ValueError, match="enable_jit_checkpoint=True handles SIGTERM"),
+            stop_on_signals(make(enable_jit_checkpoint=True)),
+        ):
+            pass
+
+    def test_weights_alone(self, make, capfd):
+        trainer = make(Send("on_step_end", 2, signal.SIGINT), save_only_model=True)
+        with pytest.raises(SystemExit), stop_on_signals(trainer):
+            trainer.train()
+        last = capfd.readouterr().out.splitlines()[-1]
+        assert "checkpoint-2; save_only_model=True leaves nothing to resume from." in last
+
+
+class Demanding:
+    """A reward of 1 for each completion; from step 3 on it cannot judge those of one prompt."""
+
+    def __call__(self, prompts, completions, trainer_state, **kwargs):
+        if trainer_state.global_step >= 3 and POISON in prompts:
+            raise KeyError("no such unit")
+        return [1.0] * len(completions)
+
+
+POISON = "07"
+
+
+def needs_groups(completions, **kwargs):
+    if len(completions) > 1:
+        raise ZeroDivisionError("no spread")
+    return [1.0]
+
+
+async def slow_judge(prompts, **kwargs):
+    await asyncio.sleep(0)
+    return [None if prompt != POISON else "good" for prompt in prompts]
+
+
+def skips(prompts, **kwargs):
+    return [1.0 for prompt in prompts if prompt != POISON]
+
+
+class TestRewardFunctions:
+    @pytest.mark.parametrize("dynamic_sampling", [False, True])
+    def test_names_function_and_sample_and_keeps_what_was_trained(self, make_trainer, tmp_path, dynamic_sampling):  # noqa: F811
+        data = Dataset.from_list([{"prompt": POISON if i == 5 else f"1{i}"} for i in range(8)])
+
+        def make(rewards):
+            options = {"steps_per_generation": 1, "max_steps": 8, "learning_rate": 1e-4}
+            options |= {"dynamic_sampling": dynamic_sampling}
+            return make_trainer(reward_funcs=rewards, train_dataset=data, **options)
+
+        even = functools.partial(even_digits)
+        trainer = make([even, Demanding()])
+        with pytest.raises(KeyError, match="no such unit") as raised:
+            trainer.train()
+        step = trainer.state.global_step
+        assert step >= 3
+        named, saved = raised.value.__notes__
+        assert re.match(r"The reward function 'Demanding' failed on process 0, on row [04] of a batch of 8\.\n", named)
+        assert f"  prompt: '{POISON}'\n  completion: '" in named
+        checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+        assert saved == f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={checkpoint}"
+        assert "__call__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+        resumed = make([even, lambda completions, **kwargs: [1.0] * len(completions)])
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert resumed.state.global_step == 8
+
+    @pytest.mark.parametrize(
+        ("function", "error", "message"),
+        [
+            (needs_groups, ZeroDivisionError, "'needs_groups' failed on process 0, on a batch of 8, but on none of its"),
+            (slow_judge, TypeError, "'slow_judge' failed on process 0, on row 4 of a batch of 8"),
+            (skips, ValueError, "'skips' failed on process 0, on row 4 of a batch of 8"),
+            (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on row 0 of a batch of 8"),
+            (lambda prompts, **kwargs: [[1.0]] * len(prompts), TypeError, "Rewards must be numbers or None"),
+        ],
+    )
+    def test_what_cannot_be_used(self, make_trainer, function, error, message):  # noqa: F811
+        trainer = make_trainer(reward_funcs=[even_digits, function])
+        rows = [{"prompt": f"1{i}" if i < 4 else POISON} for i in range(8)]
+        with pytest.raises(error) as raised:
+            trainer._calculate_rewards(rows, [row["prompt"] for row in rows], ["x" * 1000] * 8, [[5]] * 8)
+        text = "".join(traceback.format_exception_only(raised.value))
+        assert message in text
+        assert "nothing is saved" in text
+        assert len(text) < 1500
+
+    def test_an_error_of_saving_hides_nothing(self, make_trainer, monkeypatch):  # noqa: F811
+        def fail(directory):
+            raise OSError("disk full")
+
+        monkeypatch.setattr("htpo_trl.checkpoint.seal", fail)
+        data = Dataset.from_list([{"prompt": POISON}] * 8)
+        trainer = make_trainer(reward_funcs=Demanding(), train_dataset=data, steps_per_generation=1)
+        with pytest.raises(OSError, match="disk full") as raised:
+            trainer.train()
+        assert isinstance(raised.value.__context__, KeyError)
+
+
+class TestFullDisk:
+    @pytest.fixture(params=["380k", "500k"])
+    def disk(self, tmp_path, request):
+        """A file system for one checkpoint, but not for the second one's weights, or its optimizer."""
+        directory = tmp_path / "run"
+        directory.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", directory], check=False)
+        if done.returncode:
+            pytest.skip("file systems can be mounted by root alone")
+        yield directory
+        subprocess.run(["umount", "--lazy", directory], check=True)  # its safetensors may be open
+
+    def test_the_previous_checkpoint_stays(self, make_trainer, make_model, disk):  # noqa: F811
+        def make():
+            return make_trainer(model=make_model(), save_strategy="steps", save_steps=1, save_total_limit=1)
+
+        with pytest.raises(Exception, match=r"(?i)no space left|file write failed|unexpected pos") as raised:
+            make().train()
+        print(repr(raised.value))
+        print([(str(p.relative_to(disk)), p.stat().st_size) for p in disk.rglob("*") if p.is_file()])
+        (note,) = raised.value.__notes__
+        assert re.search(rf"{disk}/checkpoint-2 is not complete.*0\.\d MB free.*save_total_limit", note)
+        assert {path.name for path in disk.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        resumed = make()
+        with pytest.warns(UserWarning, match="checkpoint-2 is skipped"):
+            resumed.train(resume_from_checkpoint=True)
+        assert [path.name for path in disk.glob("checkpoint-*")] == ["checkpoint-4"]
