@@ -2,18 +2,20 @@
 
 import asyncio
 import functools
+import json
 import multiprocessing
 import os
 import re
 import signal
 import subprocess
+import sys
 import threading
+import time
 import traceback
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
-import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -21,6 +23,8 @@ from htpo_trl.checkpoint import check, last_complete
 from htpo_trl.interruption import stop_on_signals
 
 from .conftest import even_digits
+from .distributed_run import ENVIRONMENT, PORT, ROOT
+from .kill_and_resume import model_and_tokenizer
 from .test_resume import same_parameters
 from .test_trainer import make_trainer  # noqa: F401 (a fixture)
 from .training_run import prompts
@@ -60,7 +64,13 @@ class TestSignals:
         ("event", "step", "signum", "stopped", "options"),
         [
             ("on_train_begin", 0, signal.SIGINT, 1, {}),
-            ("on_pre_optimizer_step", 2, signal.SIGTERM, 3, {"save_strategy": "best", "metric_for_best_model": "loss"}),
+            (
+                "on_pre_optimizer_step",
+                2,
+                signal.SIGTERM,
+                3,
+                {"save_strategy": "best", "metric_for_best_model": "loss"},
+            ),
             ("on_pre_optimizer_step", 7, signal.SIGINT, 8, {}),
             ("on_prediction_step", 8, signal.SIGINT, 8, {"save_strategy": "best", "metric_for_best_model": "loss"}),
             ("on_save", 3, signal.SIGTERM, 3, {"save_strategy": "steps", "save_steps": 3}),
@@ -219,7 +229,11 @@ class TestRewardFunctions:
     @pytest.mark.parametrize(
         ("function", "error", "message"),
         [
-            (needs_groups, ZeroDivisionError, "'needs_groups' failed on process 0, on a batch of 8, but on none of its"),
+            (
+                needs_groups,
+                ZeroDivisionError,
+                "'needs_groups' failed on process 0, on a batch of 8, but on none of its",
+            ),
             (slow_judge, TypeError, "'slow_judge' failed on process 0, on row 4 of a batch of 8"),
             (skips, ValueError, "'skips' failed on process 0, on row 4 of a batch of 8"),
             (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on row 0 of a batch of 8"),
@@ -276,3 +290,89 @@ class TestFullDisk:
         with pytest.warns(UserWarning, match="checkpoint-2 is skipped"):
             resumed.train(resume_from_checkpoint=True)
         assert [path.name for path in disk.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+@contextmanager
+def launched(directory, *drills, n_nodes=1):
+    """
+    The launchers of two processes, on one machine or on two; their standard output is a pipe. Afterwards no process
+    that they started, verifiers and their workers included, may be left after a minute.
+    """
+    model_and_tokenizer(directory)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={n_nodes}",
+        f"--nproc_per_node={2 // n_nodes}",
+    ]
+    mark = {"HTPO_DRILL": str(directory)}
+    commands = [
+        [*launcher, f"--node_rank={i}", f"--master_port={PORT}", "-m", "tests.drill_run", directory, *drills]
+        for i in range(n_nodes)
+    ]
+    with ExitStack() as files:
+        launchers = [
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=ENVIRONMENT | mark,
+                stdout=subprocess.PIPE,
+                stderr=files.enter_context((directory / f"stderr-{i}").open("w")),
+                text=True,
+            )
+            for i, command in enumerate(commands)
+        ]
+        try:
+            yield launchers
+            deadline = time.monotonic() + 60
+            while left := [process for process in psutil.process_iter() if is_marked(process, mark)]:
+                assert time.monotonic() < deadline, left
+                psutil.wait_procs(left, timeout=1)
+        finally:
+            for process in psutil.process_iter():
+                if is_marked(process, mark):
+                    process.kill()
+            for process in launchers:
+                process.communicate()
+
+
+def is_marked(process, mark):
+    try:
+        return mark.items() <= process.environ().items()
+    except psutil.Error:  # of another user, or ended
+        return False
+
+
+def outcomes(directory, drill):
+    return [json.loads((directory / f"{drill}-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+class TestTwoProcesses:
+    def test_one_of_them_gets_the_signal_fails_or_dies(self, tmp_path):
+        """On two nodes, as far as the launchers know: each sees its own process alone."""
+        drills = ["whole", "stopped", "resumed", "raised", "killed:backward:5"]
+        with launched(tmp_path, *drills, n_nodes=2) as launchers:
+            assert all(process.wait(timeout=300) != 0 for process in launchers)
+        whole, stopped, resumed, raised = (outcomes(tmp_path, drill) for drill in drills[:4])
+        assert [rank["exit_code"] for rank in stopped] == [128 + signal.SIGTERM] * 2
+        assert last_complete(tmp_path / "stopped") == str(tmp_path / "stopped" / "checkpoint-5")
+        assert resumed == whole
+        assert stopped != whole
+        assert raised[1]["error"].startswith(
+            "KeyError: 'no such unit'\nThe reward function 'reward' failed on process 1"
+        )
+        assert raised[0]["error"].startswith("RuntimeError: A reward function failed on another process: KeyError")
+        assert last_complete(tmp_path / "raised") == str(tmp_path / "raised" / "checkpoint-2")
+        assert "SIGKILL" in (tmp_path / "stderr-1").read_text()
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT])
+    def test_the_launcher_gets_the_signal(self, tmp_path, signum):
+        with launched(tmp_path, "endless") as (launcher,):
+            next(line for line in launcher.stdout if line == "training\n")
+            launcher.send_signal(signum)
+            last = launcher.stdout.read().splitlines()[-1]
+            launcher.wait(timeout=60)
+        assert last.startswith(f"Stopped by {signum.name}. The run is saved at step ")
+        assert [rank["exit_code"] for rank in outcomes(tmp_path, "endless")] == [128 + signum] * 2
+        check(last.partition("resume_from_checkpoint=")[2])
