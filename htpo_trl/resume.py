@@ -33,6 +33,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     args: Any
     _buffered_inputs: Any  # one batch per gradient step of the generation batch, or None
     _train_sampler: Any = None
+    _saved_step: int | None = None  # of the last checkpoint, written or resumed from
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         if resume_from_checkpoint is True:
@@ -59,12 +60,34 @@ class ResumableGRPOTrainer(GRPOTrainer):
         limit = self.args.save_total_limit
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save and not self.args.save_only_model:
+                checkpoint.seal(directory)
+        except Exception as error:
+            error.add_note(checkpoint.not_saved(directory))
+            raise
         finally:
             self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
+        self._saved_step = self.state.global_step
         if self.args.should_save and not self.args.save_only_model:
-            checkpoint.seal(directory)
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def save_last_step(self) -> str:
+        """
+        Save a checkpoint of the last optimizer step unless there is one, for a run that is about to end early; to be
+        called on all processes. Says where it is; not saved where gradients of the next step have been accumulated.
+        """
+        step = self.state.global_step
+        if self._saved_step != step:
+            if step == 0 or self._step % self.args.gradient_accumulation_steps:
+                return "There is no whole step since the start or the last checkpoint, so that nothing is saved."
+            self._save_checkpoint(self.model_wrapped, trial=None)
+        path = os.path.join(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        if self.args.save_only_model:
+            return (
+                f"The weights are saved at step {step} in {path}; save_only_model=True leaves nothing to resume from."
+            )
+        return f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={path}"
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
@@ -91,7 +114,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
                     f"{file} was written with {name}={saved}, this run has {value}. Resume with the same, or start "
                     "from the weights alone by passing the checkpoint's directory as `model`."
                 )
-        self._buffered_inputs = batches
+        self._buffered_inputs, self._saved_step = batches, self.state.global_step
         self._restore_counters(counters)
         # TRL's sampler takes the order of every epoch from one generator, which starts anew with the process.
         if self._train_sampler is not None:

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from .config import HTPOConfig
 from .objective import EFFECTS, GROUPS, Control, KeepGradient, control
 from .resume import ResumableGRPOTrainer
+from .reward_errors import RewardErrors
 from .sampling import Batch, PromptStream, Rollouts, SamplingExhaustedError, collect, join_rows, split_rows
 
 
@@ -87,6 +88,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
             raise TypeError(f"`args` must be an `HTPOConfig`, got `{type(args).__name__}`.")
         super().__init__(model, reward_funcs, args, *other_args, **kwargs)
 
+        self._reward_errors = RewardErrors(self.accelerator.process_index)
+        self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         name = args.correctness_reward
         if name is not None and self.reward_func_names.count(name) != 1:
@@ -133,6 +136,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     def _calculate_rewards(self, *args, **kwargs):
         if self._sampled is None:
             self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+            self._reward_errors.raise_if_any(save=self.save_last_step)
         else:
             _, self._rewards_per_func, extra_logs = self._sampled
             self._pending_extra_logs.update(extra_logs)
@@ -232,13 +236,10 @@ class HTPOTrainer(ResumableGRPOTrainer):
             if self.accelerator.is_main_process:
                 warnings.warn(f"{why} The batch is filled with discarded groups.", stacklevel=2)
             return
-        # Nothing is lost: what was trained is saved, but for gradients of a step that is not complete.
-        if self.state.global_step and self._step % self.args.gradient_accumulation_steps == 0:
-            self._save_checkpoint(self.model_wrapped, trial=None)
-            why += f" The run is saved at step {self.state.global_step} and can be resumed."
         raise SamplingExhaustedError(
             f"{why} Use prompts that the model solves sometimes (easier ones if most are all wrong, harder ones if most "
-            "are all correct), raise num_generations or max_sampling_rounds, or set on_sampling_exhausted='train'."
+            "are all correct), raise num_generations or max_sampling_rounds, or set on_sampling_exhausted='train'. "
+            f"{self.save_last_step()}"
         )
 
     def _counters(self):

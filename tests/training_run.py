@@ -95,6 +95,13 @@ def kill_at(moment: str, trainer) -> None:
         raise ValueError(moment)
 
 
+def weights_of(trainer) -> str:
+    weights = hashlib.sha256()
+    for parameter in trainer.model.parameters():
+        weights.update(getattr(parameter, "ds_tensor", parameter).detach().numpy().tobytes())  # of ZeRO-3 the own part
+    return weights.hexdigest()
+
+
 def main(spec):
     directory = Path(spec["directory"])
     data = prompts(spec.get("n_prompts", 64))
@@ -113,10 +120,7 @@ def main(spec):
     if "die" in spec and rank == spec.get("die_rank", 0):
         kill_at(spec["die"], trainer)
     trainer.train(resume_from_checkpoint=spec.get("resume"))
-    weights = hashlib.sha256()
-    for parameter in trainer.model.parameters():
-        weights.update(getattr(parameter, "ds_tensor", parameter).detach().numpy().tobytes())  # of ZeRO-3 the own part
-    result = {"weights": weights.hexdigest(), "seen": trainer.seen, "log": trainer.state.log_history}
+    result = {"weights": weights_of(trainer), "seen": trainer.seen, "log": trainer.state.log_history}
     (directory / f"result_{rank}.json").write_text(json.dumps(result))
 
 

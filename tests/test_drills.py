@@ -1,0 +1,378 @@
+"""Failure drills: signals, reward functions that raise, full disks, dead processes. docs/failures.md is about them."""
+
+import asyncio
+import functools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import ExitStack, contextmanager
+
+import psutil
+import pytest
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from htpo_trl.checkpoint import check, last_complete
+from htpo_trl.interruption import stop_on_signals
+
+from .conftest import even_digits
+from .distributed_run import ENVIRONMENT, PORT, ROOT
+from .kill_and_resume import model_and_tokenizer
+from .test_resume import same_parameters
+from .test_trainer import make_trainer  # noqa: F401 (a fixture)
+from .training_run import prompts
+
+
+class Send(TrainerCallback):
+    """Signals to this process at an event after a given step."""
+
+    def __init__(self, event, step, *signums):
+        def send(args, state, control, **kwargs):
+            if state.global_step == step:
+                for signum in signums:
+                    signal.raise_signal(signum)
+
+        setattr(self, event, send)
+
+
+class TestSignals:
+    @pytest.fixture
+    def make(self, make_trainer, make_model):  # noqa: F811
+        """One and a half epochs of eight steps, which one generation batch serves; an evaluation after each epoch."""
+        data = Dataset.from_list(prompts(8))
+
+        def make(*callbacks, **kwargs):
+            options = {"num_iterations": 2, "steps_per_generation": 4, "max_steps": 12, "eval_strategy": "epoch"}
+            return make_trainer(
+                model=make_model(),
+                train_dataset=data,
+                eval_dataset=data.select(range(2)),
+                callbacks=list(callbacks),
+                **options | kwargs,
+            )
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("event", "step", "signum", "stopped", "options"),
+        [
+            ("on_train_begin", 0, signal.SIGINT, 1, {}),
+            (
+                "on_pre_optimizer_step",
+                2,
+                signal.SIGTERM,
+                3,
+                {"save_strategy": "best", "metric_for_best_model": "loss"},
+            ),
+            ("on_pre_optimizer_step", 7, signal.SIGINT, 8, {}),
+            ("on_prediction_step", 8, signal.SIGINT, 8, {"save_strategy": "best", "metric_for_best_model": "loss"}),
+            ("on_save", 3, signal.SIGTERM, 3, {"save_strategy": "steps", "save_steps": 3}),
+        ],
+    )
+    def test_stops_where_it_resumes_exactly(self, make, capfd, tmp_path, event, step, signum, stopped, options):
+        whole = make()
+        whole.train()
+        handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+        trainer = make(Send(event, step, signum), **options)
+        with pytest.raises(SystemExit) as ended, stop_on_signals(trainer):
+            trainer.train()
+        assert ended.value.code == 128 + signum
+        assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+        out, err = capfd.readouterr()
+        assert f"{signum.name}: stopping after this optimizer step" in err
+        checkpoint = tmp_path / "run" / f"checkpoint-{stopped}"
+        assert out.splitlines()[-1] == (
+            f"Stopped by {signum.name}. The run is saved at step {stopped}. "
+            f"To go on from there: resume_from_checkpoint={checkpoint}"
+        )
+        resumed = make()
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert same_parameters(whole, resumed)
+        names = ("reward", "eval_reward", "entropy", "eval_entropy")
+        logs = [[[row.get(name) for name in names] for row in run.state.log_history] for run in (whole, resumed)]
+        assert logs[0] == logs[1]
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_children_do_not_get_in_the_way(self, make, tmp_path, signum):
+        """Ctrl-C and torchrun's SIGTERM go to the workers of the loader too, which inherit the handler."""
+        seen = []
+
+        def send(args, state, control, **kwargs):
+            if state.global_step == 2:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signum)
+                    seen.append(child)
+                    if signum == signal.SIGTERM:
+                        child.join()
+                signal.raise_signal(signum)
+
+        callback = TrainerCallback()
+        callback.on_pre_optimizer_step = send
+        trainer = make(callback, dataloader_num_workers=1)
+        with pytest.raises(SystemExit), stop_on_signals(trainer):
+            trainer.train()
+        assert seen
+        check(tmp_path / "run" / "checkpoint-3")
+
+    def test_second_signal(self, make, tmp_path, monkeypatch):
+        """The same signal passed on twice is one, however many SIGTERMs there are; Ctrl-C again stops at once."""
+        for first, second in [(signal.SIGINT, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)]:
+            trainer = make(Send("on_pre_optimizer_step", 2, first, second))
+            with pytest.raises(SystemExit) as ended, stop_on_signals(trainer):
+                trainer.train()
+            assert ended.value.code == 128 + first
+        monkeypatch.setattr("htpo_trl.interruption.SAME_WITHIN", -1)
+        trainer = make(Send("on_pre_optimizer_step", 1, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM))
+        with pytest.raises(SystemExit), stop_on_signals(trainer):
+            trainer.train()
+        check(tmp_path / "run" / "checkpoint-2")
+        for first, second in [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]:
+            trainer = make(Send("on_pre_optimizer_step", 0, first, second))
+            with pytest.raises(KeyboardInterrupt, match="last complete one in"), stop_on_signals(trainer):
+                trainer.train()
+            assert trainer.state.global_step == 0
+
+    def test_where_there_is_no_step_to_finish(self, make, tmp_path):
+        trainer = make(Send("on_train_end", 4, signal.SIGINT), max_steps=4)
+        with pytest.raises(KeyboardInterrupt), stop_on_signals(trainer):
+            trainer.train()
+        assert trainer.state.global_step == 4
+        with stop_on_signals(make(max_steps=1)) as _:
+            pass
+        errors = []
+
+        def elsewhere():
+            try:
+                with stop_on_signals(trainer):
+                    pass
+            except ValueError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert "main thread" in errors[0]
+        with (
+            pytest.raises(ValueError, match="enable_jit_checkpoint=True handles SIGTERM"),
+            stop_on_signals(make(enable_jit_checkpoint=True)),
+        ):
+            pass
+
+    def test_weights_alone(self, make, capfd):
+        trainer = make(Send("on_step_end", 2, signal.SIGINT), save_only_model=True)
+        with pytest.raises(SystemExit), stop_on_signals(trainer):
+            trainer.train()
+        last = capfd.readouterr().out.splitlines()[-1]
+        assert "checkpoint-2; save_only_model=True leaves nothing to resume from." in last
+
+
+class Demanding:
+    """A reward of 1 for each completion; from step 3 on it cannot judge those of one prompt."""
+
+    def __call__(self, prompts, completions, trainer_state, **kwargs):
+        if trainer_state.global_step >= 3 and POISON in prompts:
+            raise KeyError("no such unit")
+        return [1.0] * len(completions)
+
+
+POISON = "07"
+
+
+def needs_groups(completions, **kwargs):
+    if len(completions) > 1:
+        raise ZeroDivisionError("no spread")
+    return [1.0]
+
+
+async def slow_judge(prompts, **kwargs):
+    await asyncio.sleep(0)
+    return [None if prompt != POISON else "good" for prompt in prompts]
+
+
+def skips(prompts, **kwargs):
+    return [1.0 for prompt in prompts if prompt != POISON]
+
+
+class TestRewardFunctions:
+    @pytest.mark.parametrize("dynamic_sampling", [False, True])
+    def test_names_function_and_sample_and_keeps_what_was_trained(self, make_trainer, tmp_path, dynamic_sampling):  # noqa: F811
+        data = Dataset.from_list([{"prompt": POISON if i == 5 else f"1{i}"} for i in range(8)])
+
+        def make(rewards):
+            options = {"steps_per_generation": 1, "max_steps": 8, "learning_rate": 1e-4}
+            options |= {"dynamic_sampling": dynamic_sampling}
+            return make_trainer(reward_funcs=rewards, train_dataset=data, **options)
+
+        even = functools.partial(even_digits)
+        trainer = make([even, Demanding()])
+        with pytest.raises(KeyError, match="no such unit") as raised:
+            trainer.train()
+        step = trainer.state.global_step
+        assert step >= 3
+        named, saved = raised.value.__notes__
+        assert re.match(r"The reward function 'Demanding' failed on process 0, on row [04] of a batch of 8\.\n", named)
+        assert f"  prompt: '{POISON}'\n  completion: '" in named
+        checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+        assert saved == f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={checkpoint}"
+        assert "__call__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+        resumed = make([even, lambda completions, **kwargs: [1.0] * len(completions)])
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert resumed.state.global_step == 8
+
+    @pytest.mark.parametrize(
+        ("function", "error", "message"),
+        [
+            (
+                needs_groups,
+                ZeroDivisionError,
+                "'needs_groups' failed on process 0, on a batch of 8, but on none of its",
+            ),
+            (slow_judge, TypeError, "'slow_judge' failed on process 0, on row 4 of a batch of 8"),
+            (skips, ValueError, "'skips' failed on process 0, on row 4 of a batch of 8"),
+            (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on row 0 of a batch of 8"),
+            (lambda prompts, **kwargs: [[1.0]] * len(prompts), TypeError, "Rewards must be numbers or None"),
+        ],
+    )
+    def test_what_cannot_be_used(self, make_trainer, function, error, message):  # noqa: F811
+        trainer = make_trainer(reward_funcs=[even_digits, function])
+        rows = [{"prompt": f"1{i}" if i < 4 else POISON} for i in range(8)]
+        with pytest.raises(error) as raised:
+            trainer._calculate_rewards(rows, [row["prompt"] for row in rows], ["x" * 1000] * 8, [[5]] * 8)
+        text = "".join(traceback.format_exception_only(raised.value))
+        assert message in text
+        assert "nothing is saved" in text
+        assert len(text) < 1500
+
+    def test_an_error_of_saving_hides_nothing(self, make_trainer, monkeypatch):  # noqa: F811
+        def fail(directory):
+            raise OSError("disk full")
+
+        monkeypatch.setattr("htpo_trl.checkpoint.seal", fail)
+        data = Dataset.from_list([{"prompt": POISON}] * 8)
+        trainer = make_trainer(reward_funcs=Demanding(), train_dataset=data, steps_per_generation=1)
+        with pytest.raises(OSError, match="disk full") as raised:
+            trainer.train()
+        assert isinstance(raised.value.__context__, KeyError)
+
+
+class TestFullDisk:
+    @pytest.fixture(params=["380k", "500k"])
+    def disk(self, tmp_path, request):
+        """A file system for one checkpoint, but not for the second one's weights, or its optimizer."""
+        directory = tmp_path / "run"
+        directory.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", directory], check=False)
+        if done.returncode:
+            pytest.skip("file systems can be mounted by root alone")
+        yield directory
+        subprocess.run(["umount", "--lazy", directory], check=True)  # its safetensors may be open
+
+    def test_the_previous_checkpoint_stays(self, make_trainer, make_model, disk):  # noqa: F811
+        def make():
+            return make_trainer(model=make_model(), save_strategy="steps", save_steps=1, save_total_limit=1)
+
+        with pytest.raises(Exception, match=r"(?i)no space left|file write failed|unexpected pos") as raised:
+            make().train()
+        print(repr(raised.value))
+        print([(str(p.relative_to(disk)), p.stat().st_size) for p in disk.rglob("*") if p.is_file()])
+        (note,) = raised.value.__notes__
+        assert re.search(rf"{disk}/checkpoint-2 is not complete.*0\.\d MB free.*save_total_limit", note)
+        assert {path.name for path in disk.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        resumed = make()
+        with pytest.warns(UserWarning, match="checkpoint-2 is skipped"):
+            resumed.train(resume_from_checkpoint=True)
+        assert [path.name for path in disk.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+@contextmanager
+def launched(directory, *drills, n_nodes=1):
+    """
+    The launchers of two processes, on one machine or on two; their standard output is a pipe. Afterwards no process
+    that they started, verifiers and their workers included, may be left after a minute.
+    """
+    model_and_tokenizer(directory)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={n_nodes}",
+        f"--nproc_per_node={2 // n_nodes}",
+    ]
+    mark = {"HTPO_DRILL": str(directory)}
+    commands = [
+        [*launcher, f"--node_rank={i}", f"--master_port={PORT}", "-m", "tests.drill_run", directory, *drills]
+        for i in range(n_nodes)
+    ]
+    with ExitStack() as files:
+        launchers = [
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=ENVIRONMENT | mark,
+                stdout=subprocess.PIPE,
+                stderr=files.enter_context((directory / f"stderr-{i}").open("w")),
+                text=True,
+            )
+            for i, command in enumerate(commands)
+        ]
+        try:
+            yield launchers
+            deadline = time.monotonic() + 60
+            while left := [process for process in psutil.process_iter() if is_marked(process, mark)]:
+                assert time.monotonic() < deadline, left
+                psutil.wait_procs(left, timeout=1)
+        finally:
+            for process in psutil.process_iter():
+                if is_marked(process, mark):
+                    process.kill()
+            for process in launchers:
+                process.communicate()
+
+
+def is_marked(process, mark):
+    try:
+        return mark.items() <= process.environ().items()
+    except psutil.Error:  # of another user, or ended
+        return False
+
+
+def outcomes(directory, drill):
+    return [json.loads((directory / f"{drill}-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+class TestTwoProcesses:
+    def test_one_of_them_gets_the_signal_fails_or_dies(self, tmp_path):
+        """On two nodes, as far as the launchers know: each sees its own process alone."""
+        drills = ["whole", "stopped", "resumed", "raised", "killed:backward:5"]
+        with launched(tmp_path, *drills, n_nodes=2) as launchers:
+            assert all(process.wait(timeout=300) != 0 for process in launchers)
+        whole, stopped, resumed, raised = (outcomes(tmp_path, drill) for drill in drills[:4])
+        assert [rank["exit_code"] for rank in stopped] == [128 + signal.SIGTERM] * 2
+        assert last_complete(tmp_path / "stopped") == str(tmp_path / "stopped" / "checkpoint-5")
+        assert resumed == whole
+        assert stopped != whole
+        assert raised[1]["error"].startswith(
+            "KeyError: 'no such unit'\nThe reward function 'reward' failed on process 1"
+        )
+        assert raised[0]["error"].startswith("RuntimeError: A reward function failed on another process: KeyError")
+        assert last_complete(tmp_path / "raised") == str(tmp_path / "raised" / "checkpoint-2")
+        assert "SIGKILL" in (tmp_path / "stderr-1").read_text()
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT])
+    def test_the_launcher_gets_the_signal(self, tmp_path, signum):
+        with launched(tmp_path, "endless") as (launcher,):
+            next(line for line in launcher.stdout if line == "training\n")
+            launcher.send_signal(signum)
+            last = launcher.stdout.read().splitlines()[-1]
+            launcher.wait(timeout=60)
+        assert last.startswith(f"Stopped by {signum.name}. The run is saved at step ")
+        assert [rank["exit_code"] for rank in outcomes(tmp_path, "endless")] == [128 + signum] * 2
+        check(last.partition("resume_from_checkpoint=")[2])
