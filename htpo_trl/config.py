@@ -196,6 +196,10 @@ class HTPOConfig(GRPOConfig):
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
 
+    def __getstate__(self):
+        # `training_args.bin`, a pickle, is published beside the model.
+        return self.__dict__ | {"hub_token": None}
+
     @property
     def table(self) -> Table:
         """The objective table in use: the preset with its overrides."""
