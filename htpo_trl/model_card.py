@@ -133,7 +133,9 @@ def _evaluations(trainer: Any) -> dict[int, dict[str, Any]]:
 
 
 def _evaluation_table(steps: dict[int, dict[str, Any]]) -> str:
-    names = {(benchmark, metric): None for s in steps.values() for benchmark in s for metric in s[benchmark]["metrics"]}
+    names = {
+        (benchmark, metric): None for s in steps.values() for benchmark in s for metric in s[benchmark]["metrics"]
+    }
     rows = []
     for benchmark, metric in names:
         values = [summaries.get(benchmark, {"metrics": {}})["metrics"].get(metric) for summaries in steps.values()]

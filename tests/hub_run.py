@@ -38,7 +38,7 @@ def build(directory, name, **options):
 
 
 def main(directory: Path):
-    outcome = {"raised": {}, "warned": [], "card": ModelCard("---\ntags: [trl]\n---\n").validate()}
+    outcome = {"raised": {}, "warned": []}
 
     def attempt(name, action):
         try:
@@ -46,13 +46,17 @@ def main(directory: Path):
         except Exception:
             outcome["raised"][name] = traceback.format_exc()
 
-    trainer = build(directory, "tester/model", push_to_hub=True, hub_strategy="checkpoint", eval_steps=1)
+    # Without `hub_always_push` a checkpoint is left out while the one before is on its way.
+    options = {"push_to_hub": True, "hub_strategy": "checkpoint", "hub_always_push": True, "eval_steps": 1}
+    trainer = build(directory, "tester/model", **options)
     problems = {"digits": [{"prompt": "12", "solution": "2"}, {"prompt": "3", "solution": "4"}]}
     sampling = Sampling(num_samples=2, max_new_tokens=4)
     trainer.add_callback(EvaluationCallback(trainer, problems, sampling, even_digits))
     trainer.train()
     print(trainer.args, repr(trainer.args))
     trainer.push_to_hub(dataset_name="tester/data")
+    ModelCard.load(directory / "tester-model" / "README.md").validate()
+    attempt("card", ModelCard("---\nbase_model: /on/this/machine\n---\n").validate)
 
     adapter = build(directory, "tester/adapter", hub_private_repo=True, peft_config=LoraConfig(r=2))
     adapter.push_to_hub()

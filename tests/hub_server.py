@@ -93,15 +93,15 @@ class _Handler(BaseHTTPRequestHandler):
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"]))
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         # After a create that was refused: is it there already?
         self.answer(404, {"error": "Repository not found"})
 
-    def do_PUT(self):  # noqa: N802
+    def do_PUT(self):
         self.server.blobs[self.path.removeprefix("/storage/")] = self.body()
         self.answer(200)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         body = self.body()
         for pattern, action in (
             (r"/api/repos/create", self.create),
@@ -124,7 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
         exists = name in self.server.repos
         self.server.repos.setdefault(name, Repo(private=wanted.get("visibility") == "private"))
         answer = {"url": f"{self.server.endpoint}/{name}"}
-        self.answer(409 if exists else 200, answer | ({"error": "You already created this model repo"} if exists else {}))
+        self.answer(
+            409 if exists else 200, answer | ({"error": "You already created this model repo"} if exists else {})
+        )
 
     def validate_yaml(self, body):
         errors = metadata_errors(json.loads(body)["content"])

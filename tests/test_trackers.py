@@ -65,7 +65,7 @@ def run(tokenizer, tmp_path_factory):
         if "wandb" in trackers:
             import wandb
 
-            wandb.finish()
+            wandb.teardown()  # `wandb.finish` returns before the last block is on disk
     return SimpleNamespace(directory=directory, log=trainer.state.log_history)
 
 
