@@ -133,13 +133,12 @@ def _evaluations(trainer: Any) -> dict[int, dict[str, Any]]:
 
 
 def _evaluation_table(steps: dict[int, dict[str, Any]]) -> str:
-    names = {
-        (benchmark, metric): None for s in steps.values() for benchmark in s for metric in s[benchmark]["metrics"]
-    }
-    rows = []
-    for benchmark, metric in names:
-        values = [summaries.get(benchmark, {"metrics": {}})["metrics"].get(metric) for summaries in steps.values()]
-        cells = ["{mean:.3f} [{low:.3f}, {high:.3f}]".format(**value) if value else "" for value in values]
-        rows.append([benchmark, metric, *cells])
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for step, summaries in steps.items():
+        for benchmark, summary in summaries.items():
+            for metric, value in summary["metrics"].items():
+                cell = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**value)
+                rows.setdefault((benchmark, metric), {})[step] = cell
     header = ["benchmark", "metric", *(f"step {step}" for step in steps)]
-    return f"Means with 95% bootstrap intervals over problems.\n\n{table(header, rows)}"
+    cells = [[*names, *(row.get(step, "") for step in steps)] for names, row in rows.items()]
+    return f"Means with 95% bootstrap intervals over problems.\n\n{table(header, cells)}"

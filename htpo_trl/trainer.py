@@ -243,15 +243,16 @@ class HTPOTrainer(ResumableGRPOTrainer):
             "are all correct), raise num_generations or max_sampling_rounds, or set on_sampling_exhausted='train'."
         )
 
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[override]
         """
         Write TRL's model card with the objective table, rewards, data, hyper-parameters and evaluation of this run to
         `output_dir/README.md`. The arguments are TRL's; a data set that `load_dataset` took from the Hub is named.
         """
-        model_name = model_name or Path(self.args.output_dir).name
+        directory = Path(str(self.args.output_dir))
+        model_name = model_name or directory.name
         super().create_model_card(model_name, dataset_name or model_card.dataset_id(self.train_dataset), tags)
         if self.is_world_process_zero():
-            model_card.extend(Path(self.args.output_dir, "README.md"), self)
+            model_card.extend(directory / "README.md", self)
 
     def _counters(self):
         return super()._counters() | {"prompts_drawn": self._prompts.drawn}

@@ -123,10 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         exists = name in self.server.repos
         self.server.repos.setdefault(name, Repo(private=wanted.get("visibility") == "private"))
-        answer = {"url": f"{self.server.endpoint}/{name}"}
-        self.answer(
-            409 if exists else 200, answer | ({"error": "You already created this model repo"} if exists else {})
-        )
+        answer = {"url": f"{self.server.endpoint}/{name}", "error": "You already created this model repo"}
+        self.answer(409 if exists else 200, answer)
 
     def validate_yaml(self, body):
         errors = metadata_errors(json.loads(body)["content"])
