@@ -218,6 +218,12 @@ class HTPOConfig(GRPOConfig):
             f"or num_generations={' or '.join(map(str, choices))}."
         ) from None
 
+    def __getstate__(self):
+        # `training_args.bin`, a pickle, is published beside the model.
+        return self.__dict__ | {"hub_token": None}
+
+    __repr__ = GRPOConfig.__str__  # without tokens; a dataclass's own shows them
+
     @property
     def table(self) -> Table:
         """The objective table in use: the preset with its overrides."""

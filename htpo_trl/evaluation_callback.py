@@ -107,7 +107,9 @@ class EvaluationCallback(TrainerCallback):
         for_all = [logs]
         broadcast_object_list(for_all)
         # Not TRL's `log`, which would add the training metrics gathered since the last log, and forget them.
+        should_log = trainer.control.should_log
         Trainer.log(trainer, for_all[0])
+        trainer.control.should_log = should_log  # where the step is to be logged too, that is still to be done
 
     def _sample(self, plan: Plan, generator: TransformersGenerator, path: Path) -> None:
         """Write the result file; in every round each process draws a batch."""

@@ -6,6 +6,7 @@ when all of it is written; one that is not is never resumed from (see `checkpoin
 """
 
 import os
+import warnings
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -71,6 +72,27 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self._saved_step = self.state.global_step
         if self.args.should_save and not self.args.save_only_model:
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+        if self.args.push_to_hub:
+            self._warn_of_failed_push()
+            super()._push_from_checkpoint(directory)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        """The caller would push the checkpoint before it is sealed; `_save_checkpoint` does it later."""
+
+    def _finish_current_push(self):
+        super()._finish_current_push()
+        self._warn_of_failed_push()
+
+    def _warn_of_failed_push(self) -> None:
+        # Pushes run in the background, and nobody else asks how they ended.
+        push = getattr(self, "push_in_progress", None)
+        for error in (job.exception() for job in (push.jobs if push else []) if job.done()):
+            if error is not None:
+                warnings.warn(
+                    f"A push to {self.hub_model_id} on the Hub failed: {error} Nothing is lost: the checkpoints are "
+                    f"in {self.args.output_dir}, and trainer.push_to_hub() pushes the model again.",
+                    stacklevel=2,
+                )
 
     def save_last_step(self) -> str:
         """

@@ -9,11 +9,13 @@ discard groups that teach nothing (`sampling.py`). A run resumes exactly at any 
 import textwrap
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
+from . import model_card
 from .config import HTPOConfig
 from .objective import EFFECTS, GROUPS, Control, KeepGradient, control
 from .resume import ResumableGRPOTrainer
@@ -31,7 +33,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     Besides TRL's metrics it logs, as shares of the tokens that are trained on unless said otherwise:
 
     - `htpo/share/<group>`: tokens in each of the eight groups (`hard_correct_low` ... `easy_wrong_high`);
-    - `htpo/entropy/<group>`: mean entropy of each group, in nats;
+    - `htpo/entropy/<group>`: mean entropy of each group that has tokens, in nats;
     - `htpo/special/<rule>`: tokens whose objective a rule really changed (`detach_lowest`, `keep_above`, ...);
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
@@ -64,7 +66,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     num_generations: int
     train_dataset: Any
 
-    _tag_names = ["trl", "htpo"]
+    _tag_names = ["trl", "htpo", "grpo"]
     _name = "HTPO"
     _paper = {
         "title": "HTPO: Towards Exploration-Exploitation Balanced Policy Optimization via Hierarchical Token-level "
@@ -242,6 +244,17 @@ class HTPOTrainer(ResumableGRPOTrainer):
             f"{self.save_last_step()}"
         )
 
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[override]
+        """
+        Write TRL's model card with the objective table, rewards, data, hyper-parameters and evaluation of this run to
+        `output_dir/README.md`. The arguments are TRL's; a data set that `load_dataset` took from the Hub is named.
+        """
+        directory = Path(str(self.args.output_dir))
+        model_name = model_name or directory.name
+        super().create_model_card(model_name, dataset_name or model_card.dataset_id(self.train_dataset), tags)
+        if self.is_world_process_zero():
+            model_card.extend(directory / "README.md", self)
+
     def _counters(self):
         return super()._counters() | {"prompts_drawn": self._prompts.drawn}
 
@@ -337,7 +350,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
             metrics[f"htpo/special/{effect}"].append(_ratio(n, n_tokens))
         for group, n, entropy in zip(GROUPS, n_groups, entropy_sums, strict=True):
             metrics[f"htpo/share/{group}"].append(_ratio(n, n_tokens))
-            metrics[f"htpo/entropy/{group}"].append(_ratio(entropy, n))
+            if n:  # a group without tokens has no entropy, and TensorBoard warns of every None
+                metrics[f"htpo/entropy/{group}"].append(entropy / n)
 
 
 def _ratio(part: float, whole: float) -> float:

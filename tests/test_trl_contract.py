@@ -119,10 +119,12 @@ def test_the_sampler_draws_one_order_per_epoch(make_trainer):  # noqa: F811
     assert list(second) == orders[2]
 
 
-def test_checkpoints_are_rotated_after_the_rng_state_is_saved():
+def test_checkpoints_are_pushed_and_rotated_after_the_rng_state_is_saved():
     source = inspect.getsource(Trainer._save_checkpoint)
-    places = [source.index(what) for what in ("save_model(", "_save_rng_state(", "save_to_json(", "save_total_limit=")]
+    calls = ("save_model(", "_save_rng_state(", "save_to_json(", "_push_from_checkpoint(", "save_total_limit=")
+    places = [source.index(call) for call in calls]
     assert places == sorted(places)
+    assert inspect.getsource(Trainer).count("._push_from_checkpoint(") == 1
 
 
 def test_only_these_private_methods_are_overridden():
@@ -137,13 +139,16 @@ def test_only_these_private_methods_are_overridden():
         "train",
         "_calculate_rewards",
         "_compute_loss",
+        "_finish_current_push",
         "_generate",
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
         "_get_train_sampler",
         "_load_optimizer_and_scheduler",
+        "_push_from_checkpoint",
         "_save_checkpoint",
         "_save_rng_state",
+        "create_model_card",
     }
     functions = {
         name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)
