@@ -26,11 +26,12 @@ from htpo_trl.plan import plan
 from htpo_trl.resolve import PromptArguments, dataset, is_ours, mixture, reward_functions
 from htpo_trl.scripts import evaluate, htpo
 
-from .distributed_run import ENVIRONMENT, Run
+from .distributed_run import ENVIRONMENT, PORT, TORCHRUN, Run
 from .test_invariance import ARGUMENTS, ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
 
 
 ROOT = Path(__file__).parent.parent
+ACCELERATE = ("accelerate.commands.launch", f"--main_process_port={PORT}")
 HTPO = (sys.executable, "-c", "from htpo_trl.cli import main; main()")
 # Completions that depend on the prompt and the place in its group alone, not on process or model.
 JUDGE = """
@@ -98,14 +99,14 @@ def place(tmp_path_factory, tokenizer):
     return path
 
 
-def command(place, *argv):
+def command(place, *argv, launcher=HTPO):
     """Run the command in a process of its own."""
-    process = [*HTPO, *map(str, argv)]
+    process = [*launcher, *map(str, argv)]
     return subprocess.run(process, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
-def succeed(place, *argv):
-    done = command(place, *argv)
+def succeed(place, *argv, launcher=HTPO):
+    done = command(place, *argv, launcher=launcher)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done
 
@@ -373,10 +374,16 @@ def test_one_process(place, single):
 @pytest.mark.parametrize("config", ["ddp-cpu", "zero2-cpu", "zero3-cpu"])
 def test_two_processes_stopped_and_resumed_are_one(place, single, config, compare):  # noqa: F811
     """The first start of DeepSpeed on a machine compiles for about a minute."""
-    argv = ["train", "--config", "recipe.yaml", "--accelerate_config", config, "--output_dir", config]
+    argv = ["--config", "recipe.yaml", "--output_dir", config]
     argv += ["--per_device_train_batch_size", 6, "--gradient_accumulation_steps", 2, "--steps_per_generation", 2]
-    succeed(place, *argv, "--max_steps", 3)
-    succeed(place, *argv, "--resume_from_checkpoint", "true")
+    succeed(place, "train", "--accelerate_config", config, *argv, "--max_steps", 3)
+    file = ACCELERATE_CONFIGS / f"{config}.yaml"
+    launcher = {
+        "ddp-cpu": (sys.executable, "-m", *TORCHRUN, "-m", "htpo_trl.scripts.htpo"),
+        "zero2-cpu": (sys.executable, "-m", *ACCELERATE, f"--config_file={file}", "-m", "htpo_trl.scripts.htpo"),
+        "zero3-cpu": (*HTPO, "train", "--accelerate_config", config),
+    }[config]
+    succeed(place, *argv, "--resume_from_checkpoint", "true", launcher=launcher)
     name = {"ddp-cpu": "DDP", "zero2-cpu": "ZeRO-2", "zero3-cpu": "ZeRO-3"}[config]
     one, two = (final(place / which, place / "single") for which in ("single", config))
     varies = "`htpo train`, stopped and resumed"
