@@ -68,7 +68,7 @@ def test_what_is_uploaded(hub):
     assert {"trl", "htpo", "grpo"} <= set(card.data.tags)
     assert {result.dataset_name for result in card.data.eval_results} == {"digits"}
     assert 'model="tester/model"' in card.text
-    # The server refuses what is invalid.
+    # It was valid: what is not, the server refuses.
     assert '"base_model" with value "/on/this/machine" is not valid' in hub.raised["card"]
 
 
