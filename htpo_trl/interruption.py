@@ -76,10 +76,10 @@ class _Stop(TrainerCallback):
     def receive(self, signum: int, frame: Any) -> None:
         """The signal handler."""
         if os.getpid() != self._pid:
-            # In a forked child: a terminal gives Ctrl-C to all, but what they do is needed until the step is done.
-            # SIGTERM ends them, quietly: torch's loader raises in the trainer for a worker that died by a signal.
+            # In a forked child: a terminal gives Ctrl-C to all, but its work is needed until the step is done.
             if signum == signal.SIGTERM:
-                os._exit(0)
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
             return
         if not self.received:
             self.received, self._received_at = signum, time.monotonic()
