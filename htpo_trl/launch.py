@@ -99,6 +99,8 @@ def _launch(accelerate: Any, config: dict[str, Any]) -> None:
 
     # DeepSpeed compiles operators by ninja, which lies beside an interpreter whose environment may not be active.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    # After Ctrl-C or SIGTERM torch kills workers in 30 s, be it in the middle of a step (torch from 2.9).
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     if accelerate.main_process_port is None and (accelerate.num_machines or config.get("num_machines") or 1) == 1:
         accelerate.main_process_port = _free_port()  # so that runs can share a machine
     # Accelerate waits for a single process without passing it signals: become that process instead.

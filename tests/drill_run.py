@@ -5,8 +5,7 @@ writes what came of a drill to `DIRECTORY/<drill>-<rank>.json`.
 - `whole`: a run of twelve steps;
 - `stopped`: the same, but that the second process gets a SIGTERM in the fifth step; `resumed` goes on from there;
 - `raised`: the reward function raises on the second process alone, after the second step;
-- `killed:<moment>`: the second process is killed at a moment of `training_run.kill_at`, with verifiers on all;
-- `endless`: a run that only a signal ends. The first process prints `training` when it is under way.
+- `killed:<moment>`: the second process is killed at a moment of `training_run.kill_at`, with verifiers on all.
 """
 
 import json
@@ -35,10 +34,6 @@ def run(directory: Path, drill: str) -> dict:
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
             if name == "stopped" and rank == 1 and state.global_step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if name == "endless" and rank == 0 and state.global_step == 3:
-                print("training", flush=True)
 
     def reward(completions, trainer_state, **kwargs):
         if name == "raised" and rank == 1 and trainer_state.global_step == 2:

@@ -3,8 +3,10 @@
 import ast
 import dataclasses
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, Qwen3Config, Qwen3ForCausalLM
 
 from htpo_trl.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
+from htpo_trl.checkpoint import check
 from htpo_trl.cli import make_parser
 from htpo_trl.flags import is_true_by_default
 from htpo_trl.launch import Layout, _accelerate_config
@@ -395,6 +398,25 @@ def test_two_processes_stopped_and_resumed_are_one(place, single, config, compar
     model = AutoModelForCausalLM.from_pretrained(place / config)
     tokenizer = AutoTokenizer.from_pretrained(place / config)
     assert model.generate(**tokenizer("12", return_tensors="pt"), max_new_tokens=2).shape[1] > 2
+
+
+@pytest.mark.parametrize(("config", "signum"), [("single", signal.SIGTERM), ("ddp-cpu", signal.SIGINT)])
+def test_signals_to_the_command(place, config, signum):
+    """`kill PID` of one process, Ctrl-C in a terminal with two: both end with a checkpoint and the signal's code."""
+    argv = ["train", "--config", "recipe.yaml", "--accelerate_config", config, "--max_steps", "1000000"]
+    argv += ["--output_dir", f"stopped-{config}", "--save_strategy", "no", "--reward_funcs", "judge.told"]
+    process = subprocess.Popen(
+        [*HTPO, *argv], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert any(line == "judging\n" for line in process.stdout)
+        os.kill(process.pid, signum) if config == "single" else os.killpg(process.pid, signum)
+        last = process.stdout.read().splitlines()[-1]
+        assert process.wait(timeout=120) == 128 + signum
+    finally:
+        process.kill()
+    assert last.startswith(f"Stopped by {signum.name}. The run is saved at step ")
+    check(place / last.partition("resume_from_checkpoint=")[2])
 
 
 def train_here(place, monkeypatch, *argv):

@@ -353,14 +353,3 @@ class TestTwoProcesses:
         assert raised[0]["error"].startswith("RuntimeError: A reward function failed on another process: KeyError")
         assert last_complete(tmp_path / "raised") == str(tmp_path / "raised" / "checkpoint-2")
         assert "SIGKILL" in (tmp_path / "stderr-1").read_text()
-
-    def test_the_launcher_gets_the_signal(self, tmp_path):
-        signum = signal.SIGINT
-        with launched(tmp_path, "endless") as (launcher,):
-            next(line for line in launcher.stdout if line == "training\n")
-            launcher.send_signal(signum)
-            last = launcher.stdout.read().splitlines()[-1]
-            launcher.wait(timeout=60)
-        assert last.startswith(f"Stopped by {signum.name}. The run is saved at step ")
-        assert [rank["exit_code"] for rank in outcomes(tmp_path, "endless")] == [128 + signum] * 2
-        check(last.partition("resume_from_checkpoint=")[2])
