@@ -62,6 +62,11 @@ def even_digits(completions, **kwargs):
     return [float(sum(c in "02468" for c in text) * 2 > len(text)) for text in completions]
 
 
+def told(completions, **kwargs):
+    print("judging", flush=True)
+    return even_digits(completions)
+
+
 HTPOTrainer._generate_single_turn = forced
 """
 RECIPE = {
