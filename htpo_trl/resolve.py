@@ -1,6 +1,7 @@
 """Names, as given on the command line or in a recipe → data sets and reward functions."""
 
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -217,6 +218,23 @@ def reward_functions(
             Of `get_soft_overlong_punishment`, in tokens.
     """
     return [_reward_function(name, max_completion_length, soft_punish_cache) for name in names]
+
+
+def check_columns(functions: Sequence[Callable], dataset: Any) -> None:
+    """Refuse reward functions with an argument that neither TRL nor a column of the data set gives."""
+    given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
+    columns = dataset.column_names
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        needed = [
+            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        for name in needed:
+            if columns is not None and name not in {*given, *columns}:
+                raise ValueError(
+                    f"The reward function {function.__name__!r} needs the column {name!r}; the data has only "
+                    f"{', '.join(columns)}. Name the columns by problem_column and solution_column, or rename them."
+                )
 
 
 def _reward_function(name: str, max_completion_length: int | None, soft_punish_cache: int) -> Callable:

@@ -268,6 +268,11 @@ class TestPlan:
             (["--dataset_config", "main"], 1, "dataset_config='main' is for data sets of the Hub"),
             (["--dataset_options", "{"], 1, "is not JSON"),
             (["--dataset_options", '{"size": 3}'], 1, "are for procedural tasks, which prompts.jsonl is not"),
+            (
+                ["--reward_funcs", "math_reward"],
+                1,
+                "'math_reward' needs the column 'solution'; the data has only prompt",
+            ),
             (["--dataset_train_split", "train"], 1, "split='train' is for data sets of the Hub"),
         ],
     )

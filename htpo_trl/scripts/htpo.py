@@ -18,7 +18,16 @@ from typing import Any
 from ..arguments import UsageError, read
 from ..environment import versions
 from ..flags import Flag, flags_of
-from ..resolve import PromptArguments, check_options, dataset, hub_id, is_ours, mixture, reward_functions
+from ..resolve import (
+    PromptArguments,
+    check_columns,
+    check_options,
+    dataset,
+    hub_id,
+    is_ours,
+    mixture,
+    reward_functions,
+)
 
 
 TITLES = {
@@ -158,11 +167,17 @@ def missing_packages(training_args: Any, model_args: Any) -> list[str]:
 
 
 class Data:
-    """The data sets that the options name: to train on (`train`), for TRL's evaluation (`eval`), and `benchmarks`."""
+    """
+    What the options name, found: the data to train on (`train`), for TRL's evaluation (`eval`) and as `benchmarks`,
+    and the `reward_funcs` that fit it.
+    """
 
     def __init__(self, script_args: HTPOScriptArguments, training_args: Any, dataset_args: Any) -> None:
         from ..data import exclude, split
 
+        self.reward_funcs = reward_functions(
+            script_args.reward_funcs, training_args.max_completion_length, script_args.soft_punish_cache
+        )
         if bool(script_args.dataset_name) == bool(dataset_args.datasets):
             raise UsageError("Give the training data by --dataset_name, or several sets by `datasets` in the recipe.")
         name = script_args.dataset_name
@@ -196,6 +211,7 @@ class Data:
             self.train = exclude(self.train, *self.benchmarks.values())
             if len(self.train) < before:
                 print(f"{before - len(self.train)} training problems are in the benchmarks: left out.")
+        check_columns(self.reward_funcs, self.train)
         self.eval = None
         if training_args.eval_strategy != "no":
             if held_out is not None:
@@ -247,9 +263,7 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
     set_seed(training_args.seed)
     trainer = HTPOTrainer(
         model=model_args.model_name_or_path,
-        reward_funcs=reward_functions(
-            script_args.reward_funcs, training_args.max_completion_length, script_args.soft_punish_cache
-        ),
+        reward_funcs=data.reward_funcs,
         args=training_args,
         train_dataset=data.train,
         eval_dataset=data.eval,
