@@ -192,7 +192,8 @@ class Data:
         held_out = None
         if dataset_args.test_split_size is not None:
             share = dataset_args.test_split_size
-            parts = split(self.train, {"train": 1 - share, "test": share}, seed=training_args.seed)
+            # Whatever the run's seed: runs are compared on the same problems.
+            parts = split(self.train, {"train": 1 - share, "test": share})
             self.train, held_out = parts["train"], parts["test"]
         self.benchmarks = {}
         for benchmark in script_args.eval_benchmarks or []:
@@ -209,7 +210,7 @@ class Data:
         if self.benchmarks and "problem" in (self.train.column_names or []):
             before = len(self.train)
             self.train = exclude(self.train, *self.benchmarks.values())
-            if len(self.train) < before:
+            if len(self.train) < before and training_args.process_index == 0:
                 print(f"{before - len(self.train)} training problems are in the benchmarks: left out.")
         check_columns(self.reward_funcs, self.train)
         self.eval = None
