@@ -3,6 +3,8 @@
     pip install htpo_trl
     python examples/smollm2_lora.py --output_dir SmolLM2-HTPO
 
+The same by the command line, with other problems: `htpo train --config smollm2-135m-cpu`.
+
 The run samples held-out problems, trains for 15 optimizer steps, and samples the held-out problems again: 15 minutes
 on one CPU core. It writes `result.json` (settings, rewards, correct samples per held-out problem, wall times),
 `log.jsonl` (TRL's log) and the LoRA adapter to the output directory.
@@ -19,7 +21,6 @@ import argparse
 import hashlib
 import json
 import platform
-import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import mean_with_interval
 from htpo_trl.objective import PRESETS
+from htpo_trl.rewards import last_number_reward
 
 
 MAX_NEW_TOKENS = 24
@@ -46,24 +48,10 @@ def make_problems() -> tuple[list[dict], list[dict]]:
         for b in range(a, 10):
             for op, answer in (("+", a + b), ("*", a * b)):
                 question = f"What is {a} {op} {b}? Answer with just the number."
-                problem = {"prompt": [{"role": "user", "content": question}], "answer": str(answer)}
+                problem = {"prompt": [{"role": "user", "content": question}], "solution": str(answer)}
                 digest = hashlib.sha256(f"{a} {op} {b}".encode()).digest()
                 (held_out if digest[0] % 4 == 0 else train).append(problem)
     return train, held_out
-
-
-def is_correct(text: str, answer: str) -> bool:
-    """
-    Is the last number of the text the answer? The two are compared as text: nothing the model wrote is evaluated. A
-    text that only repeats the question passes where the answer is the second digit (0 + 7, 1 * 3).
-    """
-    numbers = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text)  # with sign and decimals: neither 7.5 nor -5 is 5
-    return bool(numbers) and numbers[-1] == answer
-
-
-def last_number(completions: list[list[dict]], answer: list[str], **kwargs) -> list[float]:
-    """The reward: 1 for a correct completion, else 0. `answer` is the column of the data set."""
-    return [float(is_correct(c[-1]["content"], a)) for c, a in zip(completions, answer, strict=True)]
 
 
 def count_correct(model, tokenizer, problems: list[dict], seed: int) -> list[int]:
@@ -78,7 +66,7 @@ def count_correct(model, tokenizer, problems: list[dict], seed: int) -> list[int
         ).to(model.device)
         ids = model.generate(**inputs, **sampling, num_return_sequences=EVAL_SAMPLES)  # (16, prompt + completion)
         texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        counts.append(sum(is_correct(text, problem["answer"]) for text in texts))
+        counts.append(int(sum(last_number_reward(texts, [problem["solution"]] * len(texts)))))
     return counts
 
 
@@ -140,7 +128,7 @@ def main() -> None:
     times.append(time.perf_counter())
     trainer = HTPOTrainer(
         model=model,
-        reward_funcs=last_number,
+        reward_funcs=last_number_reward,
         args=config,
         train_dataset=Dataset.from_list(train),
         processing_class=tokenizer,
@@ -165,7 +153,7 @@ def main() -> None:
         "accuracy": {name: mean_with_interval(values) for name, values in shares.items()},
         "samples_per_problem": EVAL_SAMPLES,
         "held_out": [
-            {"question": p["prompt"][0]["content"], "answer": p["answer"], "before": b, "after": a}
+            {"question": p["prompt"][0]["content"], "answer": p["solution"], "before": b, "after": a}
             for p, b, a in zip(held_out, before, after, strict=True)
         ],
     }

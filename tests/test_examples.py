@@ -27,23 +27,11 @@ def test_smollm2_lora(tiny_chat_model, tmp_path, monkeypatch):
     assert "htpo/accuracy" in log[0]
 
 
-def test_smollm2_splits_and_verdicts():
-    example = runpy.run_path(str(EXAMPLES / "smollm2_lora.py"))
-    train, held_out = example["make_problems"]()
+def test_smollm2_splits():
+    train, held_out = runpy.run_path(str(EXAMPLES / "smollm2_lora.py"))["make_problems"]()
     questions = [{p["prompt"][0]["content"] for p in split} for split in (train, held_out)]
     assert len(questions[0] | questions[1]) == len(train) + len(held_out) == 110
     assert len(held_out) > 20
-    for text, answer, verdict in (
-        ("7", "7", True),
-        ("3 + 4 = 7.", "7", True),
-        ("The answer is 17", "7", False),
-        ("-7", "7", False),
-        ("7.5", "7", False),
-        ("7 or 8", "7", False),
-        ("__import__('os').system('touch x')", "7", False),
-        ("", "7", False),
-    ):
-        assert example["is_correct"](text, answer) is verdict
 
 
 def test_smollm2_refuses_gguf(tmp_path, monkeypatch, capsys):
