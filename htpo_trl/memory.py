@@ -1,8 +1,8 @@
 """
 What a run needs of each device's memory, estimated from shapes alone: no weights are loaded.
 
-Weights, gradients and optimizer states, and how ZeRO divides them: arXiv 1910.02054, section 3. Activations: arXiv
-2205.05198, equations 1 and 5, without the attention matrices, which fused attention kernels do not keep.
+Weights, gradients and optimizer states, and how ZeRO divides them: arXiv 1910.02054, section 3. Activations are
+counted as in arXiv 2205.05198, for a decoder layer of today, by what was measured to be kept for the backward pass.
 """
 
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     hidden: int
     vocabulary: int
     kv_per_token: int  # values in the key-value cache per token
+    kept_per_token: int  # values that one layer keeps for the backward pass, per token
 
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
@@ -77,7 +78,17 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
         config.hidden_size,
         config.vocab_size,
         2 * config.num_hidden_layers * kv_heads * head_dim,
+        _kept_per_token(config, config.num_attention_heads * head_dim, kv_heads * head_dim),
     )
+
+
+def _kept_per_token(config: Any, queries: int, keys: int) -> int:
+    """
+    Inputs of both norms and of the two blocks; queries, keys, values, attention's output; gate, up, its activation and
+    their product. Norms of queries and keys (Qwen3) keep another copy of these. Fused attention keeps no matrix.
+    """
+    normed = 2 * (queries + keys) if config.model_type.startswith("qwen3") else 0
+    return 4 * config.hidden_size + 2 * queries + 2 * keys + 4 * config.intermediate_size + normed
 
 
 def estimate(
@@ -120,6 +131,7 @@ def estimate(
     width = BYTES.get(dtype, 2)
     compute = 2 if mixed_precision else width
     is_lora = size.trainable < size.parameters
+    is_half = width == 2 or (zero_stage > 0 and mixed_precision)
     if zero_stage and mixed_precision:  # DeepSpeed trains a copy in half precision, and keeps float32 beside it
         weights, gradients, optimizer = 2 * size.parameters, 2 * size.trainable, 12 * size.trainable
     else:
@@ -139,9 +151,11 @@ def estimate(
     if mixed_precision and width == 4 and not stage:
         states["half-precision copies"] = 2 * size.in_linear_layers
     tokens = micro_batch * sequence_length
-    per_layer = 17 * compute * tokens * size.hidden  # 34 s·b·h in half precision
-    kept = compute * tokens * size.hidden * size.layers + per_layer
-    states["activations"] = kept if gradient_checkpointing else per_layer * size.layers
+    # Bytes per value, measured (a test does it again): norms keep float32 copies, autocast keeps what it casts.
+    per_value = (3.8 if is_lora else 2.6) if is_half else 3.2 if mixed_precision else 4.6
+    per_layer = per_value * tokens * size.kept_per_token
+    inputs = (2 if is_half else 4) * tokens * size.hidden * size.layers
+    states["activations"] = inputs + per_layer if gradient_checkpointing else per_layer * size.layers
     # TRL from 1.15 makes them for at most 4096 tokens at once (`trl.kernels`); older versions keep all of them.
     states["logits"] = 4 * min(micro_batch * completion_length, 4096) * size.vocabulary
     if generated_at_once:

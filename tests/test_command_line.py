@@ -15,9 +15,16 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from htpo_trl.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
 from htpo_trl.checkpoint import check
@@ -310,6 +317,46 @@ class TestMemory:
             parts = estimate(big, **settings, **shape, gradient_checkpointing=True)
             held_bytes = sum(parts[name] for name in ("weights", "gradients", "optimizer states"))
             assert held_bytes / 1e9 == pytest.approx(gigabytes, abs=0.06)
+
+    @pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-0.6B"])
+    @pytest.mark.parametrize(("dtype", "autocast", "lora"), [("float32", 0, 0), ("float32", 1, 0), ("bfloat16", 0, 1)])
+    def test_activations_are_what_the_backward_pass_keeps(self, name, dtype, autocast, lora):
+        shape = {"model_type": "qwen3"} | SHAPES[name] | {"num_hidden_layers": 2, "vocab_size": 16}
+        config = AutoConfig.for_model(**shape)
+        model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+        size = sizes(name)._replace(layers=2, vocabulary=16)
+        if lora:
+            model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+            size = size._replace(trainable=1)
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept = {}
+
+        def pack(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bool(autocast)):
+            model(torch.randint(2, 16, (2, 48)), logits_to_keep=1)
+        parts = estimate(
+            size,
+            dtype=dtype,
+            mixed_precision=bool(autocast),
+            quantized_bits=None,
+            processes=1,
+            zero_stage=0,
+            fsdp=False,
+            offload=False,
+            micro_batch=2,
+            sequence_length=48,
+            completion_length=1,
+            gradient_checkpointing=False,
+            generated_at_once=0,
+        )
+        measured = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
+        if autocast:  # casts of the weights, which are counted by themselves
+            measured -= parts["half-precision copies"] * 2 / sizes(name).layers
+        assert parts["activations"] == pytest.approx(measured, rel=0.25)
 
     def test_known_shapes(self):
         """Parameter counts of the model cards."""
