@@ -289,7 +289,9 @@ def _hub_rows(spec: Benchmark) -> Iterator[Row]:
     try:
         dataset = load_dataset(spec.hub_id, spec.config, split=spec.split)
     except ConnectionError as error:
-        raise ConnectionError(f"{error}. Download {spec.hub_id} elsewhere and pass its file as path=...") from error
+        raise ConnectionError(
+            f"{error}. Download {spec.hub_id} elsewhere and pass its file as path=..., or --dataset_path."
+        ) from error
     if {spec.problem, spec.solution} <= set(dataset.column_names):  # otherwise row 1 says which there are
         dataset = dataset.select_columns([spec.problem, spec.solution])
     rows = (row for table in dataset.with_format("arrow").iter(1000) for row in table.to_pylist())

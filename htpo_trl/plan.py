@@ -123,7 +123,8 @@ def _off_policy(args: HTPOConfig) -> list[str]:
 def _data(script: Any, args: HTPOConfig, mixture: Any) -> tuple[list[str], int]:
     """What there is, and about how many tokens the longest prompt has."""
     names = [script.dataset_name] if script.dataset_name else [entry.path for entry in mixture.datasets]
-    remote = [name for name in [*names, *(script.eval_benchmarks or [])] if name != "test" and not is_local(name)]
+    remote = [] if script.dataset_path else [name for name in names if not is_local(name)]
+    remote += [name for name in script.eval_benchmarks or [] if name != "test" and not is_local(name)]
     if remote:
         return [f"from the Hub, not looked at: {', '.join(remote)}"], 512
     data = Data(script, args, mixture)

@@ -122,17 +122,20 @@ def dataset(
     name: str,
     prompts: PromptArguments,
     *,
+    path: str | None = None,
     config: str | None = None,
     split: str | None = None,
     streaming: bool = False,
 ) -> "Dataset":
     """
-    A data set by the name of a benchmark, a procedural task or `countdown`, by the path of a `.jsonl`, `.csv` or
-    `.parquet` file, or by its id on the Hub.
+    A data set by the name of a benchmark (whose downloaded copy may lie at `path`), a procedural task or `countdown`,
+    by the path of a `.jsonl`, `.csv` or `.parquet` file, or by its id on the Hub.
 
     Raises:
         ValueError: naming what is wrong with name, file, row or column.
     """
+    if path and name not in BENCHMARKS:
+        raise ValueError(f"dataset_path={path!r} is a copy of one of {', '.join(BENCHMARKS)}, which {name!r} is not.")
     if not is_ours(name):
         return _hub_dataset(name, prompts, config, split, streaming)
     part = None if name == "countdown" else split
@@ -144,7 +147,7 @@ def dataset(
     if name in PROCEDURAL_TASKS:
         return load_procedural(name, **prompts.of_prompts, **as_options("dataset_options", prompts.dataset_options))
     if name in BENCHMARKS:
-        return load(name, **prompts.of_prompts)
+        return load(name, path=path, **prompts.of_prompts)
     if not os.path.isfile(name):
         raise ValueError(f"There is no file {name!r} in {os.getcwd()}.")
     columns = next(rows_of(Path(name)), ("", {}))[1]

@@ -280,6 +280,7 @@ class TestPlan:
                 1,
                 "'math_reward' needs the column 'solution'; the data has only prompt",
             ),
+            (["--dataset_path", "prompts.jsonl"], 1, "is a copy of one of dapo-math-17k"),
             (["--dataset_train_split", "train"], 1, "split='train' is for data sets of the Hub"),
         ],
     )
@@ -529,6 +530,21 @@ def test_benchmarks_and_options_reach_the_trainer(place, monkeypatch):
 
 
 class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["--use_cpu", "false", "--bf16", "true"], "On a CPU: --use_cpu true --bf16 false."),
+            (["--model_name_or_path", "runs/x/warm_start"], "'runs/x/warm_start' is no directory here"),
+            (["--dataset_name", "gsm8k"], "Download openai/gsm8k elsewhere"),
+        ],
+    )
+    def test_first_mistakes(self, place, monkeypatch, capsys, argv, message):
+        monkeypatch.chdir(place)
+        with pytest.raises(SystemExit) as ended:
+            htpo.main(["--config", "recipe.yaml", *argv])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
     def test_wrong_option(self, place):
         done = command(place, "train", "--config", "recipe.yaml", "--objektive", "dapo")
         assert (done.returncode, done.stderr) == (

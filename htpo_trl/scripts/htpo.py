@@ -51,6 +51,9 @@ class HTPOScriptArguments(PromptArguments):
         dataset_name (`str`, *optional*):
             A benchmark or training set of `htpo_trl.data`, a procedural task, `"countdown"`, a `.jsonl`, `.csv` or
             `.parquet` file, or an id on the Hub. For several, use `datasets`.
+        dataset_path (`str`, *optional*):
+            A downloaded copy of a set that `htpo_trl.data` knows, with the Hub's columns, as `.jsonl`, `.csv` or
+            `.parquet`.
         dataset_config, dataset_train_split, dataset_test_split, dataset_streaming (*optional*):
             As in TRL's scripts, for data sets of the Hub by their id.
         reward_funcs (`list[str]`, *optional*, defaults to `["math_reward"]`):
@@ -75,6 +78,10 @@ class HTPOScriptArguments(PromptArguments):
             "help": "A set that htpo_trl knows by name, such as 'dapo-math-17k', a procedural task, 'countdown', a "
             ".jsonl, .csv or .parquet file, or an id on the Hub. For several, use `datasets` in the recipe."
         },
+    )
+    dataset_path: str | None = field(
+        default=None,
+        metadata={"help": "Downloaded copy of a set that htpo_trl knows by name: .jsonl, .csv or .parquet."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set of the Hub."})
     dataset_train_split: str | None = field(
@@ -229,7 +236,12 @@ class Data:
     def _load(args: HTPOScriptArguments, part: str | None) -> Any:
         assert args.dataset_name is not None
         return dataset(
-            args.dataset_name, args, config=args.dataset_config, split=part, streaming=args.dataset_streaming
+            args.dataset_name,
+            args,
+            path=args.dataset_path,
+            config=args.dataset_config,
+            split=part,
+            streaming=args.dataset_streaming,
         )
 
 
@@ -245,6 +257,9 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
 
     if not model_args.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
+    name = model_args.model_name_or_path
+    if not os.path.isdir(name) and name.count("/") > 1:
+        raise UsageError(f"model_name_or_path={name!r} is no directory here, and cannot be an id on the Hub.")
     if missing := missing_packages(training_args, model_args):
         raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
     verifier.configure(
@@ -327,8 +342,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         configs = parse(arguments.script, arguments.defaults, "htpo train")
         trainer = build(*configs)
     except (ValueError, ImportError, OSError) as error:
+        hint = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
         if os.environ.get("RANK", "0") == "0":
-            print(f"htpo train: {error}", file=sys.stderr)
+            print(f"htpo train: {error}{hint * ('bf16' in str(error))}", file=sys.stderr)
         sys.exit(2)
     train(trainer, hub_id(configs[0].dataset_name))
 
