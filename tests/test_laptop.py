@@ -140,6 +140,7 @@ def test_every_readme_command_is_run_by_a_test():
         "make test": "CI runs it, and it runs this test",
         "make demo": "quick_run",
         ".venv/bin/htpo demo --objective dapo": "test_readme_demo_commands",
+        **dict.fromkeys(("htpo recipes", "htpo train", "htpo eval"), "test_command_line.py: test_documented_commands"),
     }
     for command in commands(README):
         assert any(command.startswith(known) for known in tested), f"no test runs `{command}`"
