@@ -36,7 +36,7 @@ from htpo_trl.plan import plan
 from htpo_trl.resolve import PromptArguments, dataset, is_ours, mixture, reward_functions
 from htpo_trl.scripts import evaluate, htpo
 
-from .distributed_run import ENVIRONMENT, PORT, TORCHRUN, Run
+from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run
 from .test_invariance import ARGUMENTS, ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
 
 
@@ -435,6 +435,8 @@ def test_one_process(place, single):
 @pytest.mark.parametrize("config", ["ddp-cpu", "zero2-cpu", "zero3-cpu"])
 def test_two_processes_stopped_and_resumed_are_one(place, single, config, compare):  # noqa: F811
     """The first start of DeepSpeed on a machine compiles for about a minute."""
+    if config == "ddp-cpu" and not CAN_RESUME:
+        pytest.skip("this transformers cannot resume on several CPU processes")
     argv = ["--config", "recipe.yaml", "--output_dir", config]
     argv += ["--per_device_train_batch_size", 6, "--gradient_accumulation_steps", 2, "--steps_per_generation", 2]
     succeed(place, "train", "--accelerate_config", config, *argv, "--max_steps", 3)
