@@ -31,9 +31,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from examples.smollm2_lora import last_number, make_problems
+from examples.smollm2_lora import make_problems
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import Sampling, TransformersGenerator, VLLMGenerator, evaluate
+from htpo_trl.rewards import last_number_reward
 from htpo_trl.warm_start import build_model, build_tokenizer
 
 
@@ -123,7 +124,7 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
     if model_name == "tiny":
         data, reward = [{"prompt": f"{i:02d}"} for i in range(100)], half_solvable
     else:
-        data, reward = make_problems()[0], last_number
+        data, reward = make_problems()[0], last_number_reward
     set_seed(0)  # of the LoRA matrices
     trainer = Recorder(
         model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
@@ -160,7 +161,7 @@ def evaluation(work: Path) -> dict:
     from vllm import LLM
 
     path = str(work / "smollm2-fp32")
-    problems = [{**p, "solution": p["answer"]} for p in make_problems()[1]]
+    problems = make_problems()[1]
     # Enough tokens for all prompts at once: where vLLM splits a prompt that has a seed, it dies on a CPU ("CPU
     # Generator does not use offset").
     options = {"max_model_len": 128, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.1}
@@ -173,7 +174,9 @@ def evaluation(work: Path) -> dict:
         sampling = Sampling(**vars(sampling) | {"max_new_tokens": 24, "batch_size": batch_size})
         directory = work / "evaluation" / label
         (directory / "sums.jsonl").unlink(missing_ok=True)
-        summary = evaluate(generator, {"sums": problems}, directory, sampling, judge=last_number, disable_tqdm=True)
+        summary = evaluate(
+            generator, {"sums": problems}, directory, sampling, judge=last_number_reward, disable_tqdm=True
+        )
         rows = [json.loads(line) for line in (directory / "sums.jsonl").read_text().splitlines()]
         rows = [(r["completion"], r["tokens"], r["truncated"]) for r in rows if "completion" in r]
         return rows, summary["sums"]
