@@ -1,3 +1,4 @@
+import importlib
 import json
 import runpy
 import sys
@@ -60,3 +61,8 @@ def test_quickstart_is_trls_with_two_names_changed(tiny_chat_model, tmp_path, mo
     exec(compile(source.replace("Qwen/Qwen2.5-0.5B-Instruct", str(tiny_chat_model)), "example", "exec"), namespace)
     assert namespace["trainer"].state.global_step == 1
     assert "htpo/share/hard_wrong_low" in namespace["trainer"].state.log_history[0]
+
+
+def test_script_for_vllm_fits_the_package():
+    """It runs by hand, in an environment with vLLM; what it imports from here must be there."""
+    assert importlib.import_module("scripts.vllm_cpu").RUNS
