@@ -3,7 +3,6 @@ The arguments of `htpo train` and `htpo eval`: recipe and command line, sorted i
 accelerate's launcher. No torch, no configuration object: nothing here initialises a device or a process group.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -26,7 +25,7 @@ class Arguments(NamedTuple):
 
     script: list[str]
     launch: list[str]  # for `accelerate launch`
-    defaults: dict[str, Any]  # of the script: what a token cannot hold, `None` and lists of mappings
+    defaults: dict[str, Any]  # of the script: what a token cannot hold, `None` and mappings
     own: list[str]  # of the command line alone, without those for `accelerate launch`
 
 
@@ -52,8 +51,10 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
         for name, value in recipe.items():
             if name not in flags and name not in launch_flags:
                 unknown(name, str(path))
-            if value is None or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
-                defaults[name] = value
+            if value is None or any(
+                isinstance(item, dict) for item in (value if isinstance(value, list) else [value])
+            ):
+                defaults[name] = value  # some versions of TRL take no mapping as a flag
             else:
                 (script if name in flags else launch).extend(_tokens(name, value))
     own = []
@@ -129,4 +130,4 @@ def _value(chunk: tuple[str, list[str]]) -> str:
 def _tokens(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
-    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
+    return [f"--{name}={value}"]
