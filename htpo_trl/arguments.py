@@ -51,12 +51,13 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
         for name, value in recipe.items():
             if name not in flags and name not in launch_flags:
                 unknown(name, str(path))
-            if value is None or any(
-                isinstance(item, dict) for item in (value if isinstance(value, list) else [value])
-            ):
+            items = value if isinstance(value, list) else [value]
+            if name not in flags:
+                launch += _tokens(name, value)
+            elif any(item is None or isinstance(item, dict) for item in items):
                 defaults[name] = value  # some versions of TRL take no mapping as a flag
             else:
-                (script if name in flags else launch).extend(_tokens(name, value))
+                script += _tokens(name, value)
     own = []
     for name, tokens in chunks:
         if name == "config":
