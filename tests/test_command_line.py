@@ -26,6 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from htpo_trl import HTPOTrainer
 from htpo_trl.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
 from htpo_trl.checkpoint import check
 from htpo_trl.cli import make_parser
@@ -111,7 +112,11 @@ def place(tmp_path_factory, tokenizer):
     (path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i:02d}"}) for i in range(70) if i % 11))
     (path / "judge.py").write_text(JUDGE)
     (path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    return path
+    with pytest.MonkeyPatch.context() as patch:  # what `judge` does to this process, where it is imported in it
+        patch.setattr(HTPOTrainer, "_generate_single_turn", HTPOTrainer._generate_single_turn)
+        patch.setattr(sys, "path", [*sys.path])
+        yield path
+    sys.modules.pop("judge", None)
 
 
 def command(place, *argv, launcher=HTPO):
@@ -482,7 +487,6 @@ def test_signals_to_the_command(place, config, signum):
 def train_here(place, monkeypatch, *argv):
     """The script in this process."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     arguments = read(["--config", "recipe.yaml", *map(str, argv)], htpo.flags(), {})
     configs = htpo.parse(arguments.script, arguments.defaults, "htpo train")
     trainer = htpo.build(*configs)
