@@ -163,6 +163,11 @@ def dataset(
     )
 
 
+def benchmark(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
+    """What a data set is called in the results of an evaluation, and the problems to evaluate on."""
+    return Path(name).stem, dataset(name, prompts, split="test" if name == "countdown" else None)
+
+
 def _hub_dataset(name: str, prompts: PromptArguments, config: str | None, split: str | None, streaming: bool):
     from datasets import load_dataset
 

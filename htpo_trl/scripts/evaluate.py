@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arguments import UsageError, read
 from ..flags import Flag, flags_of
-from ..resolve import PromptArguments, as_options, check_options, dataset, reward_functions
+from ..resolve import PromptArguments, as_options, benchmark, check_options, reward_functions
 
 
 TITLES = {"EvalArguments": "Evaluation", "PromptArguments": "Prompts"}
@@ -101,10 +101,7 @@ def main(argv: Sequence[str]) -> None:
         parser.set_defaults(**arguments.defaults)
         (args,) = parser.parse_dict(vars(parser.parse_args(arguments.script)))
         check_options(args.benchmarks, args)
-        benchmarks = {
-            Path(name).stem: dataset(name, args, split="test" if name == "countdown" else None)
-            for name in args.benchmarks
-        }
+        benchmarks = dict(benchmark(name, args) for name in args.benchmarks)
         judge = reward_functions([args.judge])[0] if args.judge else None
         generator = _generator(args)
     except (ValueError, ImportError, OSError) as error:

@@ -20,6 +20,7 @@ from ..environment import versions
 from ..flags import Flag, flags_of
 from ..resolve import (
     PromptArguments,
+    benchmark,
     check_columns,
     check_options,
     dataset,
@@ -203,17 +204,15 @@ class Data:
             parts = split(self.train, {"train": 1 - share, "test": share})
             self.train, held_out = parts["train"], parts["test"]
         self.benchmarks = {}
-        for benchmark in script_args.eval_benchmarks or []:
-            if benchmark == "test":
+        for entry in script_args.eval_benchmarks or []:
+            if entry == "test":
                 if held_out is None:
                     raise UsageError(
                         "eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05."
                     )
                 self.benchmarks["test"] = held_out
             else:
-                self.benchmarks[Path(benchmark).stem] = dataset(
-                    benchmark, script_args, split="test" if benchmark == "countdown" else None
-                )
+                self.benchmarks |= [benchmark(entry, script_args)]
         if self.benchmarks and "problem" in (self.train.column_names or []):
             before = len(self.train)
             self.train = exclude(self.train, *self.benchmarks.values())
