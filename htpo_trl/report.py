@@ -8,13 +8,7 @@ import numpy as np
 
 from .metrics import pass_at_k
 from .objective import EFFECTS, GROUPS, PRESETS
-
-
-# Okabe and Ito's colours, told apart by colour-blind readers: one hue per difficulty and correctness, pale for low and
-# full for high entropy.
-_HUES = {"hard_correct": "#0072B2", "hard_wrong": "#D55E00", "easy_correct": "#009E73", "easy_wrong": "#CC79A7"}
-_EFFECT_COLOURS = dict(zip(EFFECTS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#000000"), strict=True))
-_EFFECT_MARKS = dict(zip(EFFECTS, ("o", "^", "v", "s", "D"), strict=True))
+from .palette import EFFECT_COLOURS, EFFECT_MARKS, HUES, group_colour, group_label
 
 
 def require_matplotlib() -> None:
@@ -94,17 +88,6 @@ def _smooth(values: list[float], window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _group_colour(group: str) -> str:
-    hue, _, entropy = group.rpartition("_")
-    red, green, blue = (int(_HUES[hue][i : i + 2], 16) for i in (1, 3, 5))
-    pale = 0.6 if entropy == "low" else 0.0
-    return "#" + "".join(f"{round(c + (255 - c) * pale):02x}" for c in (red, green, blue))
-
-
-def _label(group: str) -> str:
-    return " · ".join(group.split("_"))
-
-
 def _new_figure(*args, **kwargs):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -137,8 +120,8 @@ def _training_figure(log: list[dict], path: Path) -> None:
     for group in GROUPS:
         steps, values = _series(log, f"htpo/entropy/{group}")
         style = "-" if group.endswith("high") else ":"
-        hue = _HUES[group.rpartition("_")[0]]
-        entropy.plot(steps, _smooth(values, window), color=hue, linestyle=style, linewidth=1.5, label=_label(group))
+        hue = HUES[group.rpartition("_")[0]]
+        entropy.plot(steps, _smooth(values, window), color=hue, linestyle=style, linewidth=1.5, label=group_label(group))
     steps, values = _series(log, "entropy")
     entropy.plot(steps, _smooth(values, window), color="black", linewidth=2.5, label="all tokens")
     entropy.set(title="Token entropy", ylabel="nats", ylim=(0, None))
@@ -149,8 +132,8 @@ def _training_figure(log: list[dict], path: Path) -> None:
     groups.stackplot(
         shares[0][0],
         [_smooth(values, window) for _, values in shares],
-        colors=[_group_colour(group) for group in GROUPS],
-        labels=[_label(group) for group in GROUPS],
+        colors=[group_colour(group) for group in GROUPS],
+        labels=[group_label(group) for group in GROUPS],
     )
     groups.set(title="Share of tokens in each group", ylim=(0, 1))
     handles, labels = groups.get_legend_handles_labels()
@@ -162,8 +145,8 @@ def _training_figure(log: list[dict], path: Path) -> None:
             rules.plot(
                 steps,
                 100 * _smooth(values, window),
-                color=_EFFECT_COLOURS[effect],
-                marker=_EFFECT_MARKS[effect],
+                color=EFFECT_COLOURS[effect],
+                marker=EFFECT_MARKS[effect],
                 markevery=max(len(steps) // 8, 1),
                 label=effect.replace("_", " "),
             )
@@ -211,9 +194,9 @@ def _token_figure(examples: list[dict], path: Path) -> None:
             zip(example["tokens"], example["groups"], example["effects"], strict=True)
         ):
             x, line = i % columns, y - 1.05 - i // columns
-            frame = _EFFECT_COLOURS[effect] if effect else "white"
+            frame = EFFECT_COLOURS[effect] if effect else "white"
             axis.add_patch(
-                _rectangle(x, line, facecolor=_group_colour(group), edgecolor=frame, linewidth=2 if effect else 0.5)
+                _rectangle(x, line, facecolor=group_colour(group), edgecolor=frame, linewidth=2 if effect else 0.5)
             )
             text = "end" if token == "<eos>" else token
             colour = "white" if group.endswith("high") else "black"
@@ -222,9 +205,9 @@ def _token_figure(examples: list[dict], path: Path) -> None:
         y -= n_rows + 1.6
     present = [group for group in GROUPS if any(group in example["groups"] for example in examples)]
     touched = [effect for effect in EFFECTS if any(effect in example["effects"] for example in examples)]
-    patches = [_rectangle(0, 0, facecolor=_group_colour(group), label=_label(group)) for group in present]
+    patches = [_rectangle(0, 0, facecolor=group_colour(group), label=group_label(group)) for group in present]
     patches += [
-        _rectangle(0, 0, facecolor="none", edgecolor=_EFFECT_COLOURS[e], linewidth=2, label=e.replace("_", " "))
+        _rectangle(0, 0, facecolor="none", edgecolor=EFFECT_COLOURS[e], linewidth=2, label=e.replace("_", " "))
         for e in touched
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False)
