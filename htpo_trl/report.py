@@ -121,7 +121,9 @@ def _training_figure(log: list[dict], path: Path) -> None:
         steps, values = _series(log, f"htpo/entropy/{group}")
         style = "-" if group.endswith("high") else ":"
         hue = HUES[group.rpartition("_")[0]]
-        entropy.plot(steps, _smooth(values, window), color=hue, linestyle=style, linewidth=1.5, label=group_label(group))
+        entropy.plot(
+            steps, _smooth(values, window), color=hue, linestyle=style, linewidth=1.5, label=group_label(group)
+        )
     steps, values = _series(log, "entropy")
     entropy.plot(steps, _smooth(values, window), color="black", linewidth=2.5, label="all tokens")
     entropy.set(title="Token entropy", ylabel="nats", ylim=(0, None))

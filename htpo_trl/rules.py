@@ -98,9 +98,11 @@ class KeepGradient:
         check_choice("KeepGradient", "sign", self.sign, (1, -1))
 
     def __str__(self) -> str:
-        def term(weight: Weight, bound: str) -> str:
-            text = {"bound": bound, "inverse_ratio": "1/r"}.get(str(weight), f"{weight}")
-            text = text if math.isinf(self.cap) or weight == "bound" else f"min({text}, {self.cap:g})"
+        def term(weight: str | float, bound: str) -> str:
+            if weight == "inverse_ratio":
+                text = "1/r" if math.isinf(self.cap) else f"min(1/r, {self.cap:g})"
+            else:
+                text = bound if isinstance(weight, str) else f"{min(weight, self.cap):g}"
             return f"{'-' if self.sign < 0 else ''}{text}·π/sg[π]·Â"
 
         regions = (

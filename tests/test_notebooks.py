@@ -1,0 +1,50 @@
+"""The notebooks: each runs from top to bottom in its reduced setting, and is one with its text form."""
+
+import os
+import re
+from pathlib import Path
+
+import jupytext
+import nbclient
+import nbformat
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
+REPOSITORY = re.search(r'Repository = "https://github\.com/(.*)"', (ROOT / "pyproject.toml").read_text())[1]
+
+
+def cells(notebook):
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def test_there_are_four_pairs():
+    assert [path.stem[:2] for path in SOURCES] == ["01", "02", "03", "04"]
+    assert {path.stem for path in SOURCES} == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_pair_agrees_and_holds_no_output(source):
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    assert cells(notebook) == cells(jupytext.read(source)), "run: jupytext --sync notebooks/*.py"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert "pip" in code[0].source
+    assert f"git+https://github.com/{REPOSITORY}" in code[0].source
+    badge = f"(https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{source.stem}.ipynb)"
+    assert badge in notebook.cells[0].source
+    assert "PUSH_TO_HUB = False" in source.read_text()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_it_runs_from_top_to_bottom(source, tmp_path, monkeypatch):
+    for name, value in {"HTPO_REDUCED": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    # The kernel is the interpreter of the tests, and so are the commands that a cell calls.
+    monkeypatch.setenv("PATH", f"{Path(os.sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
