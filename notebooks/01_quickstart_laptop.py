@@ -56,17 +56,31 @@ results = {
 # %% [markdown]
 # ## Look
 #
-# The report of a run is one HTML file, `report/index.html`, with its pictures beside it.
+# The report of a run is one HTML file, `report/index.html`, with its pictures beside it. Here are two of them: the learning curves, and
+# the share of tokens in each group.
 
 # %%
-from IPython.display import Image, display
+from IPython.display import HTML, Image, display
 
+
+for name in ("learning", "shares"):
+    display(Image(f"runs/laptop/htpo-seed0/report/{name}.png"))
 
 # %% [markdown]
 # ## Which token learns what
 #
 # During training a few completions were stored with everything that the objective did to their tokens. Each token's colour is its group:
-# prompt hard or easy, response correct or wrong (both hue), entropy among the response's top 20% (full colour) or not (pale).
+# prompt hard or easy, response correct or wrong (hue), entropy among the response's top 20% (full colour) or not (pale). Hover over a
+# token for its entropy, importance ratio, advantage and weight in the gradient; click a row of the legend to see its group alone.
+
+# %%
+import html
+
+from htpo_trl.token_map import write_token_map
+
+
+page = write_token_map("runs/laptop/htpo-seed0").read_text()
+display(HTML(f'<iframe srcdoc="{html.escape(page)}" width="100%" height="700" style="border: 0"></iframe>'))
 
 # %% [markdown]
 # ## Compare
@@ -82,7 +96,9 @@ n = results["htpo"]["samples"]
 for k in (1, 16):
     htpo, dapo = (pass_at_k(n, results[objective]["correct_after"], k) for objective in ("htpo", "dapo"))
     mean, low, high = mean_with_interval(htpo - dapo)
-    print(f"pass@{k}: htpo {htpo.mean():.3f}, dapo {dapo.mean():.3f}, difference {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    print(
+        f"pass@{k}: htpo {htpo.mean():.3f}, dapo {dapo.mean():.3f}, difference {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    )
 
 # %% [markdown]
 # Next: 02_lora_colab (a real model on one GPU), 03_your_own_objective (change what tokens learn), 04_reading_a_run (reports and token maps
