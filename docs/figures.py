@@ -38,6 +38,7 @@ from .figure_data import (
 
 
 IMAGES = Path(__file__).parent / "images"
+WIDTH = 8.2  # inches; a page of the site shows it at about 90 pixels per inch
 GREY = "#a0a0a0"
 WEIGHT_TICKS = [-20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10]
 
@@ -49,7 +50,8 @@ def figures(*presets: str) -> dict[str, tuple[Callable[[Any], Figure], Any]]:
         drawn: dict[str, tuple[Callable[[Any], Figure], Any]] = {
             f"objective-{table.name}": (draw_objective, objective_data(table)) for table in tables
         }
-        return drawn | {f"gradient-{table.name}": (draw_gradient, gradient_data(table)) for table in tables}
+        changed = [table for table in tables if set(table.rows) != {Clip()}]
+        return drawn | {f"gradient-{table.name}": (draw_gradient, gradient_data(table)) for table in changed}
     htpo, released = PRESETS["htpo"], PRESETS["htpo-released"]
     neighbours = (PRESETS["high-entropy-only"], PRESETS["gppo"], PRESETS["aspo"])
     return {
@@ -63,17 +65,17 @@ def figures(*presets: str) -> dict[str, tuple[Callable[[Any], Figure], Any]]:
 
 
 def _figure(width: float, height: float, **kwargs) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=120, **kwargs)
+    figure = Figure(figsize=(width, height), dpi=150, **kwargs)
     FigureCanvasAgg(figure)  # draws to files alone: no window, no global state
     return figure
 
 
 def draw_objective(rows: dict[str, str]) -> Figure:
     """The table as a tree: difficulty, correctness, entropy, objective."""
-    figure = _figure(9.6, 5.6)
-    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, 9.6), ylim=(8.75, -0.25))
+    figure = _figure(WIDTH, 6.2)
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(8.6, -0.2))
     axis.axis("off")
-    columns = (0.25, 1.75, 3.45, 5.0)
+    columns = (0.15, 1.5, 2.95, 4.55)
     for x, title in zip(columns, ("prompt", "response", "token entropy", "objective (maximised)"), strict=True):
         axis.text(x, 0.12, title, weight="bold", va="center")
     places: dict[str, list[float]] = {}
@@ -100,14 +102,14 @@ def draw_objective(rows: dict[str, str]) -> Figure:
     for i, text in enumerate(rows.values()):
         changed = text != str(Clip())
         axis.text(columns[3] - 0.25, i + 0.98, str(i + 1), ha="center", va="center", color="#505050")
-        lines = [text] if len(text) < 76 else re.split(r"(?<=;) |(?<=,) (?=in range|r [<>])| (?=if )", text)
+        lines = [text] if len(text) < 50 else re.split(r"(?<=,) (?=in range|r [<>])| (?=if )", text)
         axis.text(
             columns[3],
             i + 0.98,
             "\n".join(lines),
             va="center",
             fontsize=9,
-            linespacing=1.25,
+            linespacing=1.2,
             color="#000000" if changed else "#606060",
         )
     return figure
@@ -116,7 +118,7 @@ def draw_objective(rows: dict[str, str]) -> Figure:
 def draw_gradient(curves: dict[str, Any]) -> Figure:
     """One column per curve, above for Â > 0, below for Â < 0; plain PPO-clip behind."""
     names = [name for name in curves if name not in ("ratio", "J_PPO")]
-    figure = _figure(1.2 + 3 * len(names), 6.6, layout="constrained")
+    figure = _figure(max(0.9 + (WIDTH - 0.9) / 3 * len(names), 5), 6, layout="constrained")
     axes = figure.subplots(2, len(names), sharex=True, sharey=True, squeeze=False)
     for (row, sign), (column, name) in itertools.product(enumerate(("Â > 0", "Â < 0")), enumerate(names)):
         axis = axes[row, column]
@@ -148,28 +150,28 @@ def draw_gradient(curves: dict[str, Any]) -> Figure:
         f"clip range, {1 - EPSILON_LOW:g} to {1 + EPSILON_HIGH:g}",
         f"dual clip, δ = {DELTA:g}",
     )
-    columns = min(len(names) + 1, 4)
+    columns = 4 if len(names) > 2 else 2
     handles = (behind, front, clip_range, dual_clip)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
 def _curve_title(name: str) -> str:
-    """`htpo: hard_wrong_high easy_wrong_high` as `htpo, groups 4 and 8`, and what they have in common."""
+    """`htpo: hard_wrong_high easy_wrong_high` as `htpo`, `groups 4 and 8`, and what they have in common."""
     preset, _, groups = name.partition(": ")
     members = groups.split()
     if len(members) == len(GROUPS):
-        return f"{preset}\nall groups"
+        return f"{preset}\nall groups\n"
     numbers = " and ".join(", ".join(str(GROUPS.index(group) + 1) for group in members).rsplit(", ", 1))
     detached = all(isinstance(PRESETS[preset].rows[GROUPS.index(group)], Detach) for group in members)
     parts = zip(*(group.split("_") for group in members), strict=True)
     what = "a detached token" if detached else " · ".join(part[0] for part in parts if len(set(part)) == 1)
-    return f"{preset}, group{'s' * (len(members) > 1)} {numbers}\n{what}"
+    return f"{preset}\ngroup{'s' * (len(members) > 1)} {numbers}\n{what}"
 
 
 def draw_detached(runs: dict[str, list]) -> Figure:
     """The ranking of a response's tokens by entropy, its two ends enlarged, with what is detached."""
-    figure = _figure(9.6, 3.6, layout="constrained")
+    figure = _figure(WIDTH, 3.4, layout="constrained")
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1.3, 1), gridspec_kw={"wspace": 0.08})
     for axis, ticks, title in (
         (left, (0, 0.4, 0.8, 1.2), "the lowest 1.2%"),
@@ -215,7 +217,7 @@ def _ink(group: str) -> str:
 
 def draw_counts(counts: dict[str, dict[str, list]]) -> Figure:
     """Detached tokens by response length."""
-    figure = _figure(9.6, 3.6, layout="constrained")
+    figure = _figure(WIDTH, 3.4, layout="constrained")
     styles = {"linewidth": 5, "color": GREY}, {"linewidth": 1.6, "color": "#000000", "linestyle": "--"}
     for axis, (group, tables) in zip(figure.subplots(1, 2, sharey=True), counts.items(), strict=True):
         for (name, steps), style in zip(tables.items(), styles, strict=True):
@@ -226,8 +228,9 @@ def draw_counts(counts: dict[str, dict[str, list]]) -> Figure:
                 axis.annotate(
                     f"{first} tokens",
                     (first, 0.5),
-                    xytext=(-6, 0),
+                    xytext=(-5, 0),
                     textcoords="offset points",
+                    fontsize=9,
                     ha="right",
                     va="center",
                 )

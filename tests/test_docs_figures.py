@@ -98,6 +98,13 @@ def test_every_changed_group_is_plotted():
         assert len(plotted) == len(set(plotted)) == sum(changed)
 
 
+def test_other_presets_can_be_drawn():
+    drawn = figures("dapo", "gppo")
+    assert set(drawn) == {"objective-dapo", "objective-gppo", "gradient-gppo"}  # plain PPO-clip has nothing to show
+    for draw, data in drawn.values():
+        draw(data).draw_without_rendering()
+
+
 def test_detached_tokens_are_the_ends_of_the_ranking():
     runs = detached_data(PRESETS["htpo"])
     assert runs["hard · correct"] == [
