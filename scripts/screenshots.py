@@ -1,0 +1,50 @@
+"""
+The pictures of report and token map in README and docs, from real runs: docs/images/{report,token_map,token_map_versus}.png
+
+    make demo && htpo demo --objective dapo      # runs/laptop
+    python benchmarks/laptop_seeds.py            # runs/seeds, five seeds of each objective
+    python scripts/screenshots.py
+
+Needs Chromium, `apt install chromium`.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from htpo_trl.report import write_report
+from htpo_trl.token_map import write_token_map
+
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "images"
+SETS = [f"{name}={ROOT}/runs/seeds/{name}-seed{seed}" for name in ("dapo", "htpo") for seed in range(5)]
+RUN = ROOT / "runs" / "laptop" / "htpo-seed0"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+
+        def shoot(source: Path, name: str, height: int, hover: str | None = None) -> None:
+            page = browser.new_page(viewport={"width": 1200, "height": height}, color_scheme="light")
+            page.goto(source.as_uri())
+            if hover:
+                page.locator(hover).first.hover()
+                page.locator("[role=tooltip]").wait_for()
+            page.screenshot(path=IMAGES / f"{name}.png")
+
+        shoot(write_report(SETS, place), "report", 1500)
+        for name in ("learning", "budgets"):
+            shutil.copyfile(Path(place) / f"{name}.png", IMAGES / f"report_{name}.png")
+        # The step of the run in which the rules changed most of the recorded tokens.
+        shoot(write_token_map(RUN, 120, output=Path(place) / "one.html"), "token_map", 950, ".tokens .e3")
+        versus = write_token_map(RUN, 120, "aspo", Path(place) / "two.html")
+        shoot(versus, "token_map_versus", 1000)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
