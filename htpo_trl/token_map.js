@@ -87,7 +87,7 @@ function show(token) {
   text.className = token.classList[1];
   tip.replaceChildren(text, table);
   tip.hidden = false;
-  place(token.getClientRects()[0]);
+  place(token);
 }
 
 function applied({ groups, effects, weights }, completion, i) {
@@ -97,7 +97,8 @@ function applied({ groups, effects, weights }, completion, i) {
   return `${groups[i] < 0 ? "no verdict: " : ""}J_PPO${clipped ? ", clipped" : ""}`;
 }
 
-function place(box) {
+function place(token) {
+  const box = token.getClientRects()[0];
   const below = box.bottom + 10 + tip.offsetHeight < innerHeight;
   tip.style.left = `${Math.max(4, Math.min(box.left, innerWidth - tip.offsetWidth - 12))}px`;
   tip.style.top = `${below ? box.bottom + 10 : Math.max(4, box.top - tip.offsetHeight - 10)}px`;
@@ -109,7 +110,7 @@ main.addEventListener("focusin", ({ target }) => {
   if (target.matches(".tokens:focus-visible") && target.firstElementChild) show(target.firstElementChild);
 });
 main.addEventListener("focusout", hide);
-addEventListener("scroll", hide, { passive: true });
+addEventListener("scroll", () => shown && place(shown), { passive: true });
 main.addEventListener("keydown", (event) => {
   const pane = event.target;
   if (!pane.matches(".tokens") || !pane.firstElementChild) return;
@@ -169,9 +170,10 @@ document.querySelector("header").addEventListener("click", ({ target }) => {
 });
 form.addEventListener("input", filter);
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("reset", () => {
+form.querySelector("button").addEventListener("click", () => {
   group = null;
-  setTimeout(filter); // after the fields have been reset
+  form.reset();
+  filter();
 });
 
 articles.forEach((article, i) => {

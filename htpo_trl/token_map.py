@@ -224,7 +224,7 @@ token's objective by log π; training raises the probability where it is positiv
 </header>
 <form aria-label="Filters">
 {selects}<label><input type="checkbox" id="changed"> only tokens that a rule changed</label>
-<button type="reset">Show all</button>
+<button type="button">Show all</button>
 <output aria-live="polite"></output>
 </form>
 <main class="{two.strip()}">{articles}</main>
@@ -254,9 +254,9 @@ def _legend(view: View, i: int) -> str:
 def _article(view: View, i: int) -> str:
     completion, outcomes = view.rows[i]
     panes = "".join(
-        f"<div><h3>{html.escape(name)} <span>{_changed(outcome)}</span></h3>"
-        f'<div class="tokens" tabindex="0" role="group" aria-label="completion {i + 1}, {html.escape(name)}"></div></div>'
-        for name, outcome in zip(view.names, outcomes, strict=True)
+        f"<div><h3>{name} <span>{_changed(outcome)}</span></h3>"
+        f'<div class="tokens" tabindex="0" role="group" aria-label="completion {i + 1}, {name}"></div></div>'
+        for name, outcome in zip(map(html.escape, view.names), outcomes, strict=True)
     )
     return (
         f'<article data-place="{i}"><h2>#{i + 1} <span>{html.escape(_summary(view, completion))}</span></h2>'

@@ -201,6 +201,9 @@ def effective_weight(
     return torch.where(passes, ratio * advantages, 0.0)
 
 
+_LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows
+
+
 def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     """
     The text of each token, such that together they are the text of all. A character of several tokens, as byte-level
@@ -217,7 +220,8 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     before = ""
     for end in range(1, len(ids) + 1):
         text = decode(context, end)
-        is_part = text.endswith("\ufffd") and end - start < 4 and end < len(ids)  # UTF-8 has at most four bytes
+        # It may be a part of a character, or bytes that spell none: then others follow that do not mend it.
+        is_part = text.endswith("\ufffd") and end - start < _LONGEST_WAIT and end < len(ids)
         texts.append("" if is_part else text[len(before) :])
         if not is_part:
             context, start = start, end
