@@ -30,6 +30,7 @@ HOSTILE = (
     "<script>hacked = 1</script>",
     "</script><script>hacked = 1; alert(1)</script>",
     "<img src=x onerror=hacked=1>",
+    "</script ",  # ends a script without the next token's help
     '"><svg onload=hacked=1>',
     "${hacked=1}`'\\",
     "<!--<script>",
@@ -246,7 +247,10 @@ def open_page(browser):
 
 @pytest.mark.parametrize("bypass_csp", [False, True], ids=["with policy", "escaping alone"])
 def test_hostile_text_is_text(open_page, run, tmp_path, bypass_csp):
-    page = open_page(write_token_map(run, 3, output=tmp_path / "hostile.html"), bypass_csp=bypass_csp)
+    path = write_token_map(run, 3, output=tmp_path / "hostile.html")
+    (content,) = re.findall(r'id="data">(.*)</script>', path.read_text())
+    assert not {"<", ">", "&", "\u2028", "\u2029"} & set(content)
+    page = open_page(path, bypass_csp=bypass_csp)
     assert page.locator("main .t").all_text_contents() == [visible(text) for text in HOSTILE]
     assert page.locator("pre").text_content() == visible("".join(HOSTILE))
     assert HOSTILE[2] in page.locator("h2").text_content()
