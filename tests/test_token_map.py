@@ -18,8 +18,10 @@ from rich.console import Console
 from htpo_trl import cli, token_record
 from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, control
 from htpo_trl.palette import EFFECT_COLOURS, contrast, group_colour, ink
-from htpo_trl.token_map import DARK, LIGHT, print_token_map, visible, write_token_map
+from htpo_trl.token_map import print_token_map, write_token_map
+from htpo_trl.token_page import DARK, LIGHT
 from htpo_trl.token_record import effective_weight
+from htpo_trl.token_view import visible
 
 from .reference import reference
 from .test_objective import cases, ppo_clip, tensors

@@ -227,4 +227,4 @@ def test_texts_of_any_tokens(byte_level, data):
 def test_package_holds_the_page():
     package = Path(token_record.__file__).parent
     listed = (package.parent / "setup.cfg").read_text()
-    assert all((package / name).exists() and name in listed for name in ("token_map.css", "token_map.js"))
+    assert all((package / name).exists() and name in listed for name in ("token_page.css", "token_page.js"))
