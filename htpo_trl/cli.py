@@ -51,6 +51,17 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output_dir", default="runs/laptop", help="where runs and warm starts are kept")
     demo.add_argument("--threads", type=int, help="CPU threads; by default one or two, whichever is faster now")
     demo.add_argument("--quick", action="store_true", help="a smoke run: a few steps of everything, learns nothing")
+    tokens = commands.add_parser(
+        "tokens",
+        help="show recorded completions, every token coloured by its group",
+        description="The token map of a recorded optimizer step: what the objective did to which token. A run records "
+        "tokens with --record_tokens_steps; `htpo demo` always does.",
+    )
+    tokens.add_argument("--run", required=True, help="directory of the run")
+    tokens.add_argument("--step", type=int, help="a recorded optimizer step, by default the last")
+    tokens.add_argument("--versus", choices=OBJECTIVES, help="preset to show beside the objective of the run")
+    tokens.add_argument("--output", help="HTML page to write, by default RUN/tokens/step-N.html")
+    tokens.add_argument("--terminal", action="store_true", help="print to the terminal instead")
     recipes = commands.add_parser("recipes", help="list, show and copy the package's recipes")
     actions = recipes.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name and first line of each")
@@ -112,6 +123,8 @@ def _other(arguments: argparse.Namespace) -> None:
         options = vars(arguments)
         del options["command"]
         run(LaptopConfig(**options))
+    elif arguments.command == "tokens":
+        _tokens(arguments)
     elif arguments.command == "env":
         from .environment import report
 
@@ -129,3 +142,15 @@ def _other(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {arguments.name} FILE.")
         shutil.copyfile(source, target)
         print(f"{target}: change it, then htpo train --config {target}")
+
+
+def _tokens(arguments: argparse.Namespace) -> None:
+    from .token_map import print_token_map, write_token_map
+
+    try:
+        if arguments.terminal:
+            print_token_map(arguments.run, arguments.step, arguments.versus)
+        else:
+            print(write_token_map(arguments.run, arguments.step, arguments.versus, arguments.output))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error

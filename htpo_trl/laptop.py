@@ -24,6 +24,7 @@ from .config import HTPOConfig
 from .countdown import Problem, countdown_reward, is_solution, problems
 from .evaluation import mean_with_interval, pass_at_k
 from .objective import EFFECTS, GROUPS, Control
+from .token_recorder import TokenRecorder
 from .trainer import HTPOTrainer
 from .warm_start import CPU_ARGUMENTS, Progress, build_model, build_tokenizer, save, warm_start
 
@@ -114,20 +115,11 @@ def choose_threads() -> int:
     return 2 if seconds[2] < 0.9 * seconds[1] else 1
 
 
-class _Trainer(HTPOTrainer):
-    """Remembers the last mini-batch, for the picture of tokens and groups."""
-
-    def _control_objective(self, inputs: dict, per_token_logps, entropies) -> Control:
-        result = super()._control_objective(inputs, per_token_logps, entropies)
-        self.last = (inputs, result)
-        return result
-
-
 def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> list[dict]:
     """Train by reinforcement; model and tokenizer go to `directory`. Returns three examples of tokens and groups."""
     rng = random.Random(config.seed)
     prompts = [problem.prompt(rng) for problem in problems("train")]
-    trainer = _Trainer(
+    trainer = HTPOTrainer(
         model,
         countdown_reward,
         HTPOConfig(
@@ -152,10 +144,13 @@ def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> list[d
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(directory / "metrics.jsonl"))
+    trainer.add_callback(TokenRecorder(trainer, steps=max(config.steps // 4, 1)))
+    last: dict = {}  # mini-batch
+    trainer.loss_observers.append(lambda **seen: last.update(seen))
     trainer.train()
     trainer.create_model_card(model_name=directory.name)
     save(model, tokenizer, directory)
-    return _token_examples(*trainer.last, tokenizer)
+    return _token_examples(last["inputs"], last["result"], tokenizer)
 
 
 def _token_examples(inputs: dict, result: Control, tokenizer) -> list[dict]:

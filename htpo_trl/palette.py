@@ -10,14 +10,34 @@ EFFECT_COLOURS = dict(zip(EFFECTS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", 
 EFFECT_MARKS = dict(zip(EFFECTS, ("o", "^", "v", "s", "D"), strict=True))
 
 
-def group_colour(group: str) -> str:
-    """Hexadecimal colour of a group of `GROUPS`."""
+def group_colour(group: str, paper: str = "#ffffff") -> str:
+    """Hexadecimal colour of a group of `GROUPS`; that of low entropy is mixed with the colour of the paper."""
     hue, _, entropy = group.rpartition("_")
-    red, green, blue = (int(HUES[hue][i : i + 2], 16) for i in (1, 3, 5))
-    pale = 0.6 if entropy == "low" else 0.0
-    return "#" + "".join(f"{round(c + (255 - c) * pale):02x}" for c in (red, green, blue))
+    share = 0.6 if entropy == "low" else 0.0
+    mixed = (round(a + (b - a) * share) for a, b in zip(_rgb(HUES[hue]), _rgb(paper), strict=True))
+    return "#" + "".join(f"{value:02x}" for value in mixed)
+
+
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio of two colours, 1 to 21, as WCAG 2.2 defines it; text needs 4.5."""
+    lighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def ink(background: str) -> str:
+    """Black or white, whichever is easier to read on this background: the contrast is 4.58 at least."""
+    return max("#000000", "#ffffff", key=lambda colour: contrast(colour, background))
 
 
 def group_label(group: str) -> str:
     """`hard_correct_low` as readers see it: `hard · correct · low`."""
     return " · ".join(group.split("_"))
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def _luminance(colour: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in _rgb(colour))]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

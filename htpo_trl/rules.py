@@ -139,3 +139,10 @@ def parse_rule(spec: Rule | str | Mapping) -> Rule:
         return _RULES[name](**arguments)
     except TypeError as error:
         raise ValueError(f"Rule {spec!r} is incomplete or of a wrong type: {error}.") from error
+
+
+def rule_spec(rule: Rule) -> dict[str, object]:
+    """The written form of a rule, which [`parse_rule`] takes and JSON can hold; without options at their default."""
+    (name,) = (name for name, kind in _RULES.items() if type(rule) is kind)
+    values = ((field, getattr(rule, field.name)) for field in dataclasses.fields(rule))
+    return {"rule": name} | {field.name: value for field, value in values if value != field.default}

@@ -9,6 +9,7 @@ discard groups that teach nothing (`sampling.py`). A run resumes exactly at any 
 import textwrap
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ class HTPOTrainer(ResumableGRPOTrainer):
       and token counts are of all that was generated, its rewards of what is trained on.
 
     Checkpoints resume exactly, also between two generations: see [`ResumableGRPOTrainer`].
+
+    Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
+    `inputs`, TRL's inputs of the loss, in which nothing has been replaced yet; `mask`, `per_token_logps`,
+    `old_per_token_logps` and `entropies`, all (B, T) and without gradient; and `result`, the [`Control`] of the table.
 
     Example:
 
@@ -93,6 +98,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self._reward_errors = RewardErrors(self.accelerator.process_index)
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
+        self.loss_observers: list[Callable[..., None]] = []
         name = args.correctness_reward
         if name is not None and self.reward_func_names.count(name) != 1:
             raise ValueError(
@@ -171,6 +177,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         output["is_hard"] = hard.repeat_interleave(len(correct) // len(hard))[local]
         output["is_correct"] = correct[local]
         output["is_judged"] = judged[local]
+        output["rewards_per_func"] = self._rewards_per_func[local]  # for those who look at the loss, TRL's has no use
 
         counts = torch.stack([hard.sum(), (~accuracy.isnan()).sum(), correct.sum(), judged.sum()]).tolist()
         self._metrics[mode]["htpo/frac_hard"].append(_ratio(counts[0], counts[1]))
@@ -307,6 +314,15 @@ class HTPOTrainer(ResumableGRPOTrainer):
             epsilon_high=self.epsilon_high,
             top_entropy_share=self.args.top_entropy_share,
         )
+        for observe in self.loss_observers:
+            observe(
+                inputs=inputs,
+                mask=mask,
+                per_token_logps=per_token_logps,
+                old_per_token_logps=old_per_token_logps,
+                entropies=entropies,
+                result=result,
+            )
         inputs["advantages"] = result.advantages
         inputs["old_per_token_logps"] = result.old_per_token_logps
         # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.

@@ -27,6 +27,7 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation_callback import EvaluationCallback
 from htpo_trl.rewards import math_reward
+from htpo_trl.token_recorder import TokenRecorder
 from tests.conftest import CPU_ARGUMENTS, even_digits
 
 
@@ -132,7 +133,10 @@ def build(directory, arguments, cls=Recorder, config=HTPOConfig, rewards=even_di
 
 def run(directory: Path, name: str, job: dict) -> None:
     benchmarks, sampling = job.pop("benchmarks", None), job.pop("sampling", {})
+    record_tokens = job.pop("record_tokens", None)
     trainer = build(directory, **job)
+    if record_tokens:
+        trainer.add_callback(TokenRecorder(trainer, **record_tokens))
     if benchmarks:
         trainer.add_callback(EvaluationCallback(trainer, benchmarks, Sampling(**sampling), even_digits))
     trainer.train()

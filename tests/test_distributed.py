@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from htpo_trl import token_record
 from htpo_trl.objective import GROUPS
 
 from .distributed_run import TORCHRUN, launch, records
@@ -15,7 +17,8 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
         "steps_per_generation": 4,
         "difficulty_threshold": 0.5,
     }
-    launch(TORCHRUN, tmp_path, {"run": {"arguments": arguments, "forced": True}})
+    record = {"steps": 8, "completions": 4}
+    launch(TORCHRUN, tmp_path, {"run": {"arguments": arguments, "forced": True, "record_tokens": record}})
     ranks = records(tmp_path, "run")
 
     local_disagrees = False
@@ -32,3 +35,12 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
     for rank in ranks:
         for shares, row in zip(rank["expected_shares"], rank["log"], strict=False):
             assert [row[f"htpo/share/{group}"] for group in GROUPS] == pytest.approx(shares)
+
+    # The recorded tokens are those of both processes.
+    assert list(token_record.steps(tmp_path / "run")) == [8, 16]
+    for step in (8, 16):
+        settings, completions = token_record.read(tmp_path / "run", step)
+        assert settings.completions_in_step == len(completions) == 4
+        groups = np.concatenate([completion.values["groups"] for completion in completions])
+        shares = np.bincount(groups, minlength=len(GROUPS)) / len(groups)
+        assert shares.tolist() == pytest.approx(ranks[0]["expected_shares"][step - 1])

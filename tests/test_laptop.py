@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from htpo_trl import HTPOConfig, laptop, warm_start
+from htpo_trl import HTPOConfig, laptop, token_record, warm_start
 from htpo_trl.countdown import SYMBOLS, problems
 from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
@@ -61,6 +61,8 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     mean, low, high = result["summary"]["mean@64"]["after"]
     assert mean == pytest.approx(pass_at_k(64, result["correct_after"], 1).mean())
     assert low <= mean <= high
+    assert list(token_record.steps(run)) == [1, 2, 3, 4]
+    assert len(token_record.read(run).completions) == 16
     examples = json.loads((run / "tokens.json").read_text())
     assert len(examples) == 3
     for example in examples:

@@ -69,6 +69,11 @@ class HTPOScriptArguments(PromptArguments):
             How the benchmarks are sampled, see [`~htpo_trl.evaluation.Sampling`].
         eval_judge (`str`, *optional*):
             Reward function that judges the benchmarks; the math verifier by default.
+        record_tokens_steps (`int`, *optional*):
+            Optimizer steps between two records of tokens, which `htpo tokens` shows, see
+            [`~htpo_trl.token_recorder.TokenRecorder`]. By default nothing is recorded.
+        record_tokens_completions (`int`, *optional*, defaults to `16`):
+            Completions per record.
         verifier_workers, verifier_deadline, verifier_memory_limit (*optional*):
             Limits of the math verifier, see [`~htpo_trl.verifier.VerifierConfig`].
     """
@@ -123,9 +128,21 @@ class HTPOScriptArguments(PromptArguments):
     eval_judge: str | None = field(
         default=None, metadata={"help": "Reward function that judges the benchmarks; the math verifier by default."}
     )
+    record_tokens_steps: int | None = field(
+        default=None,
+        metadata={"help": "Optimizer steps between two records of tokens for `htpo tokens`; none by default."},
+    )
+    record_tokens_completions: int = field(default=16, metadata={"help": "Completions per record of tokens."})
     verifier_workers: int = field(default=8, metadata={"help": "Worker processes of the math verifier."})
     verifier_deadline: float = field(default=5.0, metadata={"help": "Seconds the math verifier has per answer."})
     verifier_memory_limit: int = field(default=512, metadata={"help": "MiB the math verifier has per answer."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("record_tokens_steps", "record_tokens_completions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
 
 
 def make_parser(prog: str | None = None, config_class: type | None = None):
@@ -252,6 +269,7 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
     from .. import verifier
     from ..evaluation import Sampling
     from ..evaluation_callback import EvaluationCallback
+    from ..token_recorder import TokenRecorder
     from ..trainer import HTPOTrainer
 
     if not model_args.model_name_or_path:
@@ -296,6 +314,9 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
         )
         judge = reward_functions([script_args.eval_judge])[0] if script_args.eval_judge else None
         trainer.add_callback(EvaluationCallback(trainer, data.benchmarks, sampling, judge))
+    if script_args.record_tokens_steps is not None:
+        steps, completions = script_args.record_tokens_steps, script_args.record_tokens_completions
+        trainer.add_callback(TokenRecorder(trainer, steps, completions))
     if trainer.accelerator.is_main_process:
         write_settings(Path(training_args.output_dir), script_args, training_args, model_args, dataset_args)
     return trainer
