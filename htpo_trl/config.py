@@ -7,7 +7,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from .objective import KeepGradient, Table, get_table
-from .rules import check_choice
+from .rules import Rule, check_choice, rule_spec
 
 
 # The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -23,10 +23,12 @@ class HTPOConfig(GRPOConfig):
     Args:
         objective (`str`, *optional*, defaults to `"htpo"`):
             Preset of the objective table: `"htpo"`, `"htpo-released"` (the code published with the paper), `"dapo"`
-            (PPO clipping for every token, the baseline), `"high-entropy-only"` (80/20), `"gppo"` or `"aspo"`.
+            (PPO clipping for every token, the baseline), `"high-entropy-only"` (80/20), `"gppo"` or `"aspo"`. A table
+            of your own: `PRESETS["mine"] = Table("mine", rows)`, then `objective="mine"`.
         objective_overrides (`dict[str, Any]` or `str`, *optional*):
             Rows of the table to replace, for ablations: `{"hard_correct_low": "clip"}`, or with arguments
-            `{"easy_correct_high": {"rule": "detach", "share": 0.05, "which": "highest"}}`.
+            `{"easy_correct_high": {"rule": "detach", "share": 0.05, "which": "highest"}}`, or a rule of
+            `htpo_trl.rules` as an object. Kept in its written form.
         difficulty_threshold (`float`, *optional*, defaults to `0.6`):
             A prompt is hard while the share of its responses that are correct lies below this (the paper's
             1 - τ_diff). Raise it to explore on more prompts, lower it to exploit earlier.
@@ -148,6 +150,11 @@ class HTPOConfig(GRPOConfig):
             raise
 
         table = self.table  # raises for an unknown preset, group or rule
+        if self.objective_overrides is not None:  # written out: JSON holds no rules
+            overrides = dict(self.objective_overrides)  # type: ignore[arg-type]
+            self.objective_overrides = {
+                group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
+            }
         _check_share("difficulty_threshold", self.difficulty_threshold)
         _check_share("top_entropy_share", self.top_entropy_share)
         if self.max_sampling_rounds < 1:

@@ -81,7 +81,8 @@ def kind(completion: Completion) -> tuple[str, str]:
 
 def changes(outcome: Outcome) -> str:
     """How many tokens the rules changed, in words."""
-    return f"{np.count_nonzero(outcome.effects)} tokens changed by a rule"
+    n = np.count_nonzero(outcome.effects)
+    return f"{n} {'token' if n == 1 else 'tokens'} changed by a rule"
 
 
 def counts(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,5 @@
 """
-The pictures of report and token map in README and docs, from real runs: docs/images/{report,token_map,token_map_versus}.png
+The pictures of report and token map in README and docs, from real runs: docs/images/{report,token_map}*.png
 
     make demo && htpo demo --objective dapo      # runs/laptop
     python benchmarks/laptop_seeds.py            # runs/seeds, five seeds of each objective

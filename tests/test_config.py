@@ -1,4 +1,5 @@
 import argparse
+import json
 
 import pytest
 from trl import GRPOConfig, TrlParser
@@ -84,7 +85,12 @@ def test_bnpo_is_refused_on_several_processes(make_config, monkeypatch):
 
 def test_overrides_come_from_python_and_from_the_command_line(tmp_path, make_config):
     overrides = {"hard_correct_low": "clip", "easy_correct_high": {"rule": "detach", "share": 0.5, "which": "highest"}}
-    assert make_config(objective_overrides=overrides).table.rows[5] == Detach(0.5, "highest")
+    config = make_config(objective_overrides=overrides)
+    assert config.table.rows[5] == Detach(0.5, "highest")
+    # Rules may be objects, and are written out: whatever records the options records them.
+    same = make_config(objective_overrides={"hard_correct_low": Clip(), "easy_correct_high": Detach(0.5, "highest")})
+    written = json.loads(same.to_json_string())["objective_overrides"]
+    assert make_config(objective_overrides=written).table == config.table
 
     yaml = tmp_path / "recipe.yaml"
     yaml.write_text(

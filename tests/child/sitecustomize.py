@@ -1,4 +1,4 @@
-"""Start-up of the tests' child processes: TRL imports wandb where it is installed, for 2.4 s of CPU in each of them."""
+"""Start-up of the tests' child processes: TRL imports wandb where it is installed, 2.4 s of CPU in each of them."""
 
 import sys
 
