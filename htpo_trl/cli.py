@@ -51,6 +51,16 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output_dir", default="runs/laptop", help="where runs and warm starts are kept")
     demo.add_argument("--threads", type=int, help="CPU threads; by default one or two, whichever is faster now")
     demo.add_argument("--quick", action="store_true", help="a smoke run: a few steps of everything, learns nothing")
+    report = commands.add_parser(
+        "report",
+        help="compare runs: one page with curves, intervals and differences",
+        description="One self-contained page, index.html, and its pictures from the run directories alone: of htpo "
+        "train, demo and eval, and of plain TRL runs. Runs whose options agree but for the seed and where output goes "
+        "form a set; differences are to the first set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
+    report.add_argument("--output_dir", default="report", help="where the page and its pictures go")
     recipes = commands.add_parser("recipes", help="list, show and copy the package's recipes")
     actions = recipes.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name and first line of each")
@@ -112,6 +122,13 @@ def _other(arguments: argparse.Namespace) -> None:
         options = vars(arguments)
         del options["command"]
         run(LaptopConfig(**options))
+    elif arguments.command == "report":
+        from .report import RunError, write_report
+
+        try:
+            print(write_report(arguments.runs, arguments.output_dir))
+        except (RunError, ImportError, OSError) as error:
+            raise UsageError(str(error)) from None
     elif arguments.command == "env":
         from .environment import report
 

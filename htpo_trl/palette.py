@@ -1,4 +1,4 @@
-"""Colours and labels of groups and effects, the same in every picture and page."""
+"""Colours and labels of groups, effects and runs, the same in every picture and page."""
 
 from .objective import EFFECTS
 
@@ -8,6 +8,10 @@ from .objective import EFFECTS
 HUES = {"hard_correct": "#0072B2", "hard_wrong": "#D55E00", "easy_correct": "#009E73", "easy_wrong": "#CC79A7"}
 EFFECT_COLOURS = dict(zip(EFFECTS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#000000"), strict=True))
 EFFECT_MARKS = dict(zip(EFFECTS, ("o", "^", "v", "s", "D"), strict=True))
+# Of sets of runs: Okabe and Ito's colours again, with dashes and marks for grey.
+SET_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SET_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+SET_MARKS = ("o", "^", "s", "D", "v", "P", "X")
 
 
 def group_colour(group: str) -> str:

@@ -1,0 +1,96 @@
+"""Runs that differ by their seed alone form a set: which runs are of one, what it is called, how sets differ."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .runs import Run, RunError, read_run
+
+
+# Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
+_NO_DIFFERENCE = re.compile(
+    r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
+    r"|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
+)
+MAX_NAME = 40
+
+
+class RunSet(NamedTuple):
+    """Runs that differ by their seed alone."""
+
+    name: str
+    runs: list[Run]
+
+
+def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
+    """
+    The runs of `DIR` and `NAME=DIR`, in sets, in the order in which they are given. A name makes the set of all runs
+    of that name; the others are of one set where their options agree, or, without options, where their directories'
+    names do but for the seed.
+    """
+    if not runs:
+        raise RunError("There is no run to report on: name at least one directory.")
+    sets: dict[Any, tuple[str | None, list[Run]]] = {}
+    for text in map(str, runs):
+        name, separator, directory = text.partition("=")
+        if not separator or Path(text).is_dir():
+            name, directory = "", text
+        run = read_run(directory)
+        key = ("name", name) if name else _identity(run)
+        members = sets.setdefault(key, (name or None, []))[1]
+        if any(run.path == member.path for member in members):
+            raise RunError(f"{directory} is named twice.")
+        members.append(run)
+    names = _names([(name, members) for name, members in sets.values()])
+    return [RunSet(name, members) for name, (_, members) in zip(names, sets.values(), strict=True)]
+
+
+def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
+    """Option or version → for each set the values that its runs have, where they are not all the same."""
+    columns = [
+        [_options(run) | ({f"version of {k}": v for k, v in run.versions.items()} if versions else {}) for run in runs]
+        for _, runs in sets
+        if any(run.options is not None for run in runs)
+    ]
+    rows = {}
+    for name in sorted({name for column in columns for options in column for name in options}):
+        row = [sorted({_text(options[name]) for options in column if name in options}) for column in columns]
+        if len({tuple(values) for values in row}) > 1 or any(len(values) > 1 for values in row):
+            rows[name] = row
+    known = [any(run.options is not None for run in runs) for _, runs in sets]
+    filled = {name: iter(row) for name, row in rows.items()}
+    return {name: [next(values) if k else [] for k in known] for name, values in filled.items()}
+
+
+def _options(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in (run.options or {}).items() if not _NO_DIFFERENCE.fullmatch(name)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _identity(run: Run) -> tuple:
+    return (run.source, run.stem) if run.options is None else (run.source, _text(_options(run)))
+
+
+def _names(sets: list[tuple[str | None, list[Run]]]) -> list[str]:
+    """What tells the sets apart: their options where that is short, else their directories' names."""
+    unnamed = [RunSet("", runs) for name, runs in sets if name is None]
+    differing = differing_options(unnamed, versions=False) if all(s.runs[0].options for s in unnamed) else {}
+    names = []
+    for i, (_, runs) in enumerate(unnamed):
+        values = {option: ", ".join(row[i]) or "not set" for option, row in differing.items()}
+        short = ", ".join(text if option == "objective" else f"{option}={text}" for option, text in values.items())
+        names.append(short if 0 < len(short) <= MAX_NAME else runs[0].stem)
+    left = iter(names)
+    names = [name or next(left) for name, _ in sets]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[i] = f"{name} ({seen[name]})"
+    return names
