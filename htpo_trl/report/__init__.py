@@ -80,7 +80,7 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     ]
     sections.append(_missing(context))
     page = context.directory / "index.html"
-    page.write_text(render(f"Report: {' against '.join(s.name for s in context.sets)}", sections), encoding="utf-8")
+    page.write_text(render(f"Report: {', '.join(s.name for s in context.sets)}", sections), encoding="utf-8")
     return page
 
 
@@ -101,6 +101,8 @@ def _summary(context: Context) -> Section:
         estimates = [over_seeds([metric.scale * value for value in values]) if values else None for values in finals]
         rows.append((metric.label, *(interval(e, metric.decimals) if e else MISSING for e in estimates)))
     content: list[Block] = ["Final values of training:", Table(("metric", *context.labels), rows)]
+    if all(set(cells) == {MISSING} for _, *cells in rows):
+        content = ["Final values of training: not logged."]
     evaluated = gains(context)
     if evaluated.rows:
         content += ["First and last evaluation, and the gain, paired by problem:", evaluated]
@@ -124,5 +126,7 @@ def _options(context: Context) -> Section:
 def _missing(context: Context) -> Section:
     """The last one: the others have said what they lack."""
     rows = [(run.name, s.name, note) for s in context.sets for run in s.runs for note in run.notes] + context.missing
+    same = "seeds that are not known to differ: the intervals take the runs for independent all the same"
+    rows += [("seeds", s.name, same) for s in context.sets if len(s.runs) > 1 and not s.has_seeds]
     text = "What the pictures and tables lack, and why, as far as the runs tell. Nothing is filled in."
     return Section("missing", "Missing data", [text, Table(("where", "set", "what"), rows, 3) if rows else "None."])

@@ -29,7 +29,7 @@ class Context:
 
     def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
         self.sets, self.directory = sets, directory
-        self.labels = [f"{s.name} ({len(s.runs)} {'seeds' if len(s.runs) > 1 else 'run'})" for s in sets]
+        self.labels = [s.label for s in sets]
         self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
         self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
         directory.mkdir(parents=True, exist_ok=True)

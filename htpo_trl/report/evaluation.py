@@ -40,23 +40,26 @@ K = "samples per problem, k"
 
 def gains(context: Context) -> Table:
     """First and last evaluation of every set, and the gain."""
-    rows = [row for benchmark in context.benchmarks for s in context.sets for row in _gains(s, benchmark)]
+    rows = [row for benchmark in context.benchmarks for s in context.sets for row in _gains(context, s, benchmark)]
     return Table(("benchmark", "metric", "set", "steps", "first", "last", "gain", "over"), rows, 4)
 
 
-def _gains(s: RunSet, benchmark: str) -> list[Sequence[str]]:
+def _gains(context: Context, s: RunSet, benchmark: str) -> list[Sequence[str]]:
     steps = evaluated_steps(s.runs, benchmark)
     if not steps:
         return []
     runs = [run for run in s.runs if benchmark in run.evaluations]
     last = evaluations_at(runs, benchmark, steps[-1])
     final = estimates(last, majority=True)
-    if len(steps) == 1:
-        first, gained = {}, {}
-    else:
+    first: dict[str, Estimate] = {}
+    gained: dict[str, Estimate] = {}
+    if len(steps) > 1:
         before = evaluations_at(runs, benchmark, steps[0])
         first = estimates(before, majority=True)
-        gained = {d.metric: d.difference for d in paired_scores(list(zip(before, last, strict=True)))}
+        try:
+            gained = {d.metric: d.difference for d in paired_scores(list(zip(before, last, strict=True)))}
+        except RunError as error:
+            context.missing.append(("Summary", s.name, f"gain on {benchmark}: {error}"))
     return [
         (
             benchmark,
@@ -220,6 +223,6 @@ def _metric_name(name: str, samples: int) -> str:
 
 def _row(set_name: str, metric: str, d: Difference, decimals: int = 3) -> Sequence[str]:
     over = f"{d.difference.n} {d.difference.units}" if d.difference.n > 1 else "1 seed: no interval"
-    p = MISSING if np.isnan(d.p) else number(d.p)
+    p = MISSING if np.isnan(d.p) else "<0.001" if d.p < 0.001 else number(d.p)
     sides = (number(d.first, decimals), number(d.second, decimals))
     return set_name, metric, *sides, interval(d.difference, decimals, "+"), p, over

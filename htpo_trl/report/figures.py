@@ -78,7 +78,7 @@ def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     for axis in axes[len(panels) :]:
         axis.remove()
     for axis, panel in zip(axes, panels, strict=False):
-        _draw(axis, panel, len(labels))
+        _draw(axis, panel)
     drawn = sorted({curve.set for panel in panels for curve in panel.curves})
     handles = [_line(i, marker=SET_MARKS[i % len(SET_MARKS)]) for i in drawn]
     names = [labels[i] for i in drawn]
@@ -89,36 +89,39 @@ def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     return figure
 
 
-def _draw(axis: Any, panel: Panel, n_sets: int) -> None:
-    axis.set_title(panel.title, fontsize=10, loc="left")
+def _draw(axis: Any, panel: Panel) -> None:
+    partly = bool(panel.curves and panel.missing)
+    axis.set_title(panel.title, fontsize=10, loc="left", pad=15 if partly else 6, parse_math=False)
+    if partly:
+        note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
+        _text(axis, 0, 1.02, note, va="bottom", color="0.35", fontsize=7.5, style="italic")
     axis.spines[["top", "right"]].set_visible(False)
     if not panel.curves:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("0.8")
-        _text(axis, 0.5, 0.5, f"not logged\n{panel.missing}", ha="center", va="center", color="0.35", fontsize=9)
+        _text(axis, 0.5, 0.5, _not_logged(panel.missing), ha="center", va="center", color="0.35", fontsize=9)
         return
-    width = max(curve.band.width for curve in panel.curves)
-    axis.set_xlabel(panel.xlabel + (f" (means of {width} steps)" if width > 1 else ""), fontsize=9)
+    widths = [curve.band.width for curve in panel.curves]
+    means = f" (means of {'up to ' if min(widths) < max(widths) else ''}{max(widths)})" if max(widths) > 1 else ""
+    axis.set_xlabel(panel.xlabel + means, fontsize=9)
     axis.set_ylabel(panel.unit, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
     if panel.zero:
         axis.axhline(0, color="black", linewidth=0.8)
+    drawn = sorted({curve.set for curve in panel.curves})
     for curve in panel.curves:
-        _curve(axis, panel, curve, n_sets)
+        _curve(axis, panel, curve, drawn.index(curve.set) - (len(drawn) - 1) / 2)
     if panel.powers:
         axis.set_xscale("log", base=2)
         ks = sorted({int(k) for curve in panel.curves for k in curve.band.steps})
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
     _bound(axis, panel)
-    if panel.missing:
-        _text(
-            axis, 0.02, 0.02, f"not logged: {panel.missing}", va="bottom", color="0.35", fontsize=7.5, style="italic"
-        )
 
 
-def _curve(axis: Any, panel: Panel, curve: Curve, n_sets: int) -> None:
+def _curve(axis: Any, panel: Panel, curve: Curve, shift: float) -> None:
+    """Points of several sets stand side by side, by `shift`, so that their error bars do not hide each other."""
     style: dict[str, Any] = {
         "color": SET_COLOURS[curve.set % len(SET_COLOURS)],
         "linestyle": SET_DASHES[curve.set % len(SET_DASHES)],
@@ -126,15 +129,13 @@ def _curve(axis: Any, panel: Panel, curve: Curve, n_sets: int) -> None:
     mark = SET_MARKS[curve.set % len(SET_MARKS)]
     steps, mean, low, high, *_ = curve.band
     if panel.points:
-        # Side by side, so that error bars do not hide each other.
-        shift = curve.set - (n_sets - 1) / 2
         span = np.ptp(steps) or 1.0
         x = steps * 2 ** (0.06 * shift) if panel.powers else steps + 0.012 * span * shift
         errors = np.nan_to_num(np.stack([mean - low, high - mean]))
         style |= {"linewidth": 0.8, "alpha": 0.6} if curve.faded else {"linewidth": 1.5}
         axis.errorbar(x, mean, errors, marker="." if curve.faded else mark, markersize=4, capsize=2, **style)
         return
-    every = max(len(steps) // 8, 1)
+    every = len(steps) // 8 if len(steps) > 20 else 1
     axis.plot(steps, mean, linewidth=1.5, marker=mark, markersize=4, markevery=(curve.set % every, every), **style)
     axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     for edge in (low, high):  # the bands of two sets can be told apart in grey, too
@@ -155,7 +156,7 @@ def _bound(axis: Any, panel: Panel) -> None:
     halves = np.concatenate([curve.band.high - curve.band.mean for curve in panel.curves])
     if not panel.points and np.nansum(halves):
         # A group with tokens in two seeds at one step has an interval there that would flatten all else.
-        reach = 2 * np.nanquantile(halves[halves > 0], 0.9)
+        reach = max(2 * np.nanquantile(halves[halves > 0], 0.9), 0.05 * (np.nanmax(means) - np.nanmin(means)))
         low, high = max(low, np.nanmin(means) - reach), min(high, np.nanmax(means) + reach)
     margin = 0.03 * (high - low) if panel.points else 0.0  # for marks at the bounds
     least, most = panel.bounds
@@ -182,7 +183,7 @@ def shares(columns: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[fl
         axis.set_title(_short(label), fontsize=10, loc="left", parse_math=False)
         if isinstance(data, str):
             axis.set(xticks=[], yticks=[])
-            _text(axis, 0.5, 0.5, f"not logged\n{data}", ha="center", va="center", color="0.35", fontsize=9)
+            _text(axis, 0.5, 0.5, _not_logged(data), ha="center", va="center", color="0.35", fontsize=9)
             continue
         steps, values = data
         for area, group, hatch in zip(
@@ -248,15 +249,23 @@ def _legend(figure: Any, handles: list[Any], labels: Sequence[str]) -> None:
         handle.set_label(f" {_short(label)}")
     if handles:
         legend = figure.legend(
-            handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=3.5
+            handles=handles,
+            loc="outside upper left",
+            ncols=4 if figure.get_figwidth() == WIDTH else 2,
+            frameon=False,
+            fontsize=9,
+            handlelength=3.5,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
 
 
+def _not_logged(why: str) -> str:
+    return "\n".join(["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")])
+
+
 def _text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
-    wrapped = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 44) or [""])
-    axis.text(x, y, wrapped.strip(), transform=axis.transAxes, parse_math=False, **kwargs)
+    axis.text(x, y, text, transform=axis.transAxes, parse_math=False, **kwargs)
 
 
 def _short(label: str) -> str:

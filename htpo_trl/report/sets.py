@@ -24,6 +24,17 @@ class RunSet(NamedTuple):
     name: str
     runs: list[Run]
 
+    @property
+    def has_seeds(self) -> bool:
+        """Whether there are several runs, and all their seeds are known to differ."""
+        return len(self.runs) > 1 and len({run.seed for run in self.runs} - {None}) == len(self.runs)
+
+    @property
+    def label(self) -> str:
+        """The name, and how many runs there are."""
+        what = "seeds" if self.has_seeds else "runs" if len(self.runs) > 1 else "run"
+        return f"{self.name} ({len(self.runs)} {what})"
+
 
 def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     """
@@ -73,8 +84,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _identity(run: Run) -> tuple:
-    return (run.source, run.stem) if run.options is None else (run.source, _text(_options(run)))
+def _identity(run: Run) -> tuple[str, ...]:
+    if run.options is None:
+        return run.source, run.stem
+    options = _options(run)
+    if run.source != "htpo eval":
+        return run.source, _text(options)
+    # Its model is a path, that of a seed or of a checkpoint: whose seeds belong together, only the directory tells.
+    return run.source, run.stem, _text({name: value for name, value in options.items() if name != "model"})
 
 
 def _names(sets: list[tuple[str | None, list[Run]]]) -> list[str]:
