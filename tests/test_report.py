@@ -10,7 +10,7 @@ import pytest
 from htpo_trl import cli
 from htpo_trl.metrics import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
-from htpo_trl.report import figures, write_report
+from htpo_trl.report import figures, stacks, write_report
 from htpo_trl.report.context import Context, number
 from htpo_trl.report.estimates import MAX_POINTS, band, over_seeds, paired_finals, paired_scores, pairs
 from htpo_trl.report.evaluation import gains, verdicts
@@ -115,7 +115,7 @@ def mixture(tmp_path_factory):
     after = {("dapo", 0): (3, 1, 4), ("dapo", 1): (2, 2, 2), ("htpo", 0): (4, 1, 4), ("htpo", 1): (2, 4, 3)}
     runs = [demo_run(root / f"{name}-seed{s}", s, counts, name) for (name, s), counts in after.items()]
     grpo = root / "<b>grpo"
-    trl_run(grpo / "checkpoint-4", trl_log(7, steps=4))
+    trl_run(grpo / "checkpoint-11", trl_log(7, steps=11))
     trl_run(grpo / "checkpoint-12", trl_log(7))
     output = root / "report"
     output.mkdir()
@@ -156,6 +156,8 @@ def test_what_is_missing_is_said(mixture):
     )
     assert page.row("Shares of the eight groups", f"_{HOSTILE}") == ["plain GRPO run"]
     assert page.row("<b>grpo", f"_{HOSTILE}")[0].startswith("the log ends with checkpoint-12")
+    assert page.row("Clip fractions", "htpo")[0].startswith("not in the log")
+    assert page.row("Learning curves", f"_{HOSTILE}", "plain GRPO run: Correct responses, Hard prompts") == []
     assert page.row("Correct responses (% of judged responses)") == ["–", "–", "–"]
     assert not (output / "sampling.png").exists()
     assert "Runs without recorded options: _" in text
@@ -201,7 +203,7 @@ def test_missing_steps_are_gaps_in_the_line(missing):
     found = band([{1: 5.0, 2: 5.0, 4: 5.0, 5: 5.0, 6: 5.0} | missing])
     figure = figures.curves([Panel("reward", "reward", [Curve(0, found)])], ["run"])
     x, y = figure.axes[0].lines[0].get_data()
-    assert np.isnan(y[x == 3]).all()
+    assert np.isnan(y[x == 3]).tolist() == [True]
     assert set(y[~np.isnan(y)]) == {5.0}
     assert band([{1: math.nan}, {}]) is None
 
@@ -213,12 +215,18 @@ def test_steps_of_some_seeds_only():
     assert band([{1: 1.0}, {2: 1.0}]) is None
 
 
-def test_panels_without_data_say_so():
-    figure = figures.curves([Panel("shares", "%", [], "$plain_GRPO run")], ["run"])
-    figure.canvas.draw()  # a label of a run is no formula
-    assert [text.get_text() for text in figure.axes[0].texts] == ["not logged\n$plain_GRPO run"]
-    assert not figure.axes[0].lines
-    assert not figure.axes[0].get_xticks().size
+def test_labels_of_runs_are_neither_formulas_nor_hidden():
+    label, curve = r"_$\frac$", Curve(0, band([{1: 1.0}]))
+    figure = figures.curves([Panel("reward", "", [curve]), Panel("shares", "%", [], label)], [label])
+    figure.canvas.draw()  # raises where a label is read as a broken formula
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == [label]
+    reward, shares = figure.axes
+    assert reward.lines
+    assert [text.get_text() for text in shares.texts] == [f"not logged\n{label}"]
+    assert not shares.lines
+    assert not shares.get_xticks().size
+    stacks.shares({label: label}).canvas.draw()
+    stacks.verdicts({label: {"correct": 1}}, ["correct"]).canvas.draw()
 
 
 def test_runs_that_differ_by_seed_form_a_set(tmp_path):
@@ -231,6 +239,8 @@ def test_runs_that_differ_by_seed_form_a_set(tmp_path):
     named = read_sets([runs[0], f"mine={runs[1]}", f"mine={other}"])
     assert [(s.name, [run.name for run in s.runs]) for s in named] == [("run0", ["run0"]), ("mine", ["run1", "fast"])]
     assert differing_options(named)["learning_rate"] == [["1e-06"], ["1e-05", "1e-06"]]
+    (demo,) = read_sets([demo_run(tmp_path / "demo", 0)])  # records other options: none of them is a difference
+    assert differing_options([demo, *sets]) == {"learning_rate": [[], ["1e-06"], ["1e-05"]]}
     plain = [trl_run(tmp_path / name, log) for name in ("a-seed1", "a_seed2", "a-s3", "b-seed1", "plain/seed4")]
     assert [s.label for s in read_sets(plain)] == ["a (3 seeds)", "b (1 run)", "plain (1 run)"]
     assert [run.seed for run in read_sets(plain)[0].runs] == [1, 2, 3]
@@ -238,13 +248,21 @@ def test_runs_that_differ_by_seed_form_a_set(tmp_path):
         read_sets([other, other])
 
 
+def test_sets_that_their_options_do_not_tell_apart_go_by_their_directories(tmp_path):
+    runs = [demo_run(tmp_path / "demo", 0), train_run(tmp_path / "train", trl_log(0), objective="htpo")]
+    assert [s.name for s in read_sets(runs)] == ["demo", "train"]
+
+
 def test_checkpoints_evaluated_apart_are_no_seeds(tmp_path):
     """Their options agree, but for the model's path."""
     answers = random_answers(np.random.default_rng(0), 0.5)
-    directories = [tmp_path / f"step-{step}" for step in (0, 16)]
+    directories = [tmp_path / name for name in ("step-0", "step-16", "final-seed0", "final-seed1")]
     for directory in directories:
-        write_results(directory / "sums.jsonl", answers)
-    assert [len(s.runs) for s in read_sets(directories)] == [1, 1]
+        record = write_results(directory / "sums.jsonl", answers).with_suffix(".json")
+        content = json.loads(record.read_text())
+        content["settings"]["model"] = f"runs/{directory.name}"
+        record.write_text(json.dumps(content))
+    assert [s.label for s in read_sets(directories)] == ["step-0 (1 run)", "step-16 (1 run)", "final (2 seeds)"]
 
 
 def test_one_pair_of_runs_is_paired_by_problem(tmp_path):

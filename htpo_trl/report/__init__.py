@@ -114,7 +114,7 @@ def _options(context: Context) -> Section:
         (name, *(" | ".join(values) or "not recorded" for values in row))
         for name, row in differing_options(context.sets).items()
     ]
-    text = "Options and versions that are not the same in all runs, but for seeds and where output goes."
+    text = "Options and versions that differ between runs which recorded them, but for seeds and where output goes."
     table = Table(("option", *(s.name for s in context.sets)), rows, 1 + len(context.sets))
     versions = set.intersection(*(set(run.versions.items()) for s in context.sets for run in s.runs))
     notes = [f"Versions in all runs: {', '.join(f'{k} {v}' for k, v in sorted(versions))}."] if versions else []

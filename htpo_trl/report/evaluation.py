@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..verifier import Verdict
-from . import figures
+from . import figures, stacks
 from .context import MISSING, Context, interval, number
 from .estimates import (
     Band,
@@ -137,7 +137,7 @@ def differences(context: Context) -> Section:
         except RunError as error:
             notes.append((other.name, str(error)))
             continue
-        for benchmark in context.benchmarks:
+        for benchmark in [b for b in context.benchmarks if any(b in run.evaluations for pair in both for run in pair)]:
             try:
                 found = paired_scores(_last_evaluations(both, benchmark))
             except RunError as error:
@@ -193,7 +193,7 @@ def verdicts(context: Context) -> Section:
         [(label, *(str(counts[name]) for name in names)) for label, counts in rows.items()],
     )
     picture = context.picture(
-        "evaluation_verdicts", figures.verdicts(rows, names), f"{heading}, shares of the samples."
+        "evaluation_verdicts", stacks.verdicts(rows, names), f"{heading}, shares of the samples."
     )
     return Section("evaluation_verdicts", heading, ["Samples of all runs of a set.", picture, table])
 

@@ -1,26 +1,23 @@
 """
 The pictures of a report: data in, a matplotlib `Figure` out. Nothing is read, no global state, no window.
 
-Sets of runs are told apart by colour, dash and mark, groups and verdicts by colour and hatch, so that colour-blind
-readers can read every picture, and all can in grey. A panel without data says so.
+Sets of runs are told apart by colour, dash and mark, so that colour-blind readers can read every picture, and all can
+in grey. A panel without data says so.
 """
 
 import importlib.util
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..objective import GROUPS
-from ..palette import SET_COLOURS, SET_DASHES, SET_MARKS, group_colour, group_label
+from ..palette import set_style
 from .estimates import Band
 
 
 WIDTH = 11.0  # inches, of three panels
 MAX_LABEL = 48
-HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
-VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
 
 
 class Curve(NamedTuple):
@@ -39,7 +36,7 @@ class Panel(NamedTuple):
     curves: list[Curve]
     missing: str = ""  # which sets have no data here, and why
     bounds: tuple[float | None, float | None] = (None, None)  # the axis goes no further
-    xlabel: str = "optimizer step"
+    xlabel: str = ""  # of what is not over optimizer steps
     points: bool = False  # few points, each with an error bar, rather than a band
     powers: bool = False  # x in powers of two
     zero: bool = False  # a line at zero: differences
@@ -80,12 +77,12 @@ def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
     drawn = sorted({curve.set for panel in panels for curve in panel.curves})
-    handles = [_line(i, marker=SET_MARKS[i % len(SET_MARKS)]) for i in drawn]
+    handles = [_line(**set_style(i)) for i in drawn]
     names = [labels[i] for i in drawn]
     if any(curve.faded for panel in panels for curve in panel.curves):
-        handles.append(_line(6, linewidth=0.8, alpha=0.6, marker=".", linestyle="-"))
+        handles.append(_line(color="black", linewidth=0.8, alpha=0.6, marker="."))
         names.append("thin: first evaluation")
-    _legend(figure, handles, names)
+    add_legend(figure, handles, names)
     return figure
 
 
@@ -94,16 +91,12 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.set_title(panel.title, fontsize=10, loc="left", pad=15 if partly else 6, parse_math=False)
     if partly:
         note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
-        _text(axis, 0, 1.02, note, va="bottom", color="0.35", fontsize=7.5, style="italic")
+        add_text(axis, 0, 1.02, note, va="bottom", fontsize=7.5, style="italic")
     axis.spines[["top", "right"]].set_visible(False)
     if not panel.curves:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_color("0.8")
-        _text(axis, 0.5, 0.5, _not_logged(panel.missing), ha="center", va="center", color="0.35", fontsize=9)
+        say_missing(axis, panel.missing)
         return
-    widths = [curve.band.width for curve in panel.curves]
-    means = f" (means of {'up to ' if min(widths) < max(widths) else ''}{max(widths)})" if max(widths) > 1 else ""
-    axis.set_xlabel(panel.xlabel + means, fontsize=9)
+    axis.set_xlabel(panel.xlabel or step_label([curve.band.width for curve in panel.curves]), fontsize=9)
     axis.set_ylabel(panel.unit, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
@@ -117,26 +110,34 @@ def _draw(axis: Any, panel: Panel) -> None:
         ks = sorted({int(k) for curve in panel.curves for k in curve.band.steps})
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
+    else:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     _bound(axis, panel)
 
 
 def _curve(axis: Any, panel: Panel, curve: Curve, shift: float) -> None:
     """Points of several sets stand side by side, by `shift`, so that their error bars do not hide each other."""
-    style: dict[str, Any] = {
-        "color": SET_COLOURS[curve.set % len(SET_COLOURS)],
-        "linestyle": SET_DASHES[curve.set % len(SET_DASHES)],
-    }
-    mark = SET_MARKS[curve.set % len(SET_MARKS)]
+    style = set_style(curve.set)
+    mark = style.pop("marker")
     steps, mean, low, high, *_ = curve.band
     if panel.points:
         span = np.ptp(steps) or 1.0
         x = steps * 2 ** (0.06 * shift) if panel.powers else steps + 0.012 * span * shift
-        errors = np.nan_to_num(np.stack([mean - low, high - mean]))
+        errors = np.maximum([mean - low, high - mean], 0)  # round-off
         style |= {"linewidth": 0.8, "alpha": 0.6} if curve.faded else {"linewidth": 1.5}
         axis.errorbar(x, mean, errors, marker="." if curve.faded else mark, markersize=4, capsize=2, **style)
         return
     every = len(steps) // 8 if len(steps) > 20 else 1
-    axis.plot(steps, mean, linewidth=1.5, marker=mark, markersize=4, markevery=(curve.set % every, every), **style)
+    axis.plot(
+        steps,
+        mean,
+        linewidth=1.5,
+        marker=mark,
+        markersize=4,
+        markevery=(curve.set % every, every),
+        clip_on=False,
+        **style,
+    )
     axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     for edge in (low, high):  # the bands of two sets can be told apart in grey, too
         axis.plot(steps, edge, color=style["color"], linestyle=style["linestyle"], linewidth=0.6, alpha=0.6)
@@ -151,7 +152,7 @@ def _bound(axis: Any, panel: Panel) -> None:
     means = np.concatenate([curve.band.mean for curve in panel.curves])
     if not panel.zero and panel.bounds[0] == 0 and np.nanmax(np.abs(means)) == 0:
         axis.set(ylim=(0, 1), yticks=[0])
-        _text(axis, 0.5, 0.5, "0 at every step that was logged", ha="center", color="0.35", fontsize=9)
+        add_text(axis, 0.5, 0.5, "all values are 0", ha="center", fontsize=9)
         return
     halves = np.concatenate([curve.band.high - curve.band.mean for curve in panel.curves])
     if not panel.points and np.nansum(halves):
@@ -165,109 +166,46 @@ def _bound(axis: Any, panel: Panel) -> None:
     )
 
 
-def shares(columns: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]] | str]) -> Any:
-    """
-    Stacked shares of the eight groups, one column per set of runs.
-
-    Args:
-        columns (`Mapping`):
-            Label → steps and, for each group of `GROUPS`, the share at each step, in 0..1; or why there are none.
-    """
-    per_row = min(len(columns), 3)
-    rows = -(-len(columns) // per_row)
-    figure = new_figure(1.0 + 3.2 * rows)
-    axes = figure.subplots(rows, per_row, squeeze=False).ravel()
-    for axis in axes[len(columns) :]:
-        axis.remove()
-    for axis, (label, data) in zip(axes, columns.items(), strict=False):
-        axis.set_title(_short(label), fontsize=10, loc="left", parse_math=False)
-        if isinstance(data, str):
-            axis.set(xticks=[], yticks=[])
-            _text(axis, 0.5, 0.5, _not_logged(data), ha="center", va="center", color="0.35", fontsize=9)
-            continue
-        steps, values = data
-        for area, group, hatch in zip(
-            axis.stackplot(steps, [100 * np.asarray(values[group]) for group in GROUPS]), GROUPS, HATCHES, strict=True
-        ):
-            area.set(facecolor=group_colour(group), edgecolor="white", hatch=hatch, linewidth=0.3)
-        axis.set(ylim=(0, 100), xlim=(steps[0], steps[-1] if steps[-1] > steps[0] else steps[0] + 1))
-        axis.set_xlabel("optimizer step", fontsize=9)
-        axis.set_ylabel("% of tokens", fontsize=9)
-        axis.tick_params(labelsize=8)
-    handles = [
-        _patch(facecolor=group_colour(group), edgecolor="white", hatch=hatch, linewidth=0.3)
-        for group, hatch in zip(GROUPS, HATCHES, strict=True)
-    ]
-    _legend(figure, handles, [group_label(group) for group in GROUPS])
-    return figure
-
-
-def verdicts(rows: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> Any:
-    """Stacked bars: for each label of `rows` the shares of the verdicts `names`, from their counts."""
-    figure = new_figure(1.0 + 0.45 * len(rows))
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
-    left = np.zeros(len(rows))
-    for name, colour, hatch in zip(names, VERDICT_COLOURS, HATCHES, strict=False):
-        widths = np.array([100 * counts.get(name, 0) / sum(counts.values()) for counts in rows.values()])
-        axis.barh(range(len(rows)), widths, left=left, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
-        left += widths
-    axis.set_yticks(range(len(rows)), [_short(label) for label in rows], fontsize=9)
-    for tick in axis.get_yticklabels():
-        tick.set_parse_math(False)
-    axis.invert_yaxis()
-    axis.set(xlim=(0, 100))
-    axis.set_xlabel("% of samples", fontsize=9)
-    handles = [
-        _patch(facecolor=colour, edgecolor="white", hatch=hatch, linewidth=0.3)
-        for _, colour, hatch in zip(names, VERDICT_COLOURS, HATCHES, strict=False)
-    ]
-    _legend(figure, handles, [name.replace("_", " ") for name in names])
-    return figure
-
-
-def _line(i: int, **kwargs: Any) -> Any:
+def _line(**style: Any) -> Any:
     from matplotlib.lines import Line2D
 
-    style: dict[str, Any] = {
-        "color": SET_COLOURS[i % len(SET_COLOURS)],
-        "linestyle": SET_DASHES[i % len(SET_DASHES)],
-        "markersize": 4,
-    }
-    return Line2D([], [], **{**style, **kwargs})
+    return Line2D([], [], markersize=4, **style)
 
 
-def _patch(**kwargs: Any) -> Any:
-    from matplotlib.patches import Patch
+def step_label(widths: Sequence[int]) -> str:
+    """Label of an axis of steps, with how many of them a point is the mean of."""
+    most = max(widths)
+    means = f" (means of {'up to ' if min(widths) < most else ''}{most})" if most > 1 else ""
+    return f"optimizer step{means}"
 
-    return Patch(**kwargs)
 
-
-def _legend(figure: Any, handles: list[Any], labels: Sequence[str]) -> None:
+def add_legend(figure: Any, handles: list[Any], labels: Sequence[str]) -> None:
     """Above everything. Labels come from runs: no formulas in them, and none is hidden for an underscore."""
     for handle, label in zip(handles, labels, strict=True):
-        handle.set_label(f" {_short(label)}")
+        handle.set_label(f" {shorten(label)}")
     if handles:
-        legend = figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=4 if figure.get_figwidth() == WIDTH else 2,
-            frameon=False,
-            fontsize=9,
-            handlelength=3.5,
-        )
+        ncols = 4 if figure.get_figwidth() == WIDTH else 2
+        place = {"loc": "outside upper left", "ncols": ncols}
+        legend = figure.legend(handles=handles, **place, frameon=False, fontsize=9, handlelength=3.5)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
 
-def _not_logged(why: str) -> str:
-    return "\n".join(["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")])
+def say_missing(axis: Any, why: str) -> None:
+    """An empty frame with the reason in it, instead of an empty axis."""
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_color("0.8")
+    lines = ["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")]
+    add_text(axis, 0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9)
 
 
-def _text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
-    axis.text(x, y, text, transform=axis.transAxes, parse_math=False, **kwargs)
+def add_text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
+    """A remark in grey, in shares of the axis; never read as a formula."""
+    axis.text(x, y, text, transform=axis.transAxes, parse_math=False, color="0.35", **kwargs)
 
 
-def _short(label: str) -> str:
+def shorten(label: str) -> str:
+    """A label of a run on one line, without its middle where it is long: runs differ at their ends."""
     label = " ".join(label.split())
-    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
+    half = MAX_LABEL // 2
+    return label if len(label) <= MAX_LABEL else f"{label[: half - 1]}…{label[-half:]}"

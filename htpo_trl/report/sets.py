@@ -60,20 +60,20 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
 
 
 def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
-    """Option or version → for each set the values that its runs have, where they are not all the same."""
+    """
+    Option or version → for each set the values that its runs have. Only those that are not the same in all runs which
+    recorded them: what one kind of run alone records is no difference.
+    """
     columns = [
         [_options(run) | ({f"version of {k}": v for k, v in run.versions.items()} if versions else {}) for run in runs]
         for _, runs in sets
-        if any(run.options is not None for run in runs)
     ]
     rows = {}
     for name in sorted({name for column in columns for options in column for name in options}):
         row = [sorted({_text(options[name]) for options in column if name in options}) for column in columns]
-        if len({tuple(values) for values in row}) > 1 or any(len(values) > 1 for values in row):
+        if len({value for values in row for value in values}) > 1:
             rows[name] = row
-    known = [any(run.options is not None for run in runs) for _, runs in sets]
-    filled = {name: iter(row) for name, row in rows.items()}
-    return {name: [next(values) if k else [] for k in known] for name, values in filled.items()}
+    return rows
 
 
 def _options(run: Run) -> dict[str, Any]:
@@ -97,12 +97,16 @@ def _identity(run: Run) -> tuple[str, ...]:
 def _names(sets: list[tuple[str | None, list[Run]]]) -> list[str]:
     """What tells the sets apart: their options where that is short, else their directories' names."""
     unnamed = [RunSet("", runs) for name, runs in sets if name is None]
-    differing = differing_options(unnamed, versions=False) if all(s.runs[0].options for s in unnamed) else {}
+    told = all(s.runs[0].options is not None and s.runs[0].source != "htpo eval" for s in unnamed)
+    differing = differing_options(unnamed, versions=False) if told else {}
     names = []
-    for i, (_, runs) in enumerate(unnamed):
-        values = {option: ", ".join(row[i]) or "not set" for option, row in differing.items()}
-        short = ", ".join(text if option == "objective" else f"{option}={text}" for option, text in values.items())
-        names.append(short if 0 < len(short) <= MAX_NAME else runs[0].stem)
+    for i in range(len(unnamed)):
+        values = {option: ", ".join(row[i]) or "not recorded" for option, row in differing.items()}
+        names.append(
+            ", ".join(text if option == "objective" else f"{option}={text}" for option, text in values.items())
+        )
+    if len(set(names)) < len(names) or not all(0 < len(name) <= MAX_NAME for name in names):
+        names = [runs[0].stem for _, runs in unnamed]
     left = iter(names)
     names = [name or next(left) for name, _ in sets]
     seen: Counter[str] = Counter()

@@ -1,11 +1,9 @@
 """The sections of a report that are drawn from the training log."""
 
-from typing import Any
-
 import numpy as np
 
 from ..objective import GROUPS
-from . import figures
+from . import figures, stacks
 from .context import Context, reasons
 from .estimates import Band, band
 from .figures import Curve, Panel
@@ -20,16 +18,20 @@ def curves(context: Context, picture: Curves) -> Section:
         why = {s.name: why_missing(s.runs, picture.metrics[0].key) for s in context.sets}
         return context.nothing(picture.name, picture.heading, why)
     panels = []
+    lacking: list[tuple[str, str, str]] = []  # set, reason, metric
     for metric, found, why in drawn:
         if metric.optional and not found:
             continue
-        context.missing += [(picture.heading, name, f"{metric.title}: {reason}") for name, reason in why.items()]
+        lacking += [(name, reason, metric.title) for name, reason in why.items()]
         for curve in found:
             name, runs = context.sets[curve.set]
             if (fewest := np.nanmin(curve.band.n)) < len(runs):
                 n = f"{fewest:.0f} to {np.nanmax(curve.band.n):.0f} of {len(runs)} runs at a point"
-                context.missing.append((picture.heading, name, f"{metric.title}: {n}"))
+                lacking.append((name, n if len(runs) > 1 else "steps without a value", metric.title))
         panels.append(Panel(metric.title, metric.unit, found, reasons(why, len(context.sets)), metric.bounds))
+    for name, reason in dict.fromkeys((name, reason) for name, reason, _ in lacking):
+        titles = [title for *key, title in lacking if key == [name, reason]]
+        context.missing.append((picture.heading, name, f"{reason}: {', '.join(titles)}"))
     alt = f"{picture.heading}, over optimizer steps: {', '.join(panel.title for panel in panels)}."
     png = context.picture(picture.name, figures.curves(panels, context.labels), alt)
     return Section(picture.name, picture.heading, [picture.caption, png])
@@ -55,13 +57,13 @@ def scaled(each: Band, factor: float) -> Band:
 def shares(context: Context) -> Section:
     """Shares of the eight groups, stacked: a column per set."""
     heading = "Shares of the eight groups"
-    columns: dict[str, Any] = {}
+    columns: dict[str, dict[str, Band] | str] = {}
     why: dict[str, str] = {}
     for label, (name, runs) in zip(context.labels, context.sets, strict=True):
         bands = {group: band(run.series(f"htpo/share/{group}") for run in runs) for group in GROUPS}
         found = {group: each for group, each in bands.items() if each is not None}
         if len(found) == len(GROUPS):
-            columns[label] = found[GROUPS[0]].steps, {group: each.mean for group, each in found.items()}
+            columns[label] = found
         else:
             columns[label] = why[name] = why_missing(runs, f"htpo/share/{GROUPS[0]}")
     if len(why) == len(context.sets):
@@ -70,5 +72,5 @@ def shares(context: Context) -> Section:
     text = (
         "By difficulty of the prompt, correctness of the response and entropy of the token; means over a set's runs."
     )
-    picture = context.picture("shares", figures.shares(columns), f"{heading}, stacked, over optimizer steps.")
+    picture = context.picture("shares", stacks.shares(columns), f"{heading}, stacked, over optimizer steps.")
     return Section("shares", heading, [text, picture])
