@@ -62,6 +62,16 @@ def make_parser() -> argparse.ArgumentParser:
     tokens.add_argument("--versus", choices=OBJECTIVES, help="preset to show beside the objective of the run")
     tokens.add_argument("--output", help="HTML page to write, by default RUN/tokens/step-N.html")
     tokens.add_argument("--terminal", action="store_true", help="print to the terminal instead")
+    report = commands.add_parser(
+        "report",
+        help="compare runs: one page with curves, intervals and differences",
+        description="One self-contained page, index.html, and its pictures from the run directories alone: of htpo "
+        "train, demo and eval, and of plain TRL runs. Runs whose options agree but for the seed and where output goes "
+        "form a set; differences are to the first set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
+    report.add_argument("--output_dir", default="report", help="where the page and its pictures go")
     recipes = commands.add_parser("recipes", help="list, show and copy the package's recipes")
     actions = recipes.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="name and first line of each")
@@ -125,6 +135,13 @@ def _other(arguments: argparse.Namespace) -> None:
         run(LaptopConfig(**options))
     elif arguments.command == "tokens":
         _tokens(arguments)
+    elif arguments.command == "report":
+        from .report import RunError, write_report
+
+        try:
+            print(write_report(arguments.runs, arguments.output_dir))
+        except (RunError, ImportError, OSError) as error:
+            raise UsageError(str(error)) from None
     elif arguments.command == "env":
         from .environment import report
 

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .metrics import means_with_intervals, sign_flip_test
 from .results import ResultsError, budgets, read, scores, table
+
+
+Scores = dict[str, dict[str, float]]  # metric -> problem -> value
 
 
 def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = None) -> list[dict[str, Any]]:
@@ -41,17 +45,14 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
             )
         n = [result.settings["sampling"]["num_samples"] for result in results]
         one, two = (scores(result, budgets(min(n), ks)) for result in results)
-        names = [name for name in one if name in two]
-        judged = [problem for problem in one["mean"] if problem in two["mean"]]
-        # (P, M) each
-        before, after = (np.array([[s[name][p] for name in names] for p in judged]) for s in (one, two))
+        names, before, after = aligned(one, two)
         intervals = means_with_intervals(after - before)
         for i, (name, interval, p) in enumerate(zip(names, intervals, sign_flip_test(after - before), strict=True)):
             records.append(
                 {
                     "benchmark": benchmark,
                     "metric": f"mean@{n[0]}" if name == "mean" and n[0] == n[1] else name,
-                    "problems": len(judged),
+                    "problems": len(before),
                     "first": float(before[:, i].mean()),
                     "second": float(after[:, i].mean()),
                     **dict(zip(("difference", "low", "high"), interval, strict=True)),
@@ -59,6 +60,17 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
                 }
             )
     return records
+
+
+def aligned(one: Scores, two: Scores) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """
+    Two [`~htpo_trl.results.scores`] side by side: the metrics that both have, (M,), and their values, (P, M) each, for
+    the problems that both could judge.
+    """
+    names = [name for name in one if name in two]
+    judged = [problem for problem in one["mean"] if problem in two["mean"]]
+    before, after = (np.array([[s[name][p] for name in names] for p in judged]) for s in (one, two))
+    return names, before.reshape(-1, len(names)), after.reshape(-1, len(names))
 
 
 def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:

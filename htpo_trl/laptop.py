@@ -181,7 +181,8 @@ def _token_examples(inputs: dict, result: Control, tokenizer) -> list[dict]:
 
 def run(config: LaptopConfig) -> dict:
     """The main job from nothing to the report; returns what it wrote to `result.json`."""
-    from .report import require_matplotlib, write_laptop_report  # before the work, so that it does not fail after it
+    from .report import require_matplotlib, write_report  # before the work, so that it does not fail after it
+    from .report.token_figure import write_token_figure
 
     require_matplotlib()
     disable_progress_bar()  # of loading and saving; those of training and evaluation stay
@@ -244,8 +245,9 @@ def run(config: LaptopConfig) -> dict:
     }
     (directory / "tokens.json").write_text(json.dumps(tokens, indent=1))
     (directory / "result.json").write_text(json.dumps(result, indent=1))
-    summary = phase("report", "Report", lambda: write_laptop_report(directory))
-    print(f"\n{summary}\nReport: {directory / 'report.md'}. In all: {sum(seconds.values()):.0f} s.")
+    write_token_figure(tokens, directory / "tokens.png")
+    page = phase("report", "Report", lambda: write_report([directory], directory / "report"))
+    print(f"\n{summary_table(result['summary'])}\nReport: {page}. In all: {sum(seconds.values()):.0f} s.")
     return result
 
 
@@ -257,3 +259,16 @@ def summarize(before: list[int], after: list[int], n: int = SAMPLES) -> dict[str
         values["difference"] = values["after"] - values["before"]
         table[f"pass@{k}"] = {name: mean_with_interval(value) for name, value in values.items()}
     return {f"mean@{n}": table["pass@1"], **table}
+
+
+def summary_table(summary: dict[str, dict[str, tuple]]) -> str:
+    """What [`summarize`] returns, as Markdown."""
+
+    def cell(interval: tuple, sign: str = "") -> str:
+        mean, low, high = interval
+        return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+    lines = ["| metric | before | after | difference |", "| --- | --- | --- | --- |"]
+    for metric, row in summary.items():
+        lines.append(f"| {metric} | {cell(row['before'])} | {cell(row['after'])} | {cell(row['difference'], '+')} |")
+    return "\n".join(lines)

@@ -2,12 +2,12 @@
 What n samples per problem say: pass@k, maj@k, bootstrap intervals and a paired test. Nothing but numpy.
 
 Each metric is a number per problem; intervals and tests then treat problems as the independent units, since samples of
-one problem are not.
+one problem are not. Where there are several runs, their seeds are the units: intervals by Student's t.
 """
 
 from collections.abc import Sequence
 from functools import cache
-from math import comb
+from math import comb, cos, pi, sin, sqrt, tan
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,6 +120,51 @@ def means_with_intervals(
         low, high = np.percentile(column[picks].mean(axis=1), [2.5, 97.5])
         results.append((float(column.mean()), float(low), float(high)))
     return results
+
+
+def t_intervals(values: ArrayLike) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """
+    Mean over seeds with its 95% interval by Student's t, of every column.
+
+    Args:
+        values (array-like, shape (R, M)):
+            One row per run; NaN where a run has no value.
+
+    Returns:
+        `mean`, `low`, `high` and the number of values `n`, each of shape (M,). The mean of no value is NaN, as is the
+        interval of fewer than two.
+    """
+    values = np.asarray(values, dtype=float)
+    present = ~np.isnan(values)
+    n = present.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(present, values, 0).sum(axis=0) / n
+        variance = (np.where(present, values - mean, 0) ** 2).sum(axis=0) / (n - 1)
+        half = np.array([t_quantile(int(m) - 1) if m > 1 else np.nan for m in n]) * np.sqrt(variance / n)
+    return mean, mean - half, mean + half, n
+
+
+@cache
+def t_quantile(freedom: int, probability: float = 0.95) -> float:
+    """
+    The t within which ±t holds `probability` of Student's distribution with `freedom` degrees of freedom; 0.95 gives
+    the factor of 95% intervals, 12.7 for two seeds and 2.78 for five.
+    """
+
+    # P(|T| < t) in closed form with tan(angle) = t/√freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4), inverted by
+    # bisection.
+    def inside(angle: float) -> float:
+        odd = freedom % 2
+        term = total = cos(angle) if odd and freedom > 1 else float(not odd)
+        for i in range(2 + odd, freedom - 1, 2):
+            term *= cos(angle) ** 2 * (i - 1) / i
+            total += term
+        return 2 / pi * (angle + sin(angle) * total) if odd else sin(angle) * total
+
+    low, high = 0.0, pi / 2
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if inside(middle) < probability else (low, middle)
+    return sqrt(freedom) * tan(low)
 
 
 def sign_flip_test(differences: ArrayLike, seed: int = 0) -> NDArray[np.float64]:

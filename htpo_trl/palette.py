@@ -1,4 +1,6 @@
-"""Colours and labels of groups and effects, the same in every picture and page."""
+"""Colours and labels of groups, effects and runs, the same in every picture and page."""
+
+from typing import Any
 
 from .objective import EFFECTS
 
@@ -8,6 +10,10 @@ from .objective import EFFECTS
 HUES = {"hard_correct": "#0072B2", "hard_wrong": "#D55E00", "easy_correct": "#009E73", "easy_wrong": "#CC79A7"}
 EFFECT_COLOURS = dict(zip(EFFECTS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#000000"), strict=True))
 EFFECT_MARKS = dict(zip(EFFECTS, ("o", "^", "v", "s", "D"), strict=True))
+# Of sets of runs: Okabe and Ito's colours again, with dashes and marks for grey.
+_SET_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SET_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+_SET_MARKS = ("o", "^", "s", "D", "v", "P", "X")
 
 
 def group_colour(group: str, paper: str = "#ffffff") -> str:
@@ -32,6 +38,13 @@ def ink(background: str) -> str:
 def group_label(group: str) -> str:
     """`hard_correct_low` as readers see it: `hard · correct · low`."""
     return " · ".join(group.split("_"))
+
+
+def set_style(i: int) -> dict[str, Any]:
+    """Colour, dash and mark of the i-th set of runs, as matplotlib takes them; the first 49 differ."""
+    n = len(_SET_COLOURS)
+    other = (i + i // n) % n  # from the eighth set on, colours meet other dashes and marks
+    return {"color": _SET_COLOURS[i % n], "linestyle": _SET_DASHES[other], "marker": _SET_MARKS[other]}
 
 
 def _rgb(colour: str) -> tuple[int, ...]:

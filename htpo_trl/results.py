@@ -116,10 +116,11 @@ def budgets(n: int, ks: Iterable[int] | None = None) -> list[int]:
     return ks
 
 
-def scores(results: Results, ks: Iterable[int]) -> dict[str, dict[str, float]]:
+def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[str, dict[str, float]]:
     """
-    Metric -> problem -> value: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers, `maj@k`. A
-    problem whose gold answer cannot be parsed is left out: no answer to it can be right.
+    Metric -> problem -> value: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers, `maj@k`, which
+    takes some milliseconds per problem and can be left out. A problem whose gold answer cannot be parsed is left out:
+    no answer to it can be right.
     """
     n = results.settings["sampling"]["num_samples"]
     ks = [k for k in ks if k > 1]
@@ -130,7 +131,7 @@ def scores(results: Results, ks: Iterable[int]) -> dict[str, dict[str, float]]:
     }
     correct = [c for c, _ in votes.values()]
     columns = {"mean": pass_at_k(n, correct, 1)} | {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
-    if all("answer" in row for rows in results.problems.values() for row in rows):
+    if majority and all("answer" in row for rows in results.problems.values() for row in rows):
         columns |= {f"maj@{k}": np.array([majority_at_k(n, c, rivals, k) for c, rivals in votes.values()]) for k in ks}
     return {name: dict(zip(votes, column.tolist(), strict=True)) for name, column in columns.items()}
 

@@ -18,7 +18,7 @@ from htpo_trl.objective import EFFECTS, GROUPS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PICTURES = ("training.png", "pass_at_k.png", "tokens.png")
+PICTURES = ("tokens.png", "report/learning.png", "report/budgets.png", "report/shares.png")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,12 @@ def quick_run(tmp_path_factory):
 
 def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     root, output = quick_run
-    for said in ("[1/5] Supervised warm start", "[3/5] Reinforcement by htpo", "| mean@64 |", "report.md"):
+    for said in ("[1/5] Supervised warm start", "[3/5] Reinforcement by htpo", "| mean@64 |", "report/index.html"):
         assert said in output
     run = root / "htpo-seed0"
     assert all((run / name).stat().st_size > 10_000 for name in PICTURES)
-    report = (run / "report.md").read_text()
-    assert all(f"]({name})" in report for name in PICTURES)
-    assert "| pass@16 |" in report
+    page = (run / "report" / "index.html").read_text()
+    assert page.count("<img src=") == len(list((run / "report").glob("*.png")))
     assert not list(root.rglob("*.bin"))  # safetensors only
     weights = load_file(run / "model.safetensors")
     assert AutoModelForCausalLM.from_pretrained(run).num_parameters() == 593_728
@@ -63,6 +62,9 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     assert low <= mean <= high
     assert list(token_record.steps(run)) == [1, 2, 3, 4]
     assert len(token_record.read(run).completions) == 16
+    gain = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*result["summary"]["mean@64"]["difference"])
+    after = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert f"<td>{after}</td><td>{gain}</td>" in page  # the report and the terminal's table agree
     examples = json.loads((run / "tokens.json").read_text())
     assert len(examples) == 3
     for example in examples:

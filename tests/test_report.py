@@ -1,0 +1,399 @@
+import base64
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from htpo_trl import cli
+from htpo_trl.metrics import mean_with_interval, pass_at_k
+from htpo_trl.objective import EFFECTS, GROUPS
+from htpo_trl.report import figures, stacks, write_report
+from htpo_trl.report.context import Context, number
+from htpo_trl.report.estimates import MAX_POINTS, band, over_seeds, paired_finals, paired_scores, pairs
+from htpo_trl.report.evaluation import gains, verdicts
+from htpo_trl.report.figures import Curve, Panel
+from htpo_trl.report.runs import RunError, read_run
+from htpo_trl.report.sets import differing_options, read_sets
+
+from .test_comparison import random_answers
+from .test_comparison import write as write_results
+
+
+T = {2: 12.7062, 3: 4.30265}  # by number of seeds
+N = 4  # samples per problem of the demo runs
+HOSTILE = "<script>alert('$x')</script>"
+
+
+def trl_log(seed, steps=12, **rows):
+    """A GRPO log, with generation at every second step."""
+    rng = np.random.default_rng(seed)
+    log = []
+    for step in range(1, steps + 1):
+        row = {"step": step, "loss": rng.normal(), "entropy": rng.random(), "step_time": 2.0}
+        if step % 2:
+            row |= {"reward": rng.random(), "num_tokens": 100.0 * step, "completions/mean_length": 9.0}
+        log.append(row)
+    return log
+
+
+def htpo_log(seed, **kwargs):
+    rng = np.random.default_rng(seed + 100)
+    for row in (log := trl_log(seed, **kwargs)):
+        shares = rng.dirichlet(np.ones(len(GROUPS)))
+        row |= {f"htpo/share/{group}": share for group, share in zip(GROUPS, shares, strict=True)}
+        row |= {f"htpo/entropy/{group}": rng.random() for group in GROUPS}
+        row |= {f"htpo/special/{effect}": 0.0 for effect in EFFECTS}
+    return log
+
+
+def trl_run(path, log, **state):
+    path.mkdir(parents=True)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": log[-1]["step"], "log_history": log} | state))
+    return path
+
+
+def train_run(path, log, **options):
+    config = {"output_dir": str(path), "learning_rate": 1e-6, "dynamic_sampling": False} | options
+    trl_run(path, log)
+    (path / "settings.json").write_text(json.dumps({"versions": {"trl": "1.16.0"}, "HTPOConfig": config}))
+    return path
+
+
+def demo_run(path, seed, after=(3, 1, 4), objective="htpo", log=None):
+    path.mkdir(parents=True)
+    result = {
+        "config": {"objective": objective, "seed": seed, "output_dir": str(path.parent)},
+        "versions": {"torch": "2.13.0"},
+        "problems": [f"p{i}" for i in range(len(after))],
+        "samples": N,
+        "correct_before": [1] * len(after),
+        "correct_after": list(after),
+    }
+    (path / "result.json").write_text(json.dumps(result))
+    lines = [json.dumps(row) for row in (htpo_log(seed) if log is None else log)]
+    (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return path
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, text, and the rows of tables."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts, self.rows, self.in_cell = [], [], [], False
+        self.html = path.read_text()
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+    def row(self, *start):
+        (found,) = [row for row in self.rows if tuple(row[: len(start)]) == start]
+        return found[len(start) :]
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A report of two sets of seeds, and of a plain GRPO run that died and bears a hostile name."""
+    root = tmp_path_factory.mktemp("mixture")
+    after = {("dapo", 0): (3, 1, 4), ("dapo", 1): (2, 2, 2), ("htpo", 0): (4, 1, 4), ("htpo", 1): (2, 4, 3)}
+    runs = [demo_run(root / f"{name}-seed{s}", s, counts, name) for (name, s), counts in after.items()]
+    grpo = root / "<b>grpo"
+    trl_run(grpo / "checkpoint-11", trl_log(7, steps=11))
+    trl_run(grpo / "checkpoint-12", trl_log(7))
+    output = root / "report"
+    output.mkdir()
+    (output / "sampling.png").write_bytes(b"of an earlier report")
+    page = write_report([*runs, f"_{HOSTILE}={grpo}"], output)
+    return Page(page), output, after
+
+
+def test_page_is_self_contained(mixture):
+    page, output, _ = mixture
+    assert "://" not in page.html.replace("http-equiv", "")
+    assert not {"script", "link", "iframe", "object", "b"} & {tag for tag, _ in page.tags}
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    assert policy.startswith("default-src 'none'")
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    embedded = {base64.b64decode(a["src"].removeprefix("data:image/png;base64,")) for a in pictures}
+    assert embedded == {path.read_bytes() for path in output.glob("*.png")}  # with no picture of the earlier report
+    assert all(png.startswith(b"\x89PNG") for png in embedded)
+    assert all(len(a["alt"]) > 30 and "dapo" in a["alt"] for a in pictures)
+    anchors = {a["id"] for tag, a in page.tags if tag == "h2"}
+    assert {a["href"] for tag, a in page.tags if tag == "a"} == {f"#{anchor}" for anchor in anchors}
+
+
+def test_text_of_runs_is_escaped(mixture):
+    page, _, _ = mixture
+    assert HOSTILE not in page.html
+    assert any(f"_{HOSTILE}" in text for text in page.texts)  # shown as it is
+    assert page.row(f"_{HOSTILE}", "<b>grpo")[:3] == ["–", "TRL trainer", "12"]
+
+
+def test_what_is_missing_is_said(mixture):
+    page, output, _ = mixture
+    text = "".join(page.texts)
+    assert (
+        f"Not logged: dapo: dynamic sampling is off; htpo: dynamic sampling is off; _{HOSTILE}: plain GRPO run."
+        in text
+    )
+    assert page.row("Shares of the eight groups", f"_{HOSTILE}") == ["plain GRPO run"]
+    assert page.row("<b>grpo", f"_{HOSTILE}")[0].startswith("the log ends with checkpoint-12")
+    assert page.row("Clip fractions", "htpo")[0].startswith("not in the log")
+    assert page.row("Learning curves", f"_{HOSTILE}", "plain GRPO run: Correct responses, Hard prompts") == []
+    assert page.row("Correct responses (% of judged responses)") == ["–", "–", "–"]
+    assert not (output / "sampling.png").exists()
+    assert "Runs without recorded options: _" in text
+
+
+def test_tables_hold_means_and_intervals_over_seeds(mixture):
+    page, _, after = mixture
+    means = {key: np.mean(counts) / N for key, counts in after.items()}
+    difference = np.array([means["htpo", seed] - means["dapo", seed] for seed in (0, 1)])
+    half = T[2] * difference.std(ddof=1) / 2**0.5
+    mean = difference.mean()
+    expected = f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+    assert page.row("htpo", "countdown: mean")[2:] == [expected, "0.500", "2 seeds"]
+    htpo = np.array([means["htpo", seed] for seed in (0, 1)])
+    half = T[2] * htpo.std(ddof=1) / 2**0.5
+    last = f"{htpo.mean():.3f} [{htpo.mean() - half:.3f}, {htpo.mean() + half:.3f}]"
+    assert page.row("countdown", "mean@4", "htpo")[:3] == ["0 → 12", "0.250 [0.250, 0.250]", last]
+    rewards = [[row["reward"] for row in htpo_log(seed) if "reward" in row][-1] for seed in (0, 1)]
+    assert page.row("Mean reward")[1].startswith(f"{np.mean(rewards):.3f} [")  # the last tenth of six values: one
+    assert page.row("objective") == ["dapo", "htpo", "not recorded"]
+    assert any("no seed in common" in text for text in page.texts)
+
+
+def test_bands_are_means_and_t_intervals():
+    series = [{1: 1.0, 5: 2.0, 9: 4.0}, {1: 2.0, 5: 2.0, 9: 5.0}, {1: 6.0, 5: 2.0, 9: 9.0}]
+    found = band(series)
+    np.testing.assert_array_equal(found.steps, [1, 5, 9])
+    np.testing.assert_allclose(found.mean, [3, 2, 6])
+    np.testing.assert_allclose(
+        found.high - found.mean, [T[3] * math.sqrt(7 / 3), 0, T[3] * math.sqrt(7 / 3)], rtol=1e-5
+    )
+    single = band(series[:1])
+    np.testing.assert_array_equal(single.mean, [1, 2, 4])
+    assert np.isnan(single.low).all()  # one seed: a line, no band
+    many = band([{step: float(step % 2) for step in range(1, 4 * MAX_POINTS + 1)}])
+    assert (many.width, len(many.steps)) == (4, MAX_POINTS)
+    np.testing.assert_array_equal(many.mean, 0.5)
+
+
+@pytest.mark.parametrize("missing", [{3: math.nan}, {}])
+def test_missing_steps_are_gaps_in_the_line(missing):
+    """Logged as NaN or not logged at all; and never zero."""
+    found = band([{1: 5.0, 2: 5.0, 4: 5.0, 5: 5.0, 6: 5.0} | missing])
+    figure = figures.curves([Panel("reward", "reward", [Curve(0, found)])], ["run"])
+    x, y = figure.axes[0].lines[0].get_data()
+    assert np.isnan(y[x == 3]).tolist() == [True]
+    assert set(y[~np.isnan(y)]) == {5.0}
+    assert band([{1: math.nan}, {}]) is None
+
+
+def test_steps_of_some_seeds_only():
+    found = band([{1: 1.0, 2: 1.0, 3: 7.0}, {1: 3.0, 2: 3.0}, {1: 5.0}])
+    np.testing.assert_allclose(found.mean, [3, 2, np.nan])  # one seed's 7 is not the mean of three
+    np.testing.assert_array_equal(found.n, [3, 2, 1])
+    assert band([{1: 1.0}, {2: 1.0}]) is None
+
+
+def test_labels_of_runs_are_neither_formulas_nor_hidden():
+    label, curve = r"_$\frac$", Curve(0, band([{1: 1.0}]))
+    figure = figures.curves([Panel("reward", "", [curve]), Panel("shares", "%", [], label)], [label])
+    figure.canvas.draw()  # raises where a label is read as a broken formula
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == [label]
+    reward, shares = figure.axes
+    assert reward.lines
+    assert [text.get_text() for text in shares.texts] == [f"not logged\n{label}"]
+    assert not shares.lines
+    assert not shares.get_xticks().size
+    stacks.shares({label: label}).canvas.draw()
+    stacks.verdicts({label: {"correct": 1}}, ["correct"]).canvas.draw()
+
+
+def test_runs_that_differ_by_seed_form_a_set(tmp_path):
+    log = trl_log(0)
+    runs = [train_run(tmp_path / f"run{seed}", log, seed=seed, hub_model_id=f"me/{seed}") for seed in range(3)]
+    other = train_run(tmp_path / "fast", log, seed=0, learning_rate=1e-5)
+    sets = read_sets([*runs, other])
+    assert [(s.name, len(s.runs)) for s in sets] == [("learning_rate=1e-06", 3), ("learning_rate=1e-05", 1)]
+    assert differing_options(sets) == {"learning_rate": [["1e-06"], ["1e-05"]]}
+    named = read_sets([runs[0], f"mine={runs[1]}", f"mine={other}"])
+    assert [(s.name, [run.name for run in s.runs]) for s in named] == [("run0", ["run0"]), ("mine", ["run1", "fast"])]
+    assert differing_options(named)["learning_rate"] == [["1e-06"], ["1e-05", "1e-06"]]
+    (demo,) = read_sets([demo_run(tmp_path / "demo", 0)])  # records other options: none of them is a difference
+    assert differing_options([demo, *sets]) == {"learning_rate": [[], ["1e-06"], ["1e-05"]]}
+    plain = [trl_run(tmp_path / name, log) for name in ("a-seed1", "a_seed2", "a-s3", "b-seed1", "plain/seed4")]
+    assert [s.label for s in read_sets(plain)] == ["a (3 seeds)", "b (1 run)", "plain (1 run)"]
+    assert [run.seed for run in read_sets(plain)[0].runs] == [1, 2, 3]
+    with pytest.raises(RunError, match="twice"):
+        read_sets([other, other])
+
+
+def test_sets_that_their_options_do_not_tell_apart_go_by_their_directories(tmp_path):
+    runs = [demo_run(tmp_path / "demo", 0), train_run(tmp_path / "train", trl_log(0), objective="htpo")]
+    assert [s.name for s in read_sets(runs)] == ["demo", "train"]
+
+
+def test_checkpoints_evaluated_apart_are_no_seeds(tmp_path):
+    """Their options agree, but for the model's path."""
+    answers = random_answers(np.random.default_rng(0), 0.5)
+    directories = [tmp_path / name for name in ("step-0", "step-16", "final-seed0", "final-seed1")]
+    for directory in directories:
+        record = write_results(directory / "sums.jsonl", answers).with_suffix(".json")
+        content = json.loads(record.read_text())
+        content["settings"]["model"] = f"runs/{directory.name}"
+        record.write_text(json.dumps(content))
+    assert [s.label for s in read_sets(directories)] == ["step-0 (1 run)", "step-16 (1 run)", "final (2 seeds)"]
+
+
+def test_one_pair_of_runs_is_paired_by_problem(tmp_path):
+    before, after = [3, 1, 4, 0, 2, 2], [4, 1, 4, 2, 1, 3]
+    first, second = read_sets([demo_run(tmp_path / n, 0, c, n) for n, c in (("dapo", before), ("htpo", after))])
+    ((one, two),) = pairs(first, second)
+    found = {
+        d.metric: d for d in paired_scores([(one.evaluations["countdown"][12], two.evaluations["countdown"][12])])
+    }
+    for metric, k in (("mean", 1), ("pass@2", 2)):
+        expected = mean_with_interval(pass_at_k(N, after, k) - pass_at_k(N, before, k))
+        assert tuple(found[metric].difference) == pytest.approx((*expected, 6, "problems"))
+    unpaired = pass_at_k(N, after, 1) - np.roll(pass_at_k(N, before, 1), 1)
+    assert mean_with_interval(unpaired)[1] != pytest.approx(found["mean"].difference.low)
+    final = paired_finals([(one, two)], "reward")
+    assert final.difference.mean == final.second - final.first
+    assert np.isnan([final.difference.low, final.p]).all()  # no units to resample
+
+
+def test_what_cannot_be_paired_says_why(tmp_path):
+    runs = {s: demo_run(tmp_path / f"a-seed{s}", s) for s in (0, 1)} | {2: demo_run(tmp_path / "b-seed2", 2)}
+    runs[3] = demo_run(tmp_path / "b-seed3", 3, after=(1, 2))
+    sets = read_sets([f"a={runs[0]}", f"a={runs[1]}", f"b={runs[2]}", f"b={runs[3]}"])
+    with pytest.raises(RunError, match="no seed in common"):
+        pairs(*sets)
+    again = sets[0]._replace(runs=[sets[0].runs[0]] * 2)
+    with pytest.raises(RunError, match="several runs of seed 0"):
+        pairs(sets[0], again)
+    one, two = sets[0].runs[0].evaluations["countdown"][12], sets[1].runs[1].evaluations["countdown"][12]
+    with pytest.raises(RunError, match="problems are not the same"):
+        paired_scores([(one, two)])
+
+
+def test_training_runs_with_evaluations(tmp_path):
+    path = train_run(tmp_path / "run", htpo_log(0), objective="htpo", seed=5)
+    rng = np.random.default_rng(0)
+    answers = {step: random_answers(rng, accuracy) for step, accuracy in ((0, 0.2), (12, 0.6))}
+    for step, each in answers.items():
+        write_results(path / "evaluation" / f"step-{step}" / "sums.jsonl", each)
+    run = read_run(path)
+    assert (run.seed, run.steps, run.source, list(run.evaluations["sums"])) == (5, 12, "htpo train", [0, 12])
+    rows = [answer == "right" for each in answers[12].values() for answer in each]
+    context = Context(read_sets([path]), tmp_path / "report")
+    *_, steps, _, last, _, over = gains(context).rows[0]
+    assert (steps, over) == ("0 → 12", "20 problems")
+    assert last == "{} [{}, {}]".format(*map(number, mean_with_interval(np.reshape(rows, (20, 4)).mean(axis=1))))
+    table = verdicts(context).content[-1]
+    assert dict(zip(table.header[1:], map(int, table.rows[0][1:]), strict=True))["correct"] == sum(rows)
+    assert [path.name for path in context.directory.iterdir()] == ["evaluation_verdicts.png"]
+
+    (path / "evaluation" / "step-12" / "sums.json").unlink()  # a run that died while it evaluated
+    assert read_run(path).notes == ["sums.jsonl in step-12 is unfinished: there is no sums.json"]
+    assert list(read_run(path).evaluations["sums"]) == [0]
+
+
+def test_tokens_per_second(tmp_path):
+    log = [{"step": step, "step_time": 2.0 + (step == 5), "num_tokens": 10.0 * step**2} for step in (2, 4, 5)]
+    run = read_run(trl_run(tmp_path / "run", log))  # a logged step time is the mean since the last log
+    assert run.series("tokens_per_second") == pytest.approx({4: 120 / 4, 5: 90 / 3})
+    assert read_run(trl_run(tmp_path / "none", [{"step": 1, "num_tokens": 5.0}])).series("tokens_per_second") == {}
+
+
+def test_resumed_and_odd_values(tmp_path):
+    odd = [
+        {"step": 1, "reward": 1.0},
+        {"step": 2, "reward": "<b>"},
+        {"step": 3, "reward": None},
+        {"step": 1, "reward": 2},
+    ]
+    series = read_run(trl_run(tmp_path / "run", odd)).series("reward")
+    assert series[1] == 2.0
+    assert np.isnan([series[2], series[3]]).all()
+    assert over_seeds([1.0]).n == 1
+
+
+def broken(path, name):
+    file = path / name
+    if name == "result.json":
+        demo_run(path, 0)
+        file.write_text('{"config": {}}')
+    elif name == "metrics.jsonl":
+        demo_run(path, 0)
+        file.write_text('{"step": 1}\n{"st')
+    elif name == "sums.jsonl":
+        write_results(file, random_answers(np.random.default_rng(0), 0.5))
+        file.write_bytes(file.read_bytes()[:-200])
+    elif name == "trainer_state.json":
+        trl_run(path, trl_log(0))
+        file.write_text(file.read_text()[:-5])
+    elif name == "settings.json":
+        train_run(path, trl_log(0))
+        file.write_text("[]")
+    else:
+        trl_run(path, [{"step": 1}], log_history=[{"loss": 1.0}])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("result.json", "result.json is not what `htpo demo` writes"),
+        ("metrics.jsonl", "metrics.jsonl, line 2: broken JSON"),
+        ("sums.jsonl", "sums.jsonl"),
+        ("trainer_state.json", "trainer_state.json: broken JSON"),
+        ("settings.json", "settings.json: expected an object"),
+        ("a row without a step", "trainer_state.json: row 1 of the log has no step"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, name, said):
+    with pytest.raises(RunError, match=re.escape(said)):
+        read_run(broken(tmp_path / "run", name))
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["."], []])
+def test_command_line_refuses_in_one_line(tmp_path, arguments, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", *arguments])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    if arguments:
+        assert said.count("\n") == 1
+        assert said.startswith("htpo report: ")
+    if arguments == ["."]:
+        assert "trainer_state.json" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_mend_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", "run"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "htpo report: Reports need matplotlib: pip install 'htpo_trl[report]'.\n"
