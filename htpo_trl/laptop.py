@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from .config import HTPOConfig
 from .countdown import Problem, countdown_reward, is_solution, problems
 from .evaluation import mean_with_interval, pass_at_k
-from .objective import EFFECTS, GROUPS, Control
+from .token_map import write_token_map
 from .token_recorder import TokenRecorder
 from .trainer import HTPOTrainer
 from .warm_start import CPU_ARGUMENTS, Progress, build_model, build_tokenizer, save, warm_start
@@ -115,8 +115,8 @@ def choose_threads() -> int:
     return 2 if seconds[2] < 0.9 * seconds[1] else 1
 
 
-def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> list[dict]:
-    """Train by reinforcement; model and tokenizer go to `directory`. Returns three examples of tokens and groups."""
+def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> None:
+    """Train by reinforcement; model and tokenizer go to `directory`."""
     rng = random.Random(config.seed)
     prompts = [problem.prompt(rng) for problem in problems("train")]
     trainer = HTPOTrainer(
@@ -145,44 +145,14 @@ def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> list[d
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(directory / "metrics.jsonl"))
     trainer.add_callback(TokenRecorder(trainer, steps=max(config.steps // 4, 1)))
-    last: dict = {}  # mini-batch
-    trainer.loss_observers.append(lambda **seen: last.update(seen))
     trainer.train()
     trainer.create_model_card(model_name=directory.name)
     save(model, tokenizer, directory)
-    return _token_examples(last["inputs"], last["result"], tokenizer)
-
-
-def _token_examples(inputs: dict, result: Control, tokenizer) -> list[dict]:
-    """Three completions, of different kinds as far as there are, those first in which the rules changed most."""
-    rows: dict[str, list[int]] = {}
-    for row in (result.effects != 0).sum(dim=1).argsort(descending=True).tolist():
-        kind = (
-            f"{'hard' if inputs['is_hard'][row] else 'easy'} · {'correct' if inputs['is_correct'][row] else 'wrong'}"
-        )
-        rows.setdefault(kind, []).append(row)
-    picked = [(kind, members.pop(0)) for kind, members in sorted(rows.items())]
-    picked += [(kind, row) for kind, members in sorted(rows.items()) for row in members]
-    examples = []
-    for kind, row in picked[:3]:
-        length = int(inputs["completion_mask"][row].sum())
-        prompt_ids = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()]
-        examples.append(
-            {
-                "prompt": tokenizer.decode(prompt_ids),
-                "kind": kind,
-                "tokens": tokenizer.convert_ids_to_tokens(inputs["completion_ids"][row, :length].tolist()),
-                "groups": [GROUPS[i] for i in result.groups[row, :length].tolist()],
-                "effects": [EFFECTS[i - 1] if i else None for i in result.effects[row, :length].tolist()],
-            }
-        )
-    return examples
 
 
 def run(config: LaptopConfig) -> dict:
     """The main job from nothing to the report; returns what it wrote to `result.json`."""
     from .report import require_matplotlib, write_report  # before the work, so that it does not fail after it
-    from .report.token_figure import write_token_figure
 
     require_matplotlib()
     disable_progress_bar()  # of loading and saving; those of training and evaluation stay
@@ -226,7 +196,7 @@ def run(config: LaptopConfig) -> dict:
         lambda: evaluate(model, tokenizer, test, SAMPLES, "test"),
     )
     what = f"Reinforcement by {config.objective}, {config.steps} optimizer steps of 64 completions"
-    tokens = phase("reinforce", what, lambda: reinforce(config, model, tokenizer, directory))
+    phase("reinforce", what, lambda: reinforce(config, model, tokenizer, directory))
     after = phase(
         "evaluate_after",
         f"After: the same {len(test)} problems",
@@ -243,11 +213,11 @@ def run(config: LaptopConfig) -> dict:
         "correct_after": after,
         "summary": summarize(before, after),
     }
-    (directory / "tokens.json").write_text(json.dumps(tokens, indent=1))
     (directory / "result.json").write_text(json.dumps(result, indent=1))
-    write_token_figure(tokens, directory / "tokens.png")
-    page = phase("report", "Report", lambda: write_report([directory], directory / "report"))
-    print(f"\n{summary_table(result['summary'])}\nReport: {page}. In all: {sum(seconds.values()):.0f} s.")
+    report = phase("report", "Report", lambda: write_report([directory], directory / "report"))
+    token_map = write_token_map(directory)
+    print(f"\n{summary_table(result['summary'])}\n\nReport: {report}\nToken map: {token_map}")
+    print(f"In all: {sum(seconds.values()):.0f} s.")
     return result
 
 

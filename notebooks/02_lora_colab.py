@@ -115,13 +115,13 @@ print(test[0])
 # `TokenRecorder` stores a few completions with what the objective did to each token; 04_reading_a_run shows how to read them.
 
 # %%
-from htpo_trl.token_recorder import TokenRecorder
 from peft import LoraConfig
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation_callback import EvaluationCallback
 from htpo_trl.generation import Sampling
 from htpo_trl.rewards import last_number_reward, math_reward
+from htpo_trl.token_recorder import TokenRecorder
 
 
 common = {

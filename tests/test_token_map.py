@@ -17,7 +17,7 @@ from rich.console import Console
 
 from htpo_trl import cli, token_record
 from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, control
-from htpo_trl.palette import EFFECT_COLOURS, contrast, group_colour, ink
+from htpo_trl.palette import contrast, group_colour, ink
 from htpo_trl.token_map import print_token_map, write_token_map
 from htpo_trl.token_page import DARK, LIGHT
 from htpo_trl.token_record import effective_weight
@@ -145,7 +145,6 @@ def test_text_is_legible_on_every_colour(paper):
         assert contrast(low, high) > 1.5
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # known values of WCAG
-    assert set(EFFECT_COLOURS) == set(EFFECTS)
 
 
 def test_visible():
