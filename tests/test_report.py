@@ -215,6 +215,13 @@ def test_steps_of_some_seeds_only():
     assert band([{1: 1.0}, {2: 1.0}]) is None
 
 
+def test_round_off_is_not_magnified():
+    found = band([{1: 0.4, 2: 0.4}] * 3)
+    axis = figures.curves([Panel("share", "", [Curve(0, found._replace(high=found.high + 1e-15))])], ["run"]).axes[0]
+    low, high = axis.get_ylim()
+    assert high - low > 0.01
+
+
 def test_labels_of_runs_are_neither_formulas_nor_hidden():
     label, curve = r"_$\frac$", Curve(0, band([{1: 1.0}]))
     figure = figures.curves([Panel("reward", "", [curve]), Panel("shares", "%", [], label)], [label])

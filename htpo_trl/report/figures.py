@@ -159,6 +159,8 @@ def _bound(axis: Any, panel: Panel) -> None:
         # A group with tokens in two seeds at one step has an interval there that would flatten all else.
         reach = max(2 * np.nanquantile(halves[halves > 0], 0.9), 0.05 * (np.nanmax(means) - np.nanmin(means)))
         low, high = max(low, np.nanmin(means) - reach), min(high, np.nanmax(means) + reach)
+    if high - low < 1e-6 * np.nanmax(np.abs(means)):  # constant but for round-off
+        low, high = (np.nanmean(means) + 0.05 * np.nanmax(np.abs(means)) * sign for sign in (-1, 1))
     margin = 0.03 * (high - low) if panel.points else 0.0  # for marks at the bounds
     least, most = panel.bounds
     axis.set_ylim(
