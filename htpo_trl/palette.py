@@ -3,10 +3,12 @@
 from .objective import EFFECTS
 
 
-# Okabe and Ito's colours, told apart by colour-blind readers: one hue per difficulty and correctness, pale for low and
-# full for high entropy. In grey, difficulty and correctness are told by labels, line styles or marks.
+#: Okabe and Ito's colours, told apart by colour-blind readers: one hue per difficulty and correctness, pale for low
+#: and full for high entropy. In grey, difficulty and correctness are told by labels, line styles or marks.
 HUES = {"hard_correct": "#0072B2", "hard_wrong": "#D55E00", "easy_correct": "#009E73", "easy_wrong": "#CC79A7"}
+#: Hexadecimal colour of each of `EFFECTS`.
 EFFECT_COLOURS = dict(zip(EFFECTS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#000000"), strict=True))
+#: matplotlib's marker of each of `EFFECTS`.
 EFFECT_MARKS = dict(zip(EFFECTS, ("o", "^", "v", "s", "D"), strict=True))
 
 

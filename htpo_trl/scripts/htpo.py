@@ -31,6 +31,7 @@ from ..resolve import (
 )
 
 
+#: Class -> its title in the help.
 TITLES = {
     "HTPOConfig": "HTPO, and TRL's options whose defaults it changes (HTPOConfig)",
     "HTPOScriptArguments": "Data, rewards, benchmarks (HTPOScriptArguments)",
