@@ -14,6 +14,7 @@ import textwrap
 from docutils import nodes
 from docutils.utils import new_document
 from myst_parser.parsers.sphinx_ import MystParser
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -97,7 +98,9 @@ def process_docstring(app: Sphinx, what: str, name: str, obj: object, options: o
 
 
 def process_signature(app: Sphinx, what: str, name: str, obj: object, *_) -> tuple[str, None] | None:
-    """Of a configuration class: its own fields, not the 300 of TRL below it."""
+    """Of a configuration class: its own fields, not the 300 of TRL below it; of a protocol, none."""
+    if getattr(obj, "_is_protocol", False):
+        return "", None
     if not (inspect.isclass(obj) and dataclasses.is_dataclass(obj) and dataclasses.is_dataclass(obj.__base__)):
         return None
     fields = [field for field in dataclasses.fields(obj) if field.name in obj.__annotations__]
@@ -106,10 +109,19 @@ def process_signature(app: Sphinx, what: str, name: str, obj: object, *_) -> tup
     return f"({', '.join([*own, '**kwargs'])})", None
 
 
+def hide_value(app: Sphinx, domain: str, kind: str, content: addnodes.desc_content) -> None:
+    """Of a constant, but where it is a number or a word: tables and folders are for the source."""
+    values = content.parent.findall(addnodes.desc_annotation) if kind == "data" else ()
+    for node in [node for node in values if node.astext().startswith(" = ")]:
+        if not re.fullmatch(r" = ([\d.]+|'[^']{1,40}')", node.astext()):
+            node.parent.remove(node)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Entry point of the extension."""
     app.setup_extension("sphinx.ext.autodoc")
     app.add_directive("myst", Myst)
     app.connect("autodoc-process-docstring", process_docstring)
     app.connect("autodoc-process-signature", process_signature)
+    app.connect("object-description-transform", hide_value)
     return {"parallel_read_safe": True}

@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 #: The tasks of reasoning-gym whose answer is one number and which were recomputed here without a difference. Answers
 #: of others can be judged by the package's own scorers only, several of which evaluate the model's text (`eval`,
-#: `sympy.parse_expr`); some are wrong (`basic_arithmetic` divides by flooring). See docs/data.md.
+#: `sympy.parse_expr`); some are wrong (`basic_arithmetic` divides by flooring). See `docs/data.md`.
 PROCEDURAL_TASKS = (
     *("binary_alternation", "chain_sum", "count_bits", "count_primes", "decimal_chain_sum", "dice", "gcd"),
     *("largest_island", "lcm", "letter_counting", "maze", "products", "rotten_oranges", "self_reference"),

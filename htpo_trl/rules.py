@@ -119,7 +119,7 @@ class KeepGradient:
         return f"J_PPO; {', '.join(parts)}{when[self.when]}"
 
 
-#: A row of an objective table.
+#: A row of an objective table: one of the three.
 Rule = Clip | Detach | KeepGradient
 _RULES: dict[str, type[Rule]] = {"clip": Clip, "detach": Detach, "keep_gradient": KeepGradient}
 
