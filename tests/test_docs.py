@@ -47,7 +47,7 @@ def site(tmp_path_factory):
         text=True,
         timeout=300,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     return output / "html"
 
 
