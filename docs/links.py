@@ -14,7 +14,7 @@ PAGES = {"README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md"
 
 
 class RepositoryLinks(SphinxTransform):
-    """What MyST takes for a download (a file), or for a reference (a folder), outside `docs/`."""
+    """What MyST takes for a download (a file) or a reference (a folder, a page), outside `docs/`."""
 
     default_priority = 5
 
@@ -25,6 +25,8 @@ class RepositoryLinks(SphinxTransform):
         ]
         for node in links:
             target, _, anchor = node["reftarget"].partition("#")
+            if node["refdomain"] == "doc":  # Markdown: its name without suffix
+                target, anchor = f"{target}.md", node["reftargetid"]
             path = Path(os.path.normpath(folder / target))
             if node["reftype"] != "myst" or not path.exists() or path.is_relative_to(self.app.srcdir):
                 continue

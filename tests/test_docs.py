@@ -99,6 +99,7 @@ def test_links_to_the_repository(site):
     """Relative ones, which GitHub follows, become absolute on the site, or lead to its own pages."""
     page = (site / "invariance.html").read_text()
     assert f'href="{REPOSITORY}/blob/main/tests/test_invariance.py"' in page
+    assert 'href="../contributing.html#where-things-are"' in (site / "api/internals.html").read_text()
     assert 'href="compatibility.html"' in (site / "contributing.html").read_text()
     assert "../" not in "".join(re.findall(r"<article.*?</article>", page, re.DOTALL))
 
