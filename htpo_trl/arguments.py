@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, NoReturn
 from .flags import Flag, nearest
 
 
+#: Folder of the packaged recipes.
 RECIPES = files("htpo_trl") / "recipes"
+#: Folder of the packaged configurations of accelerate.
 ACCELERATE_CONFIGS = files("htpo_trl") / "accelerate_configs"
 
 
@@ -24,9 +26,9 @@ class Arguments(NamedTuple):
     """What recipe and command line ask for. Tokens are for argparse, those of the recipe first: the last one wins."""
 
     script: list[str]
-    launch: list[str]  # for `accelerate launch`
-    defaults: dict[str, Any]  # of the script: what a token cannot hold, `None` and mappings
-    own: list[str]  # of the command line alone, without those for `accelerate launch`
+    launch: list[str]  #: for `accelerate launch`
+    defaults: dict[str, Any]  #: of the script: what a token cannot hold, `None` and mappings
+    own: list[str]  #: of the command line alone, without those for `accelerate launch`
 
 
 def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[str] = ()) -> Arguments:

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
+#: The file that lists all others of a complete checkpoint.
 SEAL = "htpo_checkpoint.json"
-# Larger files, the weights of real models, are compared by size alone: hashing them would take minutes per checkpoint.
+#: Bytes. Larger files, the weights of real models, are compared by size alone: hashing them would take minutes.
 HASHED_UP_TO = 64 * 2**20
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from .arguments import RECIPES, UsageError, find, names
 
 
-# Kept beside the parser, so that --help needs no torch; a test compares it with the table of presets.
+#: The presets. Kept beside the parser, so that --help needs no torch; a test compares it with the table of presets.
 OBJECTIVES = ("htpo", "htpo-released", "dapo", "high-entropy-only", "gppo", "aspo")
 
+#: Head of `htpo train --help`; the options follow.
 TRAIN_HELP = """\
 usage: htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]
 
@@ -24,6 +25,7 @@ Train by HTPO. The options are the fields of the classes below, in the recipe (Y
 All other options of `accelerate launch` (--num_processes, --num_machines, ...) are passed on to it.
 The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_from_checkpoint true.
 """
+#: Head of `htpo eval --help`.
 EVAL_HELP = """\
 usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]
 

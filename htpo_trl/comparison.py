@@ -28,7 +28,7 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
     Returns:
         `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` with its 95%
         interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that of
-        [`~htpo_trl.metrics.sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which
+        [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which
         one matters.
 
     Raises:

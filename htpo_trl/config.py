@@ -10,7 +10,7 @@ from .objective import KeepGradient, Table, get_table
 from .rules import Rule, check_choice, rule_spec
 
 
-# The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
+#: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
 PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
 

@@ -14,12 +14,15 @@ from itertools import combinations_with_replacement
 from typing import Literal, NamedTuple
 
 
+#: All characters of prompts and completions.
 SYMBOLS = "0123456789+-*=,>:?!"
+#: Attempts of the searches that the warm start learns from.
 MAX_ATTEMPTS = 5
 _EQUATION = r"(\d{1,2})([-+*])(\d{1,2})=(\d{1,2})"
 _ATTEMPT = re.compile(f"{_EQUATION},{_EQUATION}", re.ASCII)
 _PROMPT = re.compile(r"([1-9]),([1-9]),([1-9])>([1-9]\d):", re.ASCII)
 
+#: Of the solvable problems.
 Split = Literal["train", "validation", "test"]
 
 

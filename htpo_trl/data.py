@@ -22,11 +22,11 @@ from .hub import BENCHMARKS, TEMPLATES, Benchmark, as_answer, as_text
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-# The tasks of reasoning-gym whose answer is one number and which were recomputed here without a difference. Answers of
-# others can be judged by the package's own scorers only, several of which evaluate the model's text (`eval`,
-# `sympy.parse_expr`); some are wrong (`basic_arithmetic` divides by flooring). See docs/data.md.
+#: The tasks of reasoning-gym whose answer is one number and which were recomputed here without a difference. Answers
+#: of others can be judged by the package's own scorers only, several of which evaluate the model's text (`eval`,
+#: `sympy.parse_expr`); some are wrong (`basic_arithmetic` divides by flooring). See `docs/data.md`.
 PROCEDURAL_TASKS = (
     *("binary_alternation", "chain_sum", "count_bits", "count_primes", "decimal_chain_sum", "dice", "gcd"),
     *("largest_island", "lcm", "letter_counting", "maze", "products", "rotten_oranges", "self_reference"),
@@ -262,7 +262,7 @@ def _build(
     if not kept:
         raise ValueError(f"{source}: no problem in {rows} rows, of which {len(conflicts)} have conflicting answers.")
     if len(kept) < rows:
-        logger.warning(
+        _logger.warning(
             "%s: %d rows, %d problems. Dropped: %d rows that repeat a problem, %d problems with conflicting answers.",
             *(source, rows, len(kept), rows - len(found), len(conflicts)),
         )

@@ -83,7 +83,7 @@ def evaluate(
             No progress bar, and no table at the end.
 
     Returns:
-        `dict`: benchmark → summary, see [`~htpo_trl.results.summarize`].
+        `dict`: benchmark → summary, see [`summarize`].
 
     Raises:
         ResultsError: if `output_dir` holds results of other settings or problems, naming the difference.
@@ -140,7 +140,7 @@ class Request(NamedTuple):
     problem: str
     sample: int
     row: dict[str, Any]
-    prompt: list[int]  # tokens
+    prompt: list[int]  #: tokens
     seed: int
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
+#: Place of a row, for errors, and its columns.
 Row = tuple[str, dict[str, Any]]
 
 
@@ -64,4 +65,5 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 _READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+#: Of the files that can be read.
 SUFFIXES = tuple(_READERS)

@@ -17,10 +17,10 @@ from typing import NamedTuple
 class Flag(NamedTuple):
     """A field of a configuration class."""
 
-    type: str  # as written in the source
+    type: str  #: as written in the source
     default: str
     help: str
-    owner: str  # name of the class that says what this field is
+    owner: str  #: name of the class that says what this field is
 
 
 def flags_of(module: str, *classes: str) -> dict[str, Flag]:

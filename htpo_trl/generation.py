@@ -66,9 +66,9 @@ class Sampling:
 class Completion(NamedTuple):
     """One sample of a model."""
 
-    text: str  # without special tokens
-    tokens: int  # the end-of-sequence token included
-    truncated: bool  # by max_new_tokens
+    text: str  #: without special tokens
+    tokens: int  #: the end-of-sequence token included
+    truncated: bool  #: by max_new_tokens
 
 
 class Generator(Protocol):
@@ -77,7 +77,9 @@ class Generator(Protocol):
     name: str  # of backend and model: kept with the results, which are resumed by the same alone
     tokenizer: Any
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]: ...
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
+        ...
 
 
 def load(model: Any) -> Generator:
@@ -114,6 +116,7 @@ class TransformersGenerator:
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos[0]
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        """As a batch, in evaluation mode; see [`Generator`]."""
         device = self.model.device
         length = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (length - len(p)) + p for p in prompts], device=device)
@@ -182,6 +185,7 @@ class VLLMGenerator:
         self.name = f"vllm {llm.llm_engine.model_config.model}"
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        """One request for each prompt; see [`Generator`]."""
         from vllm import SamplingParams
 
         parameters = [

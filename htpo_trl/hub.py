@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .verifier.answers import in_latex, last_boxed
 
 
-# What surrounds a problem; `answer` is the instruction of DAPO-Math-17k, to the letter.
+#: What surrounds a problem; `answer` is the instruction of DAPO-Math-17k, to the letter.
 TEMPLATES = {
     "boxed": "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
     "answer": "Solve the following math problem step by step. The last line of your response should be of the form "
@@ -83,6 +83,7 @@ class Benchmark(NamedTuple):
     read_solution: Callable[[Any], str] = as_answer
 
 
+#: Name -> where the set is, and how it is read.
 BENCHMARKS = {
     "dapo-math-17k": Benchmark(
         "BytedTsinghua-SIA/DAPO-Math-17k", None, "train", "prompt", "reward_model", _unframe, _ground_truth

@@ -15,9 +15,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 
+#: That stop a run.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A launcher and a cluster manager may both pass on one signal; what comes later is another.
-SAME_WITHIN = 1.0  # seconds
+#: Seconds. A launcher and a cluster manager may both pass on one signal; what comes later is another.
+SAME_WITHIN = 1.0
 
 
 @contextmanager

@@ -29,10 +29,14 @@ from .trainer import HTPOTrainer
 from .warm_start import CPU_ARGUMENTS, Progress, build_model, build_tokenizer, save, warm_start
 
 
+#: Tokens per completion.
 MAX_NEW_TOKENS = 64
-SAMPLES = 64  # per problem, before and after
-# Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26 always did.
+#: Samples per problem, before and after.
+SAMPLES = 64
+#: Validation mean@16. Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26
+#: always did.
 MIN_WARM_START_ACCURACY = 0.22
+#: Of a warm start that is too weak.
 MAX_EXTENSIONS = 2
 
 

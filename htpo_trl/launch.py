@@ -15,6 +15,7 @@ from .arguments import ACCELERATE_CONFIGS, UsageError, find, read
 from .scripts.htpo import flags
 
 
+#: The module that every process runs.
 SCRIPT = "htpo_trl.scripts.htpo"
 
 
@@ -23,7 +24,7 @@ class Layout(NamedTuple):
 
     processes: int
     machines: int
-    zero_stage: int  # 0: not DeepSpeed
+    zero_stage: int  #: 0: not DeepSpeed
     fsdp: bool
     offload: bool
 

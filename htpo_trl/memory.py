@@ -8,8 +8,8 @@ counted as in arXiv 2205.05198, for a decoder layer of today, by what was measur
 from typing import Any, NamedTuple
 
 
-# Shapes of the recipes' models, from their `config.json`: a plan can be made without the Hub.
 _QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
+#: Shapes of the recipes' models, from their `config.json`: a plan can be made without the Hub.
 SHAPES: dict[str, dict[str, Any]] = {
     "Qwen/Qwen3-0.6B": _QWEN3
     | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
@@ -27,6 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
     | {"head_dim": 64, "tie_word_embeddings": True},
 }
+#: Of a value, by the name of its type.
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -34,13 +35,13 @@ class Sizes(NamedTuple):
     """What of a model counts here."""
 
     parameters: int
-    in_linear_layers: int  # those that 4-bit and 8-bit quantization touch
+    in_linear_layers: int  #: those that 4-bit and 8-bit quantization touch
     trainable: int
     layers: int
     hidden: int
     vocabulary: int
-    kv_per_token: int  # values in the key-value cache per token
-    kept_per_token: int  # values that one layer keeps for the backward pass, per token
+    kv_per_token: int  #: values in the key-value cache per token
+    kept_per_token: int  #: values that one layer keeps for the backward pass, per token
 
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:

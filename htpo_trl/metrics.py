@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-EXACT_SIGNS = 14  # up to so many problems that differ, all 2^14 sign vectors are enumerated
+#: Up to so many problems that differ, all 2^14 sign vectors are enumerated.
+EXACT_SIGNS = 14
+#: Sign vectors where there are more.
 RANDOM_SIGNS = 10_000
 
 

@@ -13,7 +13,7 @@ from .objective import GROUPS
 from .results import table
 
 
-# What decides what is learned, in the order of the card.
+#: What decides what is learned, in the order of the card.
 OPTIONS = (
     *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "beta"),
     *("loss_type", "epsilon", "epsilon_high", "delta", "scale_rewards", "mask_truncated_completions"),

@@ -34,11 +34,11 @@ from torch import Tensor
 from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule
 
 
-# The eight groups, in the order of the paper's figure; a group's place is the code that `control` returns.
+#: The eight groups, in the order of the paper's figure; a group's place is the code that `control` returns.
 GROUPS: tuple[str, ...] = tuple(
     "_".join(names) for names in product(("hard", "easy"), ("correct", "wrong"), ("low", "high"))
 )
-# What a rule can do to a token; `control` returns place + 1, and 0 where the token keeps plain J_PPO.
+#: What a rule can do to a token; `control` returns place + 1, and 0 where the token keeps plain J_PPO.
 EFFECTS: tuple[str, ...] = ("detach_lowest", "detach_highest", "keep_below", "keep_inside", "keep_above")
 
 
@@ -93,6 +93,7 @@ def _everywhere(rule: Rule) -> dict[str, Rule]:
 _PENALTY = KeepGradient(below="bound")
 _RELEASED_PENALTY = KeepGradient(below="bound", when="always", sign=-1)
 
+#: Name -> objective, with its source above each.
 PRESETS: dict[str, Table] = {
     table.name: table
     for table in (
@@ -144,10 +145,10 @@ def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = 
 class Control(NamedTuple):
     """What [`control`] returns; every tensor is (B, T) and without gradient."""
 
-    advantages: Float[Tensor, "batch token"]  # effective advantages Â′
-    old_per_token_logps: Float[Tensor, "batch token"]  # effective log π_old′
-    groups: Int8[Tensor, "batch token"]  # place in GROUPS; -1 where masked or not judged
-    effects: Int8[Tensor, "batch token"]  # 1 + place in EFFECTS where a rule changed the objective, else 0
+    advantages: Float[Tensor, "batch token"]  #: effective advantages Â′
+    old_per_token_logps: Float[Tensor, "batch token"]  #: effective log π_old′
+    groups: Int8[Tensor, "batch token"]  #: place in GROUPS; -1 where masked or not judged
+    effects: Int8[Tensor, "batch token"]  #: 1 + place in EFFECTS where a rule changed the objective, else 0
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 from typing import Any
 
 
-# Okabe and Ito's colours, told apart by colour-blind readers: one hue per difficulty and correctness, pale for low and
-# full for high entropy. In grey, difficulty and correctness are told by labels, line styles or marks.
+#: Okabe and Ito's colours, told apart by colour-blind readers: one hue per difficulty and correctness, pale for low
+#: and full for high entropy. In grey, difficulty and correctness are told by labels, line styles or marks.
 HUES = {"hard_correct": "#0072B2", "hard_wrong": "#D55E00", "easy_correct": "#009E73", "easy_wrong": "#CC79A7"}
 # Of sets of runs: Okabe and Ito's colours again, with dashes and marks for grey.
 _SET_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

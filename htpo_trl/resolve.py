@@ -19,6 +19,7 @@ from .hub import BENCHMARKS, Benchmark
 if TYPE_CHECKING:
     from datasets import Dataset
 
+#: Name of a reward function -> its module.
 REWARDS = {
     **dict.fromkeys(
         ("math_reward", "signed_math_reward", "dapo_math_reward", "last_number_reward"), "htpo_trl.rewards"
@@ -26,6 +27,7 @@ REWARDS = {
     "countdown_reward": "htpo_trl.countdown",
     **dict.fromkeys(("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"), "trl.rewards"),
 }
+#: The reward that is made for a length.
 OVERLONG = "get_soft_overlong_punishment"
 
 

@@ -26,7 +26,7 @@ class Results(NamedTuple):
     """A finished result file, see [`read`]."""
 
     settings: dict[str, Any]
-    problems: dict[str, list[dict[str, Any]]]  # id of the problem -> its samples
+    problems: dict[str, list[dict[str, Any]]]  #: id of the problem -> its samples
 
 
 def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]], batch_size: int) -> int:

@@ -37,6 +37,17 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _saved_step: int | None = None  # of the last checkpoint, written or resumed from
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """
+        [`~transformers.Trainer.train`], from a complete checkpoint alone.
+
+        Args:
+            resume_from_checkpoint (`bool` or `str`, *optional*):
+                `True` takes the last complete checkpoint of `output_dir`, with a warning for each that is skipped; a
+                path takes that one.
+
+        Raises:
+            CheckpointError: if there is none, or it is incomplete or damaged.
+        """
         if resume_from_checkpoint is True:
             # One process chooses, so that all take the same one.
             output_dir = str(self.args.output_dir)

@@ -37,7 +37,7 @@ def math_reward(
 ) -> list[float | None]:
     r"""
     Reward 1.0 for completions whose final answer is mathematically equal to the gold, else 0.0. The final answer is
-    the last `\boxed{}` or `Answer:` line; see [`~verifier.Verifier`] for the limits in time and memory.
+    the last `\boxed{}` or `Answer:` line; see [`~htpo_trl.verifier.Verifier`] for the limits in time and memory.
 
     Args:
         completions (list of `str`, or of lists of messages):

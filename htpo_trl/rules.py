@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+#: Of a kept gradient; see [`KeepGradient`].
 Weight = Literal["bound", "inverse_ratio"] | float | None
 
 
@@ -120,6 +121,7 @@ class KeepGradient:
         return f"J_PPO; {', '.join(parts)}{when[self.when]}"
 
 
+#: A row of an objective table: one of the three.
 Rule = Clip | Detach | KeepGradient
 _RULES: dict[str, type[Rule]] = {"clip": Clip, "detach": Detach, "keep_gradient": KeepGradient}
 

@@ -107,9 +107,9 @@ def _is_per_row(column: Any, n: int) -> bool:
 class Rollouts(NamedTuple):
     """Completions of one round."""
 
-    rows: list[Any]  # one per completion of this process; may go to another process
-    rewards: Tensor  # (n_processes * len(rows), n_rewards), of all processes
-    accuracy: list[float]  # of each group of all processes; NaN where no response was judged
+    rows: list[Any]  #: one per completion of this process; may go to another process
+    rewards: Tensor  #: (n_processes * len(rows), n_rewards), of all processes
+    accuracy: list[float]  #: of each group of all processes; NaN where no response was judged
 
 
 class _Group(NamedTuple):
@@ -121,11 +121,11 @@ class _Group(NamedTuple):
 class Batch(NamedTuple):
     """What [`collect`] returns."""
 
-    rows: list[Any]  # of this process
-    rewards: Tensor  # (n_processes * len(rows), n_rewards), of all processes
+    rows: list[Any]  #: of this process
+    rewards: Tensor  #: (n_processes * len(rows), n_rewards), of all processes
     rounds: int
-    accuracy: list[float]  # of every group that was generated, in order
-    missing: int  # groups of the batch that are not informative
+    accuracy: list[float]  #: of every group that was generated, in order
+    missing: int  #: groups of the batch that are not informative
 
     def metrics(self, group_size: int) -> dict[str, float]:
         """What the sampling was like; shares of the groups that were generated unless said otherwise."""

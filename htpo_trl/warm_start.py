@@ -15,7 +15,7 @@ from .countdown import SYMBOLS, problems, write_search
 
 
 ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
-# TRL's defaults are a GPU's: bf16 and gradient checkpointing.
+#: TRL's defaults are a GPU's: bf16 and gradient checkpointing.
 CPU_ARGUMENTS: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 
 

@@ -618,7 +618,8 @@ def documented_commands():
     """Every line of a shell block in README, docs and the recipes' headers that calls `htpo`."""
     for document in DOCUMENTS:
         for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
-            yield from re.findall(r"^(?:\.venv/bin/)?(htpo .*|.* -m htpo_trl\.scripts\.htpo .*)$", block, re.MULTILINE)
+            lines = block.replace("\\\n", " ")
+            yield from re.findall(r"^(?:\.venv/bin/)?(htpo .*|.* -m htpo_trl\.scripts\.htpo .*)$", lines, re.MULTILINE)
     for name in names(RECIPES):
         header = load_recipe(name)[0].read_text().split("\nmodel_name_or_path")[0]
         yield from re.findall(r"(htpo (?:train|eval) .*)", re.sub(r"\\\n#\s*", "", header).replace("HOST", "h"))
@@ -649,10 +650,16 @@ def test_documented_commands(line):
 
 def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "command_line.md").read_text()
+    text = (ROOT / "docs" / "recipes.md").read_text()
     for name in names(RECIPES):
         if name != "laptop":  # whose model is made by `htpo demo`
             processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
             layout = Layout(processes, 1, 3 if processes > 1 else 0, False, False)
-            together = re.search(r"together +([\d.]+) GiB", plan(read(["--config", name], htpo.flags()), layout))
-            assert re.search(rf"\| `{name}` \|.*\| {together[1]} \|", text)
+            found = re.search(
+                r"batch +\d+ responses = (\d+ prompts x \d+).*step +(\d+) .*together +([\d.]+) GiB",
+                plan(read(["--config", name], htpo.flags()), layout),
+                re.DOTALL,
+            )
+            assert re.search(
+                rf"\| `{name}` \|.* = {found[1].replace(' prompts', '')} \| {found[2]} \|.*\| {found[3]} \|", text
+            )

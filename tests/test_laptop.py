@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from htpo_trl import HTPOConfig, laptop, token_record, warm_start
+from htpo_trl import laptop, token_record, warm_start
 from htpo_trl.countdown import SYMBOLS, problems
 from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
@@ -151,26 +151,3 @@ def test_every_readme_command_is_run_by_a_test():
     }
     for command in commands(README):
         assert any(command.startswith(known) for known in tested), f"no test runs `{command}`"
-
-
-def test_readme_python_trains(tiny_chat_model, tmp_path, monkeypatch):
-    """The README's ten lines, with a tiny model and a local file in the place of the Hub's."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    data = tmp_path / "data.jsonl"
-    data.write_text('{"prompt": [{"role": "user", "content": "1 + 2"}], "solution": "$3$"}\n' * 8)
-    replaced = {
-        '"Qwen/Qwen3-0.6B"': f'"{tiny_chat_model}"',
-        '"trl-lib/DeepMath-103K"': f'"json", data_files="{data}"',
-    }
-    for old, new in replaced.items():
-        assert code.count(old) == 1
-        code = code.replace(old, new)
-    cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "max_steps": 1}
-    monkeypatch.setattr(
-        "htpo_trl.HTPOConfig", lambda *a, **k: HTPOConfig(*a, **{**k, **cpu, "max_completion_length": 8})
-    )
-    monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    exec(compile(code, "README", "exec"), namespace)
-    assert namespace["trainer"].state.global_step == 1
-    assert "htpo/accuracy" in namespace["trainer"].state.log_history[0]

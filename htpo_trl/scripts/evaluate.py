@@ -12,6 +12,7 @@ from ..flags import Flag, flags_of
 from ..resolve import PromptArguments, as_options, benchmark, check_options, reward_functions
 
 
+#: Class -> its title in the help.
 TITLES = {"EvalArguments": "Evaluation", "PromptArguments": "Prompts"}
 
 

@@ -1,8 +1,10 @@
 """
 Train by HTPO, TRL-style: `htpo train`, or under a launcher of your own:
 
-    accelerate launch -m htpo_trl.scripts.htpo --config smollm2-135m-cpu
-    torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --learning_rate 2e-6
+```bash
+accelerate launch -m htpo_trl.scripts.htpo --config smollm2-135m-cpu
+torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --learning_rate 2e-6
+```
 """
 
 import json
@@ -31,6 +33,7 @@ from ..resolve import (
 )
 
 
+#: Class -> its title in the help.
 TITLES = {
     "HTPOConfig": "HTPO, and TRL's options whose defaults it changes (HTPOConfig)",
     "HTPOScriptArguments": "Data, rewards, benchmarks (HTPOScriptArguments)",
