@@ -6,12 +6,13 @@ TEST_ARGS ?=
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup clean
+.PHONY: help demo test lint docs setup clean
 
 help:
 	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run about 8)"
 	@echo "make test   run the tests (set-up 2 minutes, tests 11)"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   the documentation, to docs/_build/html (half a minute)"
 	@echo "Options of the two: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective'."
 
 demo: setup
@@ -26,6 +27,9 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+docs: setup
+	@$(VENV)/bin/python -m sphinx -W --keep-going --nitpicky --quiet docs docs/_build/html
 
 setup: $(SETUP)
 

@@ -16,7 +16,8 @@ from .token_record import steps
 from .token_view import View, changes, visible
 
 
-MARKS = dict(zip(EFFECTS, "××↓↔↑", strict=True))  # beside a token in the terminal
+#: What stands beside a token in the terminal, by effect.
+MARKS = dict(zip(EFFECTS, "××↓↔↑", strict=True))
 
 
 def write_token_map(

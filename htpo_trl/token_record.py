@@ -52,6 +52,7 @@ _OF_TOKENS = {
     "groups": pa.int8(),
     "effects": pa.int8(),
 }
+#: Of the parquet file.
 SCHEMA = pa.schema(
     {
         "prompt": pa.string(),

@@ -8,10 +8,12 @@ The pictures of report and token map in README and docs, from real runs: docs/im
 Needs Chromium, `apt install chromium`.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from htpo_trl.report import write_report
@@ -20,11 +22,12 @@ from htpo_trl.token_map import write_token_map
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
-SETS = [f"{name}={ROOT}/runs/seeds/{name}-seed{seed}" for name in ("dapo", "htpo") for seed in range(5)]
-RUN = ROOT / "runs" / "laptop" / "htpo-seed0"
+SETS = [f"{name}=runs/seeds/{name}-seed{seed}" for name in ("dapo", "htpo") for seed in range(5)]
+RUN = "runs/laptop/htpo-seed0"
 
 
 def main() -> None:
+    os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
 
@@ -33,15 +36,15 @@ def main() -> None:
             page.goto(source.as_uri())
             if hover:
                 page.locator(hover).first.hover()
-                page.locator("[role=tooltip]").wait_for()
+                page.locator("#tip").wait_for()
             page.screenshot(path=IMAGES / f"{name}.png")
 
         shoot(write_report(SETS, place), "report", 1500)
-        for name in ("learning", "budgets"):
-            shutil.copyfile(Path(place) / f"{name}.png", IMAGES / f"report_{name}.png")
-        # The step of the run in which the rules changed most of the recorded tokens.
-        shoot(write_token_map(RUN, 120, output=Path(place) / "one.html"), "token_map", 950, ".tokens .e3")
-        versus = write_token_map(RUN, 120, "aspo", Path(place) / "two.html")
+        with Image.open(Path(place) / "learning.png") as picture:
+            picture.quantize().save(IMAGES / "report_learning.png")  # a third of the size
+        # A step in which a rule changed one of the recorded tokens.
+        shoot(write_token_map(RUN, 120, output=Path(place) / "one.html"), "token_map", 900, ".tokens .e3")
+        versus = write_token_map(RUN, 120, "high-entropy-only", Path(place) / "two.html")
         shoot(versus, "token_map_versus", 1000)
         browser.close()
 

@@ -1,9 +1,12 @@
 """
 Every block of code in README and docs is run or checked, by its language: `python` is run, `yaml` is parsed by the
 command, of `bash` the lines that call `htpo` are parsed in `test_command_line.py` and all others must be known here,
-`text` is output.
+`text` is output, what the Python block right before it prints.
 """
 
+import contextlib
+import io
+import json
 import re
 import shutil
 import tomllib
@@ -14,7 +17,7 @@ import datasets
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl import HTPOConfig, HTPOTrainer, objective
 from htpo_trl.arguments import read
 from htpo_trl.generation import Sampling
 from htpo_trl.launch import _accelerate_config
@@ -52,6 +55,11 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):  # noqa: F811
     write_jsonl(tmp_path / "trl-lib/DeepMath-103K/train.jsonl", *CHAT)
     (tmp_path / "exercises.csv").write_text("question,answer\n" + "".join(f"{i} + 2,{i + 2}\n" for i in range(50)))
     shutil.copytree(tiny_chat_model, tmp_path / "runs/trained")
+    for run in ("dapo-seed0", "htpo-seed0"):
+        (tmp_path / "runs" / run).mkdir()
+        state = {"global_step": 2, "log_history": [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}]}
+        (tmp_path / "runs" / run / "trainer_state.json").write_text(json.dumps(state))
+    monkeypatch.setattr(objective, "PRESETS", dict(objective.PRESETS))  # a page adds its own
 
     def shorten(cls, **changed):
         init = cls.__init__
@@ -70,6 +78,14 @@ def halfway(model, data):
     return trainer
 
 
+def printing(document):
+    """Each Python block with the block of text right after it, if any."""
+    fences = tokens(document)
+    for token, following in zip(fences, [*fences[1:], None], strict=True):
+        if token.type == "fence" and token.info == "python":
+            yield token.content, following.content if following and following.info == "text" else None
+
+
 @with_block("python")
 def test_python_runs(document, offline):
     """All blocks of a page, in their order, in one namespace: what they leave out is the reader's."""
@@ -77,8 +93,10 @@ def test_python_runs(document, offline):
     namespace = {"HTPOConfig": HTPOConfig, "train_dataset": datasets.Dataset.from_list(CHAT)}
     if "trainer" in "".join(source) and "HTPOTrainer(" not in "".join(source):
         namespace["trainer"] = halfway(offline[MODEL], namespace["train_dataset"])
-    for block in source:
-        exec(compile(block.replace(MODEL, offline[MODEL]), name(document), "exec"), namespace)
+    for block, output in printing(document):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block.replace(MODEL, offline[MODEL]), name(document), "exec"), namespace)
+        assert output in (None, printed.getvalue())
     if trainer := namespace.get("trainer"):
         assert trainer.state.global_step == trainer.args.max_steps
         assert any("htpo/share/hard_wrong_low" in row for row in trainer.state.log_history)

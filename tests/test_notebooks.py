@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import jupytext
@@ -38,13 +39,19 @@ def test_the_pair_agrees_and_holds_no_output(source):
     assert "PUSH_TO_HUB = False" in source.read_text()
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """One for all, as in a clone of the repository: the last notebook reads the runs of the first."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(source, tmp_path, monkeypatch):
+def test_it_runs_from_top_to_bottom(source, directory, monkeypatch):
     for name, value in {"HTPO_REDUCED": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
     # The kernel is the interpreter of the tests, and so are the commands that a cell calls.
-    monkeypatch.setenv("PATH", f"{Path(os.sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    resources = {"metadata": {"path": str(tmp_path)}}
+    resources = {"metadata": {"path": str(directory)}}
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)

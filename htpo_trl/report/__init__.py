@@ -5,6 +5,7 @@ Reading is in `runs.py` and `sets.py`, statistics in `estimates.py`, drawing in 
 sections of the page are in `training.py` and `evaluation.py`, and are put together here.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def _runs(context: Context) -> Section:
     rows = []
     for s in context.sets:
         for run in s.runs:
-            cells = (s.name, run.name, run.seed, run.source, run.steps, run.path)
+            cells = (s.name, run.name, run.seed, run.source, run.steps, os.path.relpath(run.path))
             rows.append([MISSING if cell is None else str(cell) for cell in cells])
     return Section("runs", "Runs", [Table(header, rows, len(header)), READING, f"Report of htpo_trl {__version__}."])
 

@@ -12,7 +12,8 @@ from .page import Picture, Section
 from .sets import RunSet
 
 
-DPI = 130
+_DPI = 130
+#: What stands in a table where there is no value.
 MISSING = "–"
 
 
@@ -37,7 +38,7 @@ class Context:
     def picture(self, name: str, figure: Any, alt: str) -> Picture:
         """Write a figure to `<name>.png`."""
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI)
+        figure.savefig(buffer, format="png", dpi=_DPI)
         (self.directory / f"{name}.png").write_bytes(buffer.getvalue())
         return Picture(buffer.getvalue(), f"{alt} Sets: {', '.join(self.labels)}.")
 

@@ -18,8 +18,10 @@ from .runs import Evaluation, Run, RunError
 from .sets import RunSet
 
 
-MAX_POINTS = 50  # of a curve: beyond, neighbouring steps are averaged
-FINAL_SHARE = 0.1  # of the logged values, the last ones, whose mean is the final value
+#: Points of a curve: beyond, neighbouring steps are averaged.
+MAX_POINTS = 50
+#: Share of the logged values, the last ones, whose mean is the final value.
+FINAL_SHARE = 0.1
 
 
 class Estimate(NamedTuple):

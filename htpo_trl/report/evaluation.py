@@ -27,15 +27,15 @@ from .sets import RunSet
 from .training import scaled
 
 
-PAIRING = (
+_PAIRING = (
     "Each difference is a set minus the first one, {}. Where they have several seeds in common, the two runs of each "
     "seed are subtracted, evaluations problem by problem and then averaged over problems, and the 95% interval is "
     "Student's t over seeds. With one pair of runs it is the bootstrap over problems, and training metrics have none. "
     "p is that of the sign-flip test over the same seeds or problems, not corrected for the number of metrics; with n "
     "seeds it cannot be below 2/2ⁿ."
 )
-OVER_TRAINING = ("reward", "htpo/accuracy", "entropy", "completions/mean_length")  # differences that are drawn
-K = "samples per problem, k"
+_OVER_TRAINING = ("reward", "htpo/accuracy", "entropy", "completions/mean_length")  # differences that are drawn
+_K = "samples per problem, k"
 
 
 def gains(context: Context) -> Table:
@@ -116,7 +116,7 @@ def budgets(context: Context) -> Section:
                     if len(by_k) > 1:
                         found.append(Curve(i, _points(by_k), faded=step != steps[-1]))
             if found:
-                panels.append(Panel(f"{benchmark}: {kind}@k", f"{kind}@k", found, "", (0, 1), K, True, True))
+                panels.append(Panel(f"{benchmark}: {kind}@k", f"{kind}@k", found, "", (0, 1), _K, True, True))
     if not panels:
         why = {s.name: "no evaluation with several samples per problem" for s in context.sets}
         return context.nothing("budgets", heading, why)
@@ -148,7 +148,7 @@ def differences(context: Context) -> Section:
                 by_k = _by_budget({d.metric: d.difference for d in found}, kind)
                 if len(by_k) > 1:
                     title = f"{benchmark}: {kind}@k"
-                    empty = Panel(title, f"difference of {kind}@k", [], "", (None, None), K, True, True, True)
+                    empty = Panel(title, f"difference of {kind}@k", [], "", (None, None), _K, True, True, True)
                     panels.setdefault(title, empty).curves.append(Curve(i, _points(by_k)))
         for metric in FINAL:
             difference = paired_finals(both, metric.key, metric.scale)
@@ -156,12 +156,12 @@ def differences(context: Context) -> Section:
                 rows.append(_row(other.name, metric.label, difference, metric.decimals))
             series = [(one.series(metric.key), two.series(metric.key)) for one, two in both]
             curve = band([{step: two[step] - one[step] for step in one if step in two} for one, two in series])
-            if curve is not None and metric.key in OVER_TRAINING:
+            if curve is not None and metric.key in _OVER_TRAINING:
                 empty = Panel(metric.title, f"difference, {metric.unit}", [], zero=True)
                 panels.setdefault(metric.key, empty).curves.append(Curve(i, scaled(curve, metric.scale)))
     context.missing += [(heading, name, note) for name, note in notes]
     content: list[Block] = [
-        PAIRING.format(baseline.name),
+        _PAIRING.format(baseline.name),
         *(f"{name}: {note}." for name, note in notes),
     ]
     if panels:

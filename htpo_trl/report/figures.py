@@ -16,8 +16,8 @@ from ..palette import set_style
 from .estimates import Band
 
 
-WIDTH = 11.0  # inches, of three panels
-MAX_LABEL = 48
+_WIDTH = 11.0  # inches, of three panels
+_MAX_LABEL = 48
 
 
 class Curve(NamedTuple):
@@ -48,7 +48,7 @@ def require_matplotlib() -> None:
         raise ModuleNotFoundError("Reports need matplotlib: pip install 'htpo_trl[report]'.")
 
 
-def new_figure(height: float, width: float = WIDTH) -> Any:
+def new_figure(height: float, width: float = _WIDTH) -> Any:
     """An empty figure, in inches, that draws to files alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     """
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     rows = -(-len(panels) // columns)
-    figure = new_figure(0.6 + 2.9 * rows, WIDTH * max(columns, 2) / 3)
+    figure = new_figure(0.6 + 2.9 * rows, _WIDTH * max(columns, 2) / 3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.remove()
@@ -186,7 +186,7 @@ def add_legend(figure: Any, handles: list[Any], labels: Sequence[str]) -> None:
     for handle, label in zip(handles, labels, strict=True):
         handle.set_label(f" {shorten(label)}")
     if handles:
-        ncols = 4 if figure.get_figwidth() == WIDTH else 2
+        ncols = 4 if figure.get_figwidth() == _WIDTH else 2
         place = {"loc": "outside upper left", "ncols": ncols}
         legend = figure.legend(handles=handles, **place, frameon=False, fontsize=9, handlelength=3.5)
         for text in legend.get_texts():
@@ -209,5 +209,5 @@ def add_text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
 def shorten(label: str) -> str:
     """A label of a run on one line, without its middle where it is long: runs differ at their ends."""
     label = " ".join(label.split())
-    half = MAX_LABEL // 2
-    return label if len(label) <= MAX_LABEL else f"{label[: half - 1]}…{label[-half:]}"
+    half = _MAX_LABEL // 2
+    return label if len(label) <= _MAX_LABEL else f"{label[: half - 1]}…{label[-half:]}"

@@ -41,6 +41,7 @@ def _percent(key: str, title: str, of: str = "tokens", optional: bool = False) -
     return Metric(key, title, f"% of {of}", 100, (0, 100), optional, 1)
 
 
+#: Reward and what it is made of.
 LEARNING = Curves(
     "learning",
     "Learning curves",
@@ -57,6 +58,7 @@ LEARNING = Curves(
         Metric("eval_reward", "Mean reward on the trainer's evaluation data", "reward", 1, (None, None), True),
     ),
 )
+#: Entropy, overall and by group.
 ENTROPY = Curves(
     "entropy",
     "Entropy, overall and by group",
@@ -67,12 +69,14 @@ ENTROPY = Curves(
         *(Metric(f"htpo/entropy/{group}", group_label(group), "nats") for group in GROUPS),
     ),
 )
+#: Tokens that each rule touched.
 RULES = Curves(
     "rules",
     "Tokens that a rule touched",
     "Share of the trained tokens whose objective a rule of the table really changed, over plain PPO-clip.",
     tuple(_percent(f"htpo/special/{effect}", effect.replace("_", " ")) for effect in EFFECTS),
 )
+#: Clip fractions, true and as TRL counts them.
 CLIPPING = Curves(
     "clipping",
     "Clip fractions",
@@ -85,6 +89,7 @@ CLIPPING = Curves(
         _percent("clip_ratio/high_mean", "Clipped by the loss, above"),
     ),
 )
+#: Lengths and truncation.
 LENGTHS = Curves(
     "lengths",
     "Lengths and truncation",
@@ -96,6 +101,7 @@ LENGTHS = Curves(
         _percent("completions/clipped_ratio", "Truncated", "completions"),
     ),
 )
+#: Cost of dynamic sampling.
 SAMPLING = Curves(
     "sampling",
     "Cost of dynamic sampling",
@@ -110,6 +116,7 @@ SAMPLING = Curves(
         _percent("htpo/sampling/frac_filled", "Trained groups that are not informative", "trained groups"),
     ),
 )
+#: Tokens per second and time of a step.
 THROUGHPUT = Curves(
     "throughput",
     "Throughput",
@@ -120,6 +127,7 @@ THROUGHPUT = Curves(
         Metric("step_time", "Time of an optimizer step", "seconds"),
     ),
 )
+#: Metrics whose final values are compared.
 FINAL = (
     *LEARNING.metrics[:3],
     ENTROPY.metrics[0],

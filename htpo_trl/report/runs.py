@@ -19,8 +19,9 @@ from ..files import rows_of
 from ..results import Results, ResultsError, budgets, read, scores
 
 
-TOKENS_PER_SECOND = "tokens_per_second"  # not logged: of two metrics that are
-LOOKED_FOR = (
+#: A metric that is not logged, but made of two that are.
+TOKENS_PER_SECOND = "tokens_per_second"
+_LOOKED_FOR = (
     "trainer_state.json (there, or in checkpoint-*), metrics.jsonl of `htpo demo`, evaluation/step-*/*.jsonl, or "
     "*.jsonl of `htpo eval` with their .json"
 )
@@ -132,7 +133,7 @@ def read_run(directory: str | Path) -> Run:
     if state is None and not evaluations and options is None:
         evaluations = {benchmark: {None: each} for benchmark, each in _result_files(path, notes).items()}
         if not evaluations:
-            raise RunError(f"{directory} is no run directory. Looked for {LOOKED_FOR}.")
+            raise RunError(f"{directory} is no run directory. Looked for {_LOOKED_FOR}.")
         source, notes = "htpo eval", [note for note in notes if "trainer_state" not in note]
         options = _flatten({name: _sampling(each[None]) for name, each in evaluations.items()})
     return _run(path, source, options, versions, log, evaluations, notes)

@@ -15,7 +15,7 @@ _NO_DIFFERENCE = re.compile(
     r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
     r"|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
 )
-MAX_NAME = 40
+_MAX_NAME = 40
 
 
 class RunSet(NamedTuple):
@@ -105,7 +105,7 @@ def _names(sets: list[tuple[str | None, list[Run]]]) -> list[str]:
         names.append(
             ", ".join(text if option == "objective" else f"{option}={text}" for option, text in values.items())
         )
-    if len(set(names)) < len(names) or not all(0 < len(name) <= MAX_NAME for name in names):
+    if len(set(names)) < len(names) or not all(0 < len(name) <= _MAX_NAME for name in names):
         names = [runs[0].stem for _, runs in unnamed]
     left = iter(names)
     names = [name or next(left) for name, _ in sets]

@@ -11,8 +11,8 @@ from .estimates import Band
 from .figures import add_legend, new_figure, say_missing, shorten, step_label
 
 
-HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
-VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
+_HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
+_VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
 
 
 def shares(columns: Mapping[str, Mapping[str, Band] | str]) -> Any:
@@ -36,7 +36,7 @@ def shares(columns: Mapping[str, Mapping[str, Band] | str]) -> Any:
             continue
         first = data[GROUPS[0]]
         areas = axis.stackplot(first.steps, [100 * data[group].mean for group in GROUPS])
-        for area, group, hatch in zip(areas, GROUPS, HATCHES, strict=True):
+        for area, group, hatch in zip(areas, GROUPS, _HATCHES, strict=True):
             area.set(facecolor=group_colour(group), edgecolor="white", hatch=hatch, linewidth=0.3)
         axis.set(ylim=(0, 100), xlim=(first.steps[0], max(first.steps[-1], first.steps[0] + 1)))
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -45,7 +45,7 @@ def shares(columns: Mapping[str, Mapping[str, Band] | str]) -> Any:
         axis.tick_params(labelsize=8)
     handles = [
         _patch(facecolor=group_colour(group), edgecolor="white", hatch=hatch, linewidth=0.3)
-        for group, hatch in zip(GROUPS, HATCHES, strict=True)
+        for group, hatch in zip(GROUPS, _HATCHES, strict=True)
     ]
     add_legend(figure, handles, [group_label(group) for group in GROUPS])
     return figure
@@ -57,7 +57,7 @@ def verdicts(rows: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> Any
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     left = np.zeros(len(rows))
-    for name, colour, hatch in zip(names, VERDICT_COLOURS, HATCHES, strict=False):
+    for name, colour, hatch in zip(names, _VERDICT_COLOURS, _HATCHES, strict=False):
         widths = np.array([100 * counts.get(name, 0) / sum(counts.values()) for counts in rows.values()])
         axis.barh(range(len(rows)), widths, left=left, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
         left += widths
@@ -69,7 +69,7 @@ def verdicts(rows: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> Any
     axis.set_xlabel("% of samples", fontsize=9)
     handles = [
         _patch(facecolor=colour, edgecolor="white", hatch=hatch, linewidth=0.3)
-        for _, colour, hatch in zip(names, VERDICT_COLOURS, HATCHES, strict=False)
+        for _, colour, hatch in zip(names, _VERDICT_COLOURS, _HATCHES, strict=False)
     ]
     add_legend(figure, handles, [name.replace("_", " ") for name in names])
     return figure
