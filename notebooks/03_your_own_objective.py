@@ -57,7 +57,7 @@ print(PRESETS["htpo"])
 # %% [markdown]
 # ## Write a row
 #
-# Row 2: on a hard prompt, in a correct response, at a token of high entropy, HTPO keeps a gradient of weight $1+\varepsilon_{hi}$
+# Row 2: on a hard prompt, in a correct response, at a token of high entropy, HTPO keeps a gradient of weight 1+ε_hi
 # above the clip range. Say we believe that this is too eager, and want the weight to stay 1 there, and to be kept for such tokens
 # on easy prompts, too.
 

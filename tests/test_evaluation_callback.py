@@ -1,23 +1,19 @@
 import json
 import random
-import re
-import shutil
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from transformers import Qwen3ForCausalLM, TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
-from htpo_trl import HTPOConfig, evaluation_callback
+from htpo_trl import evaluation_callback
 from htpo_trl.evaluation import Sampling, compare, evaluate
 from htpo_trl.evaluation_callback import EvaluationCallback
 
-from .conftest import CPU_ARGUMENTS, even_digits
-from .distributed_run import ROOT, TORCHRUN, ZERO3, build, launch, records
+from .conftest import even_digits
+from .distributed_run import TORCHRUN, ZERO3, build, launch, records
 
 
 SAMPLING = {"num_samples": 3, "max_new_tokens": 8, "batch_size": 4}
@@ -170,29 +166,6 @@ def test_two_processes(directory, tokenizer, launcher):
         for benchmark in BENCHMARKS:
             expected = (directory / f"apart-{step}" / f"{benchmark}.jsonl").read_bytes()
             assert (directory / "run" / "evaluation" / f"step-{step}" / f"{benchmark}.jsonl").read_bytes() == expected
-
-
-def test_documentation_runs_as_it_stands(tiny_chat_model, tmp_path, monkeypatch, capsys):
-    """But for the Hub's model, a CPU's arguments, and sizes."""
-    data = Dataset.from_dict({"prompt": [[{"role": "user", "content": "1 + 2"}]] * 8, "solution": ["$3$"] * 8})
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    cpu = CPU_ARGUMENTS | {"max_steps": 2, "eval_steps": 1}
-    config = HTPOConfig.__init__
-    monkeypatch.setattr(HTPOConfig, "__init__", lambda self, *args, **kwargs: config(self, *args, **kwargs | cpu))
-    monkeypatch.chdir(tmp_path)
-    namespace = {"train_dataset": data}
-    for block in blocks:
-        for old, new in (("Qwen/Qwen3-0.6B", str(tiny_chat_model)), ("512", "4"), ("range(2, 10)", "range(2, 4)")):
-            block = block.replace(old, new)
-        exec(compile(block, "docs/evaluation.md", "exec"), namespace)
-        shutil.copytree("runs/evaluation/base", "runs/evaluation/trained", dirs_exist_ok=True)
-    assert "| sums      | pass@8 |        4 |" in capsys.readouterr().out
-    for step in range(3):
-        assert {path.name for path in Path(f"runs/trained/evaluation/step-{step}").iterdir()} == {
-            "sums.json",
-            "sums.jsonl",
-        }
 
 
 def test_interval_is_asked_for_at_construction(directory):

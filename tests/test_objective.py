@@ -429,7 +429,8 @@ def test_tables_read_like_the_figure():
             PRESETS["aspo"].rows[0],
             "J_PPO; in range: min(1/r, 10)·π/sg[π]·Â, r < 1-ε_lo: min(1/r, 10)·π/sg[π]·Â if Â > 0",
         ),
-        (KeepGradient(above=0.5, cap=3, when="always"), "J_PPO; r > 1+ε_hi: min(0.5, 3)·π/sg[π]·Â"),
+        (KeepGradient(above=0.5, cap=3, when="always"), "J_PPO; r > 1+ε_hi: 0.5·π/sg[π]·Â"),
+        (KeepGradient(above=5.0, cap=3, when="always"), "J_PPO; r > 1+ε_hi: 3·π/sg[π]·Â"),
     ],
 )
 def test_rules_read_like_the_papers(rule, text):

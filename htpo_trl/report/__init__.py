@@ -56,7 +56,7 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     ```python
     from htpo_trl.report import write_report
 
-    write_report(["dapo=runs/dapo-seed0", "htpo=runs/htpo-seed0", "htpo=runs/htpo-seed1"], "report")
+    write_report(["runs/dapo-seed0", "runs/htpo-seed0", "mine=runs/other"])
     ```
     """
     require_matplotlib()
