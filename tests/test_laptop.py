@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from htpo_trl import laptop, token_record, warm_start
+from htpo_trl import cli, laptop, token_record, warm_start
 from htpo_trl.countdown import SYMBOLS, problems
 from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
@@ -74,9 +74,10 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     assert (run / "tokens" / "step-000004.html").read_text().count("<article") == 16
 
 
-def test_readme_demo_commands(quick_run):
+def test_readme_demo_commands(quick_run, tmp_path, monkeypatch):
     """As they stand, in the quick setting; the warm start of the first run is found and used again."""
     root, _ = quick_run
+    monkeypatch.chdir(tmp_path)
     arguments = [command.split("htpo demo")[1].split() for command in commands(README) if "htpo demo" in command]
     assert arguments == [["--objective", "dapo"]]
     quick = ["--quick", "--threads", "1", "--output_dir", str(root)]
@@ -84,6 +85,11 @@ def test_readme_demo_commands(quick_run):
         command = [str(Path(sys.prefix) / "bin" / "htpo"), "demo", *each, *quick]
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
         assert "Supervised warm start: found in" in output
+    for line in commands(README):
+        if "htpo report" in line or "htpo tokens" in line:
+            cli.main(line.replace("runs/laptop", str(root)).split()[1:])
+    assert "dapo-seed0" in (tmp_path / "report" / "index.html").read_text()
+    assert "versus high-entropy-only" in (root / "htpo-seed0" / "tokens" / "step-000004.html").read_text()
     log = [json.loads(line) for line in (root / "dapo-seed0" / "metrics.jsonl").read_text().splitlines()]
     assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
 
