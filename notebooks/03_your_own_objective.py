@@ -122,19 +122,17 @@ for name, table in {"dapo": PRESETS["dapo"], "htpo": PRESETS["htpo"], "mine": mi
     )
 
 # %%
-from IPython.display import display
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
 
-figure = Figure(figsize=(7, 3.5), layout="constrained")
-axis = figure.subplots()
+_, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
 styles = {"dapo": ("#000000", ":"), "htpo": ("#0072B2", "-"), "mine": ("#D55E00", "--")}
 for (name, (colour, style)), table in zip(styles.items(), (PRESETS["dapo"], PRESETS["htpo"], mine), strict=True):
     axis.plot(ratio, weight(table, ratio, 1.0), color=colour, linestyle=style, linewidth=2, label=name)
 axis.axvspan(0.8, 1.28, color="0.9", label="clip range")
 axis.set(xlabel="importance ratio r", ylabel="gradient weight for Â = 1", title="hard · correct · high")
 axis.legend(frameon=False)
-display(figure)
+plt.show()
 
 # %% [markdown]
 # ## Check it

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 REPOSITORY = re.search(r'Repository = "https://github\.com/(.*)"', (ROOT / "pyproject.toml").read_text())[1]
 
+PICTURES = {"01_quickstart_laptop": 2, "02_lora_colab": 0, "03_your_own_objective": 1, "04_reading_a_run": 6}
+
 
 def cells(notebook):
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
@@ -54,4 +56,7 @@ def test_it_runs_from_top_to_bottom(source, directory, monkeypatch):
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     resources = {"metadata": {"path": str(directory)}}
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
-    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    pictures = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == PICTURES[source.stem]
