@@ -194,7 +194,11 @@ import pandas as pd
 
 
 log = pd.DataFrame(trainer.state.log_history).set_index("step")
-log[["reward", "entropy", "htpo/frac_hard", "htpo/special/keep_above", "completions/clipped_ratio"]].dropna().tail()
+batches = (
+    log.index - 1
+) // 4  # a generation batch serves four optimizer steps; what is kept is kept in the last three
+columns = ["reward", "entropy", "htpo/frac_hard", "htpo/special/keep_above", "completions/clipped_ratio"]
+log[columns].groupby(batches).mean().tail()
 
 # %% [markdown]
 # ## Before and after, on problems it has not seen
