@@ -52,7 +52,6 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "DS_ACCELERATOR": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
-    "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "child"), *filter(None, [os.environ.get("PYTHONPATH")])]),
 }
 
 
