@@ -37,7 +37,7 @@ from htpo_trl.plan import plan
 from htpo_trl.resolve import PromptArguments, dataset, is_ours, mixture, reward_functions
 from htpo_trl.scripts import evaluate, htpo
 
-from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run
+from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
 from .test_invariance import ARGUMENTS, ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
 
 
@@ -121,8 +121,7 @@ def place(tmp_path_factory, tokenizer):
 
 def command(place, *argv, launcher=HTPO):
     """Run the command in a process of its own."""
-    process = [*launcher, *map(str, argv)]
-    return subprocess.run(process, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return run_command([*launcher, *map(str, argv)], place)
 
 
 def succeed(place, *argv, launcher=HTPO):
