@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from htpo_trl.objective import GROUPS, PRESETS, Clip, Detach
-from htpo_trl.palette import HUES, group_colour, group_label
+from htpo_trl.palette import HUES, group_colour, group_label, ink
 
 from .figure_data import (
     DELTA,
@@ -193,12 +193,12 @@ def draw_detached(runs: dict[str, list]) -> Figure:
                         group.rpartition("_")[2],
                         ha="center",
                         va="center",
-                        color=_ink(group),
+                        color=ink(group_colour(group)),
                     )
                 if axis is not middle and effect and ticks[0] <= low and high <= ticks[-1]:
                     text = f"{end - first} of {RANKED_LENGTH}\ndetached"
                     x, side = (high + 0.04, "left") if axis is left else (low - 0.04, "right")
-                    axis.text(x, y, text, va="center", ha=side, fontsize=9, color=_ink(group))
+                    axis.text(x, y, text, va="center", ha=side, fontsize=9, color=ink(group_colour(group)))
         axis.set(xlim=(ticks[0], ticks[-1]), xticks=ticks)
         axis.set_title(title, fontsize=10)
         axis.spines[["top", "right", "left"]].set_visible(False)
@@ -207,12 +207,6 @@ def draw_detached(runs: dict[str, list]) -> Figure:
     left.invert_yaxis()
     middle.set_xlabel("place of a token in the order of entropies, lowest first (% of the response's tokens)")
     return figure
-
-
-def _ink(group: str) -> str:
-    """Black or white, whichever is read better on the group's colour."""
-    red, green, blue = (int(group_colour(group)[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
 
 
 def draw_counts(counts: dict[str, dict[str, list]]) -> Figure:
