@@ -38,6 +38,7 @@ from htpo_trl.resolve import PromptArguments, dataset, is_ours, mixture, reward_
 from htpo_trl.scripts import evaluate, htpo
 
 from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
+from .markdown import DOCUMENTS, blocks
 from .test_invariance import ARGUMENTS, ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
 
 
@@ -610,13 +611,10 @@ def test_packaged_configurations_are_accelerates():
         assert config.num_processes == (1 if name == "single" else 2 if name.endswith("-cpu") else 8)
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
 def documented_commands():
     """Every line of a shell block in README, docs and the recipes' headers that calls `htpo`."""
     for document in DOCUMENTS:
-        for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
+        for block in blocks(document, "bash"):
             lines = block.replace("\\\n", " ")
             yield from re.findall(r"^(?:\.venv/bin/)?(htpo .*|.* -m htpo_trl\.scripts\.htpo .*)$", lines, re.MULTILINE)
     for name in names(RECIPES):

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,10 @@ from htpo_trl.countdown import SYMBOLS, problems
 from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
 
+from .markdown import ROOT, blocks
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+
+README = ROOT / "README.md"
 PICTURES = ("report/learning.png", "report/budgets.png", "report/shares.png")
 
 
@@ -140,9 +140,8 @@ def test_bad_settings_are_refused(options):
         laptop.LaptopConfig(**options)
 
 
-def commands(text):
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+def commands(document):
+    lines = [line.split("#")[0].strip() for block in blocks(document, "bash") for line in block.splitlines()]
     return [line for line in lines if line]
 
 
