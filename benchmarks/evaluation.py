@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import Sampling, evaluate
-from htpo_trl.warm_start import build_model, build_tokenizer
 
 
 PROBLEMS = [{"prompt": f"{1 + i % 9},{i % 7 + 1},5>{10 + i}:", "solution": str(i)} for i in range(16)]

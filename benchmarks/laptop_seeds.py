@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from htpo_trl.laptop import LaptopConfig, run
+from htpo_trl.demo.laptop import LaptopConfig, run
 from htpo_trl.objective import EFFECTS
 
 

@@ -56,8 +56,8 @@ SLOW = (
 )
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
-    ("htpo_trl/objective.py", None, ["tests/test_objective.py"]),
-    ("htpo_trl/rules.py", None, ["tests/test_objective.py"]),
+    ("htpo_trl/objective/transform.py", None, ["tests/test_objective.py"]),
+    ("htpo_trl/objective/rules.py", None, ["tests/test_objective.py"]),
     ("htpo_trl/trainer.py", LABELS, ["tests/test_trainer.py", "tests/test_sampling.py"]),
 )
 SECONDS_PER_MUTANT = 120

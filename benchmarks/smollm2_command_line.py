@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from htpo_trl.environment import versions
 from htpo_trl.evaluation import compare
+from htpo_trl.utils import versions
 
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,8 @@ from transformers import PrinterCallback, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from htpo_trl.countdown import countdown_reward, problems
-from htpo_trl.warm_start import build_model, build_tokenizer
+from htpo_trl.data.countdown import countdown_reward, problems
+from htpo_trl.demo.warm_start import build_model, build_tokenizer
 
 
 STEPS = 16

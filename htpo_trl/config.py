@@ -6,8 +6,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from .objective import KeepGradient, Table, get_table
-from .rules import Rule, check_choice, rule_spec
+from .objective.rules import Rule, check_choice, rule_spec
+from .objective.transform import KeepGradient, Table, get_table
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -28,7 +28,7 @@ class HTPOConfig(GRPOConfig):
         objective_overrides (`dict[str, Any]` or `str`, *optional*):
             Rows of the table to replace, for ablations: `{"hard_correct_low": "clip"}`, or with arguments
             `{"easy_correct_high": {"rule": "detach", "share": 0.05, "which": "highest"}}`, or a rule of
-            `htpo_trl.rules` as an object. Kept in its written form.
+            `htpo_trl.objective.rules` as an object. Kept in its written form.
         difficulty_threshold (`float`, *optional*, defaults to `0.6`):
             A prompt is hard while the share of its responses that are correct lies below this (the paper's
             1 - τ_diff). Raise it to explore on more prompts, lower it to exploit earlier.

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
-from . import model_card
 from .config import HTPOConfig
-from .objective import EFFECTS, GROUPS, Control, KeepGradient, control
-from .resume import ResumableGRPOTrainer
-from .reward_errors import RewardErrors
-from .sampling import Batch, PromptStream, Rollouts, SamplingExhaustedError, collect, join_rows, split_rows
+from .objective.transform import EFFECTS, GROUPS, Control, KeepGradient, control
+from .training import model_card
+from .training.resume import ResumableGRPOTrainer
+from .training.reward_errors import RewardErrors
+from .training.sampling import Batch, PromptStream, Rollouts, SamplingExhaustedError, collect, join_rows, split_rows
 
 
 class HTPOTrainer(ResumableGRPOTrainer):

@@ -51,7 +51,7 @@ PUSH_TO_HUB = False  # True, after `huggingface_hub.login()`: publishes the mode
 # `make demo` and `htpo demo` do the same. Of each problem the model writes 64 answers before and after.
 
 # %%
-from htpo_trl.laptop import LaptopConfig, run
+from htpo_trl.demo.laptop import LaptopConfig, run
 
 
 results = {
@@ -82,7 +82,7 @@ for name in ("learning", "shares"):
 # %%
 import html
 
-from htpo_trl.token_map import write_token_map
+from htpo_trl.tokens.token_map import write_token_map
 
 
 page = write_token_map("runs/laptop/htpo-seed0").read_text()
@@ -95,7 +95,7 @@ display(HTML(f'<iframe srcdoc="{html.escape(page)}" width="100%" height="700" st
 # problems. It does not speak for other seeds: docs/results.md has five, where the two objectives are equal on this task.
 
 # %%
-from htpo_trl.metrics import mean_with_interval, pass_at_k
+from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
 
 
 n = results["htpo"]["samples"]

@@ -71,7 +71,7 @@ if REDUCED:
 
     from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
 
-    from htpo_trl.warm_start import build_tokenizer
+    from htpo_trl.demo.warm_start import build_tokenizer
 
     set_seed(0)
     MODEL = "runs/tiny-qwen3"
@@ -122,10 +122,10 @@ print(test[0])
 from peft import LoraConfig
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from htpo_trl.evaluation_callback import EvaluationCallback
-from htpo_trl.generation import Sampling
+from htpo_trl.evaluation.callback import EvaluationCallback
+from htpo_trl.evaluation.generation import Sampling
 from htpo_trl.rewards import last_number_reward, math_reward
-from htpo_trl.token_recorder import TokenRecorder
+from htpo_trl.tokens.callback import TokenRecorder
 
 
 common = {
@@ -207,7 +207,7 @@ log[columns].groupby(batches).mean().tail()
 # problems.
 
 # %%
-from htpo_trl.comparison import compare, comparison_table
+from htpo_trl.evaluation.comparison import compare, comparison_table
 
 
 steps = [f"{OUTPUT}/evaluation/step-{step}" for step in (0, arguments.max_steps)]

@@ -62,7 +62,7 @@ print(PRESETS["htpo"])
 # on easy prompts, too.
 
 # %%
-from htpo_trl.rules import KeepGradient
+from htpo_trl.objective.rules import KeepGradient
 
 
 gentle = KeepGradient(above=1.0, below="inverse_ratio", cap=10.0)
@@ -159,8 +159,8 @@ from datasets import Dataset
 from transformers import Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from htpo_trl.countdown import countdown_reward, problems
-from htpo_trl.warm_start import build_tokenizer, warm_start
+from htpo_trl.data.countdown import countdown_reward, problems
+from htpo_trl.demo.warm_start import build_tokenizer, warm_start
 
 
 start = Path("runs/notebook/warm_start")

@@ -47,7 +47,7 @@ REDUCED = os.environ.get("HTPO_REDUCED") == "1"  # a smoke run of every cell
 PUSH_TO_HUB = False  # True, after `huggingface_hub.login()`: publishes the report
 
 # %%
-from htpo_trl.laptop import LaptopConfig, run
+from htpo_trl.demo.laptop import LaptopConfig, run
 
 
 RUNS = {objective: f"runs/laptop/{objective}-seed0" for objective in ("dapo", "htpo")}
@@ -125,7 +125,7 @@ log.filter(regex="^reward$|^entropy$|htpo/special|htpo/clip_ratio").describe().T
 # %%
 import html
 
-from htpo_trl.token_map import write_token_map
+from htpo_trl.tokens.token_map import write_token_map
 
 
 token_map = write_token_map("runs/laptop/htpo-seed0", versus="dapo", output="tokens.html").read_text()

@@ -33,9 +33,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from examples.smollm2_lora import make_problems
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import Sampling, TransformersGenerator, VLLMGenerator, evaluate
 from htpo_trl.rewards import last_number_reward
-from htpo_trl.warm_start import build_model, build_tokenizer
 
 
 DIFFERENCE = "sampling/sampling_logp_difference/max"

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from htpo_trl import HTPOConfig
-from htpo_trl.warm_start import build_tokenizer
+from htpo_trl.demo.warm_start import build_tokenizer
 
 
 torch.set_num_threads(1)

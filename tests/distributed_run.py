@@ -25,9 +25,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import Sampling
-from htpo_trl.evaluation_callback import EvaluationCallback
+from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.rewards import math_reward
-from htpo_trl.token_recorder import TokenRecorder
+from htpo_trl.tokens.callback import TokenRecorder
 from tests.conftest import CPU_ARGUMENTS, even_digits
 
 

@@ -19,8 +19,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from htpo_trl.interruption import stop_on_signals
 from htpo_trl.rewards import math_reward
+from htpo_trl.training.interruption import stop_on_signals
 
 from .conftest import CPU_ARGUMENTS, even_digits
 from .training_run import kill_at, prompts, weights_of

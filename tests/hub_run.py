@@ -15,9 +15,9 @@ from huggingface_hub import upload_file
 from peft import LoraConfig
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.evaluation import Sampling
-from htpo_trl.evaluation_callback import EvaluationCallback
-from htpo_trl.warm_start import build_tokenizer
+from htpo_trl.evaluation.callback import EvaluationCallback
 from tests.conftest import CPU_ARGUMENTS, even_digits, tiny_model
 from tests.hub_server import TOKEN
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from htpo_trl.warm_start import build_tokenizer
+from htpo_trl.demo.warm_start import build_tokenizer
 
 from .conftest import tiny_model
 from .distributed_run import TORCHRUN

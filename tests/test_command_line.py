@@ -27,15 +27,15 @@ from transformers import (
 )
 
 from htpo_trl import HTPOTrainer
-from htpo_trl.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
-from htpo_trl.checkpoint import check
 from htpo_trl.cli import make_parser
-from htpo_trl.flags import is_true_by_default
-from htpo_trl.launch import Layout, _accelerate_config
-from htpo_trl.memory import SHAPES, estimate, sizes
-from htpo_trl.plan import plan
-from htpo_trl.resolve import PromptArguments, dataset, is_ours, mixture, reward_functions
+from htpo_trl.cli.launch import Layout, _accelerate_config
+from htpo_trl.cli.memory import SHAPES, estimate, sizes
+from htpo_trl.cli.plan import plan
+from htpo_trl.data.names import PromptArguments, dataset, is_ours, mixture, reward_functions
 from htpo_trl.scripts import evaluate, htpo
+from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
+from htpo_trl.scripts.flags import is_true_by_default
+from htpo_trl.training.checkpoint import check
 
 from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
 from .markdown import DOCUMENTS, blocks

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htpo_trl.countdown import MAX_ATTEMPTS, SYMBOLS, countdown_reward, is_solution, problems, write_search
+from htpo_trl.data.countdown import MAX_ATTEMPTS, SYMBOLS, countdown_reward, is_solution, problems, write_search
 
 
 SPLITS = ("train", "validation", "test")

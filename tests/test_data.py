@@ -12,7 +12,6 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from htpo_trl.countdown import countdown_reward, problems
 from htpo_trl.data import (
     BENCHMARKS,
     PROCEDURAL_TASKS,
@@ -25,6 +24,7 @@ from htpo_trl.data import (
     load_procedural,
     split,
 )
+from htpo_trl.data.countdown import countdown_reward, problems
 
 from .golds import DATA, FILES
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from htpo_trl import token_record
 from htpo_trl.objective import GROUPS
+from htpo_trl.tokens import record as token_record
 
 from .distributed_run import TORCHRUN, launch, records
 

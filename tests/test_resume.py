@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from htpo_trl.checkpoint import (
+from htpo_trl.training.checkpoint import (
     SEAL,
     CheckpointError,
     check,
@@ -19,7 +19,7 @@ from htpo_trl.checkpoint import (
     state_file,
     unseal,
 )
-from htpo_trl.resume import ResumableGRPOTrainer
+from htpo_trl.training.resume import ResumableGRPOTrainer
 
 from .distributed_run import ROOT
 from .kill_and_resume import kill_and_resume, model_and_tokenizer, table, uninterrupted
@@ -116,7 +116,7 @@ class TestSeal:
                 check(checkpoint)
 
     def test_large_files_are_compared_by_size(self, checkpoint, monkeypatch):
-        monkeypatch.setattr("htpo_trl.checkpoint.HASHED_UP_TO", 10)
+        monkeypatch.setattr("htpo_trl.training.checkpoint.HASHED_UP_TO", 10)
         seal(checkpoint)
         (checkpoint / "model.safetensors").write_bytes(b"x" * 100)
         check(checkpoint)
@@ -251,7 +251,7 @@ def test_older_checkpoints_go_only_when_the_new_one_is_complete(make_trainer, tm
             raise OSError("no space left on device")
         seal(directory)
 
-    monkeypatch.setattr("htpo_trl.checkpoint.seal", fail)
+    monkeypatch.setattr("htpo_trl.training.checkpoint.seal", fail)
     trainer = make_trainer(save_strategy="steps", save_steps=1, save_total_limit=1)
     with pytest.raises(OSError, match="no space left"):
         trainer.train()

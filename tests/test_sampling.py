@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htpo_trl import HTPOTrainer
-from htpo_trl.sampling import (
+from htpo_trl.training.sampling import (
     PromptStream,
     Rollouts,
     SamplingExhaustedError,

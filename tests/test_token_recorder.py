@@ -11,9 +11,9 @@ from pyarrow import parquet
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
-from htpo_trl import token_record
 from htpo_trl.scripts.htpo import HTPOScriptArguments
-from htpo_trl.token_recorder import TokenRecorder
+from htpo_trl.tokens import record as token_record
+from htpo_trl.tokens.callback import TokenRecorder
 
 from .test_trainer import make_trainer, scripted  # noqa: F401  (fixture)
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import Sampling
-from htpo_trl.evaluation_callback import EvaluationCallback
+from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.objective import GROUPS
 
 from .conftest import CPU_ARGUMENTS, even_digits, tiny_model

@@ -9,7 +9,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from htpo_trl import HTPOTrainer
-from htpo_trl.resume import ResumableGRPOTrainer
+from htpo_trl.training.resume import ResumableGRPOTrainer
 
 from .test_trainer import make_trainer  # noqa: F401  (a fixture)
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comparison import aligned
-from ..metrics import means_with_intervals, sign_flip_test, t_intervals
+from ..evaluation.comparison import aligned
+from ..evaluation.statistics import means_with_intervals, sign_flip_test, t_intervals
 from .runs import Evaluation, Run, RunError
 from .sets import RunSet
 

@@ -15,8 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import rows_of
-from ..results import Results, ResultsError, budgets, read, scores
+from ..data.files import rows_of
+from ..evaluation.results import Results, ResultsError, budgets, read, scores
 
 
 #: A metric that is not logged, but made of two that are.
@@ -42,7 +42,7 @@ class Evaluation:
         self.scores = cache(self._scores)
 
     def _scores(self, majority: bool = False) -> dict[str, dict[str, float]]:
-        """Metric → problem → value, see [`~htpo_trl.results.scores`]."""
+        """Metric → problem → value, see [`~htpo_trl.evaluation.results.scores`]."""
         return scores(self.results, budgets(self.samples), majority)
 
     def mean(self, key: str) -> float:

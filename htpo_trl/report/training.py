@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..objective import GROUPS
+from ..objective.transform import GROUPS
 from . import figures, stacks
 from .context import Context, reasons
 from .estimates import Band, band

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..arguments import UsageError, read
-from ..flags import Flag, flags_of
-from ..resolve import PromptArguments, as_options, benchmark, check_options, reward_functions
+from ..data.names import PromptArguments, as_options, benchmark, check_options, reward_functions
+from .arguments import UsageError, read
+from .flags import Flag, flags_of
 
 
 #: Class -> its title in the help.
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table. What is wrong with the options ends it with exit code 2 and one line."""
     from transformers import HfArgumentParser
 
-    from ..evaluation import compare, comparison_table, evaluate
+    from ..evaluation.runner import compare, comparison_table, evaluate
 
     try:
         arguments = read(argv, flags())
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _sampling(args: EvalArguments) -> Any:
-    from ..evaluation import Sampling
+    from ..evaluation.runner import Sampling
 
     return Sampling(args.num_samples, args.temperature, args.top_p, args.max_new_tokens, args.batch_size, args.seed)
 
@@ -127,13 +127,13 @@ def _generator(args: EvalArguments) -> Any:
     if args.backend == "vllm":
         from vllm import LLM  # type: ignore[import-not-found]
 
-        from ..generation import VLLMGenerator
+        from ..evaluation.generation import VLLMGenerator
 
         options = as_options("vllm_options", args.vllm_options)
         return VLLMGenerator(LLM(args.model, dtype=args.dtype, **options))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ..generation import TransformersGenerator
+    from ..evaluation.generation import TransformersGenerator
 
     assert args.model is not None
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype, device_map="auto", use_safetensors=True)

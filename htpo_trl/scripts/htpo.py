@@ -17,10 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..arguments import UsageError, read
-from ..environment import versions
-from ..flags import Flag, flags_of
-from ..resolve import (
+from ..data.names import (
     PromptArguments,
     benchmark,
     check_columns,
@@ -31,6 +28,9 @@ from ..resolve import (
     mixture,
     reward_functions,
 )
+from ..utils import versions
+from .arguments import UsageError, read
+from .flags import Flag, flags_of
 
 
 #: Class -> its title in the help.
@@ -74,7 +74,7 @@ class HTPOScriptArguments(PromptArguments):
             Reward function that judges the benchmarks; the math verifier by default.
         record_tokens_steps (`int`, *optional*):
             Optimizer steps between two records of tokens, which `htpo tokens` shows, see
-            [`~htpo_trl.token_recorder.TokenRecorder`]. By default nothing is recorded.
+            [`~htpo_trl.tokens.callback.TokenRecorder`]. By default nothing is recorded.
         record_tokens_completions (`int`, *optional*, defaults to `16`):
             Completions per record.
         verifier_workers, verifier_deadline, verifier_memory_limit (*optional*):
@@ -169,7 +169,7 @@ def flags() -> dict[str, Flag]:
 
 
 def parse(script: Sequence[str], defaults: dict[str, Any], prog: str, config_class: type | None = None) -> tuple:
-    """The script's four configurations of tokens and defaults, see [`~htpo_trl.arguments.read`]."""
+    """The script's four configurations of tokens and defaults, see [`~htpo_trl.scripts.arguments.read`]."""
     parser = make_parser(prog, config_class)
     parser.set_defaults(**defaults)
     values = vars(parser.parse_args(script))
@@ -201,7 +201,7 @@ class Data:
     """
 
     def __init__(self, script_args: HTPOScriptArguments, training_args: Any, dataset_args: Any) -> None:
-        from ..data import exclude, split
+        from ..data.loaders import exclude, split
 
         self.reward_funcs = reward_functions(
             script_args.reward_funcs, training_args.max_completion_length, script_args.soft_punish_cache
@@ -270,9 +270,9 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
     from trl import get_peft_config, get_quantization_config
 
     from .. import verifier
-    from ..evaluation import Sampling
-    from ..evaluation_callback import EvaluationCallback
-    from ..token_recorder import TokenRecorder
+    from ..evaluation.callback import EvaluationCallback
+    from ..evaluation.runner import Sampling
+    from ..tokens.callback import TokenRecorder
     from ..trainer import HTPOTrainer
 
     if not model_args.model_name_or_path:
@@ -327,7 +327,7 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
 
 def train(trainer: Any, dataset_name: str | None) -> None:
     """Train, save, push."""
-    from ..interruption import stop_on_signals
+    from ..training.interruption import stop_on_signals
 
     args = trainer.args
     with stop_on_signals(trainer):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .objective import EFFECTS, GROUPS
-from .palette import group_colour, group_label, ink
-from .token_view import View, changes, counts, kind, visible
+from ..objective.transform import EFFECTS, GROUPS
+from ..palette import group_colour, group_label, ink
+from .view import View, changes, counts, kind, visible
 
 
 LIGHT, DARK = "#ffffff", "#14171c"  # paper of the page

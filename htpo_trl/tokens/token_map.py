@@ -3,17 +3,17 @@ The token map: recorded completions in which every token is coloured by its func
 the terminal, under the objective they were trained by and, beside it, under another.
 
 Texts come from a model. They reach neither the page's markup nor the terminal as they are: see
-[`~htpo_trl.token_view.visible`].
+[`~htpo_trl.tokens.view.visible`].
 """
 
 from pathlib import Path
 from typing import Any
 
-from .objective import EFFECTS, GROUPS, Table
-from .palette import group_colour, group_label, ink
-from .token_page import page
-from .token_record import steps
-from .token_view import View, changes, visible
+from ..objective.transform import EFFECTS, GROUPS, Table
+from ..palette import group_colour, group_label, ink
+from .page import page
+from .record import steps
+from .view import View, changes, visible
 
 
 #: What stands beside a token in the terminal, by effect.
@@ -28,7 +28,7 @@ def write_token_map(
 
     Args:
         run (`str` or `Path`):
-            Directory of the run, with records in `tokens/`, see [`~htpo_trl.token_recorder.TokenRecorder`].
+            Directory of the run, with records in `tokens/`, see [`~htpo_trl.tokens.callback.TokenRecorder`].
         step (`int`, *optional*):
             A recorded optimizer step; by default the last.
         versus ([`~htpo_trl.objective.Table`] or `str`, *optional*):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import RECIPES, UsageError, find, names
+from ..scripts.arguments import RECIPES, UsageError, find, names
 
 
 #: The presets. Kept beside the parser, so that --help needs no torch; a test compares it with the table of presets.
@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _train(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv):
-        from .arguments import ACCELERATE_CONFIGS
-        from .flags import describe
-        from .scripts.htpo import TITLES, flags
+        from ..scripts.arguments import ACCELERATE_CONFIGS
+        from ..scripts.flags import describe
+        from ..scripts.htpo import TITLES, flags
 
         print(TRAIN_HELP.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS))))
         print(describe(flags(), TITLES))
@@ -117,10 +117,10 @@ def _train(argv: list[str]) -> None:
 
 
 def _eval(argv: list[str]) -> None:
-    from .scripts.evaluate import TITLES, flags, main
+    from ..scripts.evaluate import TITLES, flags, main
 
     if {"-h", "--help"} & set(argv):
-        from .flags import describe
+        from ..scripts.flags import describe
 
         print(EVAL_HELP)
         print(describe(flags(), TITLES))
@@ -130,7 +130,7 @@ def _eval(argv: list[str]) -> None:
 
 def _other(arguments: argparse.Namespace) -> None:
     if arguments.command == "demo":
-        from .laptop import LaptopConfig, run
+        from ..demo.laptop import LaptopConfig, run
 
         options = vars(arguments)
         del options["command"]
@@ -138,14 +138,14 @@ def _other(arguments: argparse.Namespace) -> None:
     elif arguments.command == "tokens":
         _tokens(arguments)
     elif arguments.command == "report":
-        from .report import RunError, write_report
+        from ..report import RunError, write_report
 
         try:
             print(write_report(arguments.runs, arguments.output_dir))
         except (RunError, ImportError, OSError) as error:
             raise UsageError(str(error)) from None
     elif arguments.command == "env":
-        from .environment import report
+        from ..utils import report
 
         print(report())
     elif arguments.action == "list":
@@ -164,7 +164,7 @@ def _other(arguments: argparse.Namespace) -> None:
 
 
 def _tokens(arguments: argparse.Namespace) -> None:
-    from .token_map import print_token_map, write_token_map
+    from ..tokens.token_map import print_token_map, write_token_map
 
     try:
         if arguments.terminal:

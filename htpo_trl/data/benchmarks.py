@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .verifier.answers import in_latex, last_boxed
+from ..verifier.answers import in_latex, last_boxed
 
 
 #: What surrounds a problem; `answer` is the instruction of DAPO-Math-17k, to the letter.

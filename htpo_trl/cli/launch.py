@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .arguments import ACCELERATE_CONFIGS, UsageError, find, read
-from .scripts.htpo import flags
+from ..scripts.arguments import ACCELERATE_CONFIGS, UsageError, find, read
+from ..scripts.htpo import flags
 
 
 #: The module that every process runs.

@@ -8,9 +8,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from . import __version__
-from .objective import GROUPS
-from .results import table
+from .. import __version__
+from ..evaluation.results import table
+from ..objective.transform import GROUPS
 
 
 #: What decides what is learned, in the order of the card.

@@ -8,15 +8,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import ProcessorMixin, TrainerCallback
 
-from . import token_record
-from .environment import versions
-from .objective import Control
+from ..objective.transform import Control
+from ..utils import versions
+from . import record as token_record
 
 
 class TokenRecorder(TrainerCallback):
     """
     Stores what the trainer computed for sampled completions: every `steps` optimizer steps and in the last one, to
-    `output_dir/tokens/step-<N>.parquet` (see [`~htpo_trl.token_record`] for the columns). `htpo tokens` shows it.
+    `output_dir/tokens/step-<N>.parquet` (see [`~htpo_trl.tokens.record`] for the columns). `htpo tokens` shows it.
 
     A file holds completions of its own optimizer step alone: those of all micro-batches that were accumulated for it,
     on all processes, drawn without replacement and with equal chances. Where a generation batch feeds several steps,

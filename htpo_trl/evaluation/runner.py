@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from . import results, verifier
+from .. import verifier
+from ..verifier.answers import gold_text
+from . import results
 from .comparison import compare, comparison_table
 from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator, load
-from .metrics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 from .results import ResultsError, budgets, summarize, summary_table
-from .verifier.answers import gold_text
+from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 
 
 __all__ = [

@@ -14,9 +14,9 @@ from itertools import accumulate, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .benchmarks import BENCHMARKS, TEMPLATES, Benchmark, as_answer, as_text
 from .countdown import Split, problems, solutions
 from .files import Row, rows_of
-from .hub import BENCHMARKS, TEMPLATES, Benchmark, as_answer, as_text
 
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def load_procedural(
 
 def load_countdown(subset: Split, *, seed: int = 0) -> "Dataset":
     """
-    The laptop task, as plain prompts for `htpo_trl.countdown.countdown_reward`. A problem has many solutions: the
+    The laptop task, as plain prompts for `htpo_trl.data.countdown.countdown_reward`. A problem has many solutions: the
     column `solution` holds the first of them, to look at and not to compare with.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import means_with_intervals, sign_flip_test
 from .results import ResultsError, budgets, read, scores, table
+from .statistics import means_with_intervals, sign_flip_test
 
 
 Scores = dict[str, dict[str, float]]  # metric -> problem -> value
@@ -64,8 +64,8 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
 
 def aligned(one: Scores, two: Scores) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
     """
-    Two [`~htpo_trl.results.scores`] side by side: the metrics that both have, (M,), and their values, (P, M) each, for
-    the problems that both could judge.
+    Two [`~htpo_trl.evaluation.results.scores`] side by side: the metrics that both have, (M,), and their values,
+    (P, M) each, for the problems that both could judge.
     """
     names = [name for name in one if name in two]
     judged = [problem for problem in one["mean"] if problem in two["mean"]]

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ProgressCallback, Qwen3Config, Qwen3ForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from .countdown import SYMBOLS, problems, write_search
+from ..data.countdown import SYMBOLS, problems, write_search
 
 
 ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step

@@ -35,8 +35,8 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
-from .objective import Table, control
-from .rules import parse_rule, rule_spec
+from ..objective.rules import parse_rule, rule_spec
+from ..objective.transform import Table, control
 
 
 _OF_TOKENS = {

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .objective import GROUPS, Table, get_table
-from .token_record import Completion, Outcome, Record, read
+from ..objective.transform import GROUPS, Table, get_table
+from .record import Completion, Outcome, Record, read
 
 
 class View(NamedTuple):

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, ProgressCallback, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from .config import HTPOConfig
-from .countdown import Problem, countdown_reward, is_solution, problems
-from .evaluation import mean_with_interval, pass_at_k
-from .token_map import write_token_map
-from .token_recorder import TokenRecorder
-from .trainer import HTPOTrainer
+from ..config import HTPOConfig
+from ..data.countdown import Problem, countdown_reward, is_solution, problems
+from ..evaluation.runner import mean_with_interval, pass_at_k
+from ..tokens.callback import TokenRecorder
+from ..tokens.token_map import write_token_map
+from ..trainer import HTPOTrainer
 from .warm_start import CPU_ARGUMENTS, Progress, build_model, build_tokenizer, save, warm_start
 
 
@@ -156,7 +156,7 @@ def reinforce(config: LaptopConfig, model, tokenizer, directory: Path) -> None:
 
 def run(config: LaptopConfig) -> dict:
     """The main job from nothing to the report; returns what it wrote to `result.json`."""
-    from .report import require_matplotlib, write_report  # before the work, so that it does not fail after it
+    from ..report import require_matplotlib, write_report  # before the work, so that it does not fail after it
 
     require_matplotlib()
     disable_progress_bar()  # of loading and saving; those of training and evaluation stay

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import PROCEDURAL_TASKS, load, load_countdown, load_file, load_procedural
+from ..scripts.flags import nearest
+from .benchmarks import BENCHMARKS, Benchmark
 from .files import SUFFIXES, rows_of
-from .flags import nearest
-from .hub import BENCHMARKS, Benchmark
+from .loaders import PROCEDURAL_TASKS, load, load_countdown, load_file, load_procedural
 
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ REWARDS = {
     **dict.fromkeys(
         ("math_reward", "signed_math_reward", "dapo_math_reward", "last_number_reward"), "htpo_trl.rewards"
     ),
-    "countdown_reward": "htpo_trl.countdown",
+    "countdown_reward": "htpo_trl.data.countdown",
     **dict.fromkeys(("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"), "trl.rewards"),
 }
 #: The reward that is made for a length.

@@ -4,13 +4,13 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import Arguments, UsageError
-from .config import HTPOConfig
+from ..config import HTPOConfig
+from ..data.names import is_local, reward_functions
+from ..objective.rules import Detach, KeepGradient
+from ..scripts.arguments import Arguments, UsageError
+from ..scripts.htpo import Data, missing_packages, parse
 from .launch import Layout
 from .memory import estimate, sizes
-from .resolve import is_local, reward_functions
-from .rules import Detach, KeepGradient
-from .scripts.htpo import Data, missing_packages, parse
 
 
 def plan(arguments: Arguments, layout: Layout) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .metrics import majority_at_k, means_with_intervals, pass_at_k
+from .statistics import majority_at_k, means_with_intervals, pass_at_k
 
 
 class ResultsError(RuntimeError):

@@ -1,0 +1,3 @@
+from .commands import OBJECTIVES, main, make_parser
+
+__all__ = ["OBJECTIVES", "main", "make_parser"]

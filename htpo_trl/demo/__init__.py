@@ -1,0 +1,1 @@
+"""`htpo demo`: the laptop job, a small Qwen3 that learns countdown by a warm start and then by HTPO."""

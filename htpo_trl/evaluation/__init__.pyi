@@ -1,0 +1,24 @@
+from .callback import EvaluationCallback
+from .comparison import compare, comparison_table
+from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator
+from .results import ResultsError, summarize, summary_table
+from .runner import evaluate
+from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
+
+__all__ = [
+    "EvaluationCallback",
+    "Generator",
+    "ResultsError",
+    "Sampling",
+    "TransformersGenerator",
+    "VLLMGenerator",
+    "compare",
+    "comparison_table",
+    "evaluate",
+    "majority_at_k",
+    "mean_with_interval",
+    "pass_at_k",
+    "sign_flip_test",
+    "summarize",
+    "summary_table",
+]
