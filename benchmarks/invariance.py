@@ -2,9 +2,9 @@
 
     python benchmarks/invariance.py [--output FILE]
 
-Runs `tests/test_invariance.py`, and of `tests/test_command_line.py` the runs on two processes (about 4 minutes on two
-cores, with DeepSpeed's compilation), and keeps each difference that they measured. `docs/invariance.md` has the table
-and says what it means.
+Runs `test_invariance.py` and, of `test_command_line.py`, the runs on two processes (about 4 minutes on two cores, with
+DeepSpeed's compilation), and keeps each difference that they measured. `docs/invariance.md` has the table and says
+what it means.
 """
 
 import argparse

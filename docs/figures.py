@@ -4,7 +4,7 @@ The figures of the docs.
     python -m docs.figures                                     # all that the pages show, into docs/images
     python -m docs.figures aspo --output_dir runs/figures      # the table and the gradient of another preset
 
-Each image carries its numbers (`figure_data.py`), which `tests/test_docs_figures.py` compares with the present code.
+Each image carries its numbers (`figure_data.py`), which `test_docs_figures.py` compares with the code.
 """
 
 import argparse

@@ -6,8 +6,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from .objective.rules import Rule, check_choice, rule_spec
-from .objective.transform import KeepGradient, Table, get_table
+from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
+from .objective.table import Table, get_table
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.

@@ -17,7 +17,9 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
 from .config import HTPOConfig
-from .objective.transform import EFFECTS, GROUPS, Control, KeepGradient, control
+from .objective.rules import KeepGradient
+from .objective.table import EFFECTS, GROUPS
+from .objective.transform import Control, control
 from .training import model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors

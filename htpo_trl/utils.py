@@ -1,7 +1,13 @@
-"""`htpo env`: versions and devices, for bug reports."""
+"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions."""
 
+import difflib
+import json
+import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 
 #: What a bug report should tell the versions of.
@@ -34,3 +40,35 @@ def report() -> str:
     rows["GPUs"] = ", ".join(devices) or "none"
     rows["CUDA of torch"] = torch.version.cuda or "none"
     return "\n".join(f"- {name}: {value}" for name, value in rows.items())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`Did you mean ...? `, if there is a name close to this one; else nothing."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """[`write_atomically`] of JSON."""
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines = [
+        [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in [header, rule, *rows]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from htpo_trl import HTPOConfig
+from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.demo.warm_start import build_tokenizer
 
 
@@ -121,6 +121,44 @@ def make_config(cpu_arguments):
 @pytest.fixture
 def reward():
     return even_digits
+
+
+@pytest.fixture
+def make_trainer(make_model, tokenizer, dataset, make_config, reward):
+    def make(cls=HTPOTrainer, reward_funcs=None, config=None, model=None, train_dataset=dataset, **kwargs):
+        keywords = {name: kwargs.pop(name) for name in ("eval_dataset", "peft_config", "callbacks") if name in kwargs}
+        return cls(
+            model if model is not None else make_model(),
+            reward_funcs or reward,
+            config or make_config(**kwargs),
+            train_dataset,
+            processing_class=tokenizer,
+            **keywords,
+        )
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    """Inputs of a loss: 6 responses of up to 30 tokens, sampled by a policy that has moved away since."""
+    generator = torch.Generator().manual_seed(0)
+    n_rows, n_prompt, n_completion = 6, 3, 30
+    lengths = torch.tensor([30, 17, 5, 1, 0, 23])
+    completion_mask = (torch.arange(n_completion) < lengths.unsqueeze(1)).long()
+    correct = torch.tensor([True, True, False, True, False, False])
+    return {
+        "prompt_ids": torch.randint(3, 13, (n_rows, n_prompt), generator=generator),
+        "prompt_mask": torch.ones(n_rows, n_prompt, dtype=torch.long),
+        "completion_ids": torch.randint(3, 13, (n_rows, n_completion), generator=generator),
+        "completion_mask": completion_mask,
+        "advantages": torch.where(correct, 1.0, -1.0) * torch.rand(n_rows, generator=generator),
+        "old_per_token_logps": -2.5 + 0.6 * torch.randn(n_rows, n_completion, generator=generator),
+        "num_items_in_batch": lengths.sum(),
+        "is_hard": torch.tensor([True, False, True, True, False, False]),
+        "is_correct": correct,
+        "is_judged": torch.ones(n_rows, dtype=torch.bool),
+    }
 
 
 def even_digits(completions, **kwargs):

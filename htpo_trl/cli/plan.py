@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import HTPOConfig
-from ..data.names import is_local, reward_functions
+from ..data.names import is_local
 from ..objective.rules import Detach, KeepGradient
 from ..scripts.arguments import Arguments, UsageError
 from ..scripts.htpo import Data, missing_packages, parse
+from ..scripts.reward_names import reward_functions
 from .launch import Layout
 from .memory import estimate, sizes
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+from ..utils import write_json
 from .generation import Sampling, TransformersGenerator
-from .results import budgets, to_lines, write_json
+from .results import budgets, to_lines
 from .runner import Judge, Plan, Problems, write_summary
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .results import ResultsError, budgets, read, scores, table
+from ..utils import markdown_table
+from .results import ResultsError, budgets, read, scores
 from .statistics import means_with_intervals, sign_flip_test
 
 
@@ -103,4 +104,4 @@ def comparison_table(records: list[dict[str, Any]]) -> str:
         ]
         for r in records
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)

@@ -6,7 +6,6 @@ and in the end the summary. Nothing here needs torch.
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..utils import markdown_table, write_json
 from .statistics import majority_at_k, means_with_intervals, pass_at_k
 
 
@@ -76,13 +76,6 @@ def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any
 def to_lines(rows: Iterable[dict[str, Any]]) -> bytes:
     """The lines of samples in a result file."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write in one step: a kill leaves the old file or the new one."""
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
 
 
 def read(path: str | Path) -> Results:
@@ -191,18 +184,4 @@ def summary_table(summaries: Mapping[str, dict[str, Any]]) -> str:
         + ", ".join(f"{count} {verdict}" for verdict, count in s["verdicts"].items())
         for name, s in summaries.items()
     ]
-    return "\n".join([table(["benchmark", "metric", "mean", "low", "high"], cells), "", *notes])
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = [
-        [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in [header, rule, *rows]
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([markdown_table(["benchmark", "metric", "mean", "low", "high"], cells), "", *notes])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from .. import verifier
+from ..utils import write_json
 from ..verifier.answers import gold_text
 from . import results
 from .comparison import compare, comparison_table
@@ -131,7 +132,7 @@ def write_summary(path: Path, ks: Iterable[int] | None) -> dict[str, Any]:
     """Summarise a finished result file, in the `.json` beside it too."""
     finished = results.read(path)
     summary = summarize(finished, ks)
-    results.write_json(path.with_suffix(".json"), {"settings": finished.settings, "summary": summary})
+    write_json(path.with_suffix(".json"), {"settings": finished.settings, "summary": summary})
     return summary
 
 

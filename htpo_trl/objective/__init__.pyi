@@ -1,5 +1,6 @@
 from .rules import Clip, Detach, KeepGradient, Rule, parse_rule, rule_spec
-from .transform import EFFECTS, GROUPS, PRESETS, Control, Table, control, get_table
+from .table import EFFECTS, GROUPS, PRESETS, Table, get_table
+from .transform import Control, control, effective_weight
 
 __all__ = [
     "EFFECTS",
@@ -12,6 +13,7 @@ __all__ = [
     "Rule",
     "Table",
     "control",
+    "effective_weight",
     "get_table",
     "parse_rule",
     "rule_spec",

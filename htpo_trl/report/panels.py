@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..objective.transform import EFFECTS, GROUPS
+from ..objective.table import EFFECTS, GROUPS
 from ..palette import group_label
 from ..verifier import Verdict
 from .runs import TOKENS_PER_SECOND, Run

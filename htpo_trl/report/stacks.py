@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..objective.transform import GROUPS
+from ..objective.table import GROUPS
 from ..palette import group_colour, group_label
 from .estimates import Band
 from .figures import add_legend, new_figure, say_missing, shorten, step_label

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..objective.transform import GROUPS
+from ..objective.table import GROUPS
 from . import figures, stacks
 from .context import Context, reasons
 from .estimates import Band, band

@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .flags import Flag, nearest
+from ..utils import nearest
+from .flags import Flag
 
 
 #: Folder of the packaged recipes.

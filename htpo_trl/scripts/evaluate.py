@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..data.names import PromptArguments, as_options, benchmark, check_options, reward_functions
+from ..data.names import PromptArguments, as_options, benchmark, check_options
 from .arguments import UsageError, read
 from .flags import Flag, flags_of
+from .reward_names import reward_functions
 
 
 #: Class -> its title in the help.

@@ -5,9 +5,7 @@ A test compares them with what TRL's parser makes of the same classes.
 """
 
 import ast
-import difflib
 import textwrap
-from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,9 +100,3 @@ def describe(flags: dict[str, Flag], titles: dict[str, str]) -> str:
                 lines.append(f"  {spelling}  {flag.type} = {flag.default}")
                 lines += textwrap.wrap(flag.help, 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`Did you mean ...? `, if there is a name close to this one; else nothing."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}? " if near else ""

@@ -20,17 +20,16 @@ from typing import Any
 from ..data.names import (
     PromptArguments,
     benchmark,
-    check_columns,
     check_options,
     dataset,
     hub_id,
     is_ours,
     mixture,
-    reward_functions,
 )
 from ..utils import versions
 from .arguments import UsageError, read
 from .flags import Flag, flags_of
+from .reward_names import check_columns, reward_functions
 
 
 #: Class -> its title in the help.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..objective.transform import EFFECTS, GROUPS
+from ..objective.table import EFFECTS, GROUPS
 from ..palette import group_colour, group_label, ink
 from .view import View, changes, counts, kind, visible
 

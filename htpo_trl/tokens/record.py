@@ -33,10 +33,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pyarrow import parquet
-from torch import Tensor
 
 from ..objective.rules import parse_rule, rule_spec
-from ..objective.transform import Table, control
+from ..objective.table import Table
+from ..objective.transform import control, effective_weight
 
 
 _OF_TOKENS = {
@@ -169,37 +169,6 @@ class Record(NamedTuple):
 
 
 _LABELS = ("is_hard", "is_correct", "is_judged")
-
-
-def effective_weight(
-    per_token_logps: Tensor,
-    old_per_token_logps: Tensor,
-    advantages: Tensor,
-    epsilon_low: float,
-    epsilon_high: float,
-    delta: float | None,
-) -> Tensor:
-    """
-    Derivative by log π of a token's objective, which is maximised: min(min(r, δ)·Â, clip(r, 1-ε_lo, 1+ε_hi)·Â) with
-    r = π/π_old, as TRL's loss has it. Plain PPO-clip gives r·Â, and 0 where the token is clipped. Of *effective*
-    advantages and old log-probabilities it is 0 for a detached token and w·Â for a gradient kept with weight w. What
-    TRL multiplies or adds afterwards (aggregation, KL, corrections for the engine that sampled) is not in it.
-
-    Args:
-        per_token_logps, old_per_token_logps, advantages (`torch.Tensor` of one shape):
-            Effective ones or not; the weight has their shape.
-        epsilon_low, epsilon_high, delta (`float`):
-            Clip range and dual clip; `None` is no dual clip.
-    """
-    ratio = torch.exp(per_token_logps - old_per_token_logps)
-    low, high = 1 - epsilon_low, 1 + epsilon_high
-    unclipped = ratio if delta is None else ratio.clamp(max=delta)
-    clipped = ratio.clamp(low, high)
-    # Each branch of the minimum has a gradient where its clamp lets the ratio through.
-    passes = torch.where(
-        unclipped * advantages <= clipped * advantages, unclipped == ratio, (ratio >= low) & (ratio <= high)
-    )
-    return torch.where(passes, ratio * advantages, 0.0)
 
 
 _LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows

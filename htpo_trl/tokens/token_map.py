@@ -9,7 +9,7 @@ Texts come from a model. They reach neither the page's markup nor the terminal a
 from pathlib import Path
 from typing import Any
 
-from ..objective.transform import EFFECTS, GROUPS, Table
+from ..objective.table import EFFECTS, GROUPS, Table
 from ..palette import group_colour, group_label, ink
 from .page import page
 from .record import steps

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..objective.transform import GROUPS, Table, get_table
+from ..objective.table import GROUPS, Table, get_table
 from .record import Completion, Outcome, Record, read
 
 

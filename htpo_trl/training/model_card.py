@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .. import __version__
-from ..evaluation.results import table
-from ..objective.transform import GROUPS
+from ..objective.table import GROUPS
+from ..utils import markdown_table
 
 
 #: What decides what is learned, in the order of the card.
@@ -94,7 +94,7 @@ def _objective(trainer: Any) -> str:
         f"among the top {100 * args.top_entropy_share:.4g}% of its response ({trainer.table.selection} selection). r "
         f"is the importance ratio, Â the advantage, sg stops the gradient, J_PPO = min(r·Â, clip(r, 1-ε_lo, "
         f"1+ε_hi)·Â), ε_lo = {trainer.epsilon_low:g}, ε_hi = {trainer.epsilon_high:g}.\n\n"
-        + table(["group", "objective"], [[" · ".join(group.split("_")), str(rule)] for group, rule in rows])
+        + markdown_table(["group", "objective"], [[" · ".join(group.split("_")), str(rule)] for group, rule in rows])
     )
 
 
@@ -117,7 +117,7 @@ def _hyper_parameters(trainer: Any) -> str:
     rows = [[name, str(values[name])] for name in OPTIONS] + [["processes", str(processes)]]
     return (
         f"Step {trainer.state.global_step} of {trainer.state.max_steps}, {batch} completions per optimizer step.\n\n"
-        + table(["option", "value"], rows)
+        + markdown_table(["option", "value"], rows)
     )
 
 
@@ -141,4 +141,4 @@ def _evaluation_table(steps: dict[int, dict[str, Any]]) -> str:
                 rows.setdefault((benchmark, metric), {})[step] = cell
     header = ["benchmark", "metric", *(f"step {step}" for step in steps)]
     cells = [[*names, *(row.get(step, "") for step in steps)] for names, row in rows.items()]
-    return f"Means with 95% bootstrap intervals over problems.\n\n{table(header, cells)}"
+    return f"Means with 95% bootstrap intervals over problems.\n\n{markdown_table(header, cells)}"

@@ -19,9 +19,9 @@ from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
-from .conftest import even_digits, tiny_model
-from .distributed_run import TORCHRUN, Recorder, Run, build, launch, launched, records, trained
-from .test_trainer import batch, loss_and_grads, make_trainer  # noqa: F401  (fixtures)
+from ..conftest import even_digits, tiny_model
+from ..distributed_run import TORCHRUN, Recorder, Run, build, launch, launched, records, trained
+from ..losses import loss_and_grads
 
 
 # Those that divide by rows, or by tokens of the whole optimizer step.
@@ -164,7 +164,7 @@ def garbage(inputs, mask, value):
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)
-def test_garbage_in_masked_cells(make_trainer, batch, compare, loss_type):  # noqa: F811
+def test_garbage_in_masked_cells(make_trainer, batch, compare, loss_type):
     trainer = make_trainer(loss_type=loss_type)
     prompt, mask = batch["prompt_mask"].clone(), batch["completion_mask"]
     prompt[::2, 0] = 0
@@ -185,7 +185,7 @@ def test_garbage_in_masked_cells(make_trainer, batch, compare, loss_type):  # no
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)
-def test_padding(make_trainer, batch, compare, loss_type):  # noqa: F811
+def test_padding(make_trainer, batch, compare, loss_type):
     trainer = make_trainer(loss_type=loss_type)
     left = {name: pad(batch[name], (9, 0)) for name in ("prompt_ids", "prompt_mask")}
     right = {name: pad(batch[name], (0, 40)) for name in ("completion_ids", "completion_mask", "old_per_token_logps")}
@@ -194,7 +194,7 @@ def test_padding(make_trainer, batch, compare, loss_type):  # noqa: F811
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)
-def test_order_of_rows(make_trainer, batch, compare, loss_type):  # noqa: F811
+def test_order_of_rows(make_trainer, batch, compare, loss_type):
     trainer = make_trainer(loss_type=loss_type)
     order = torch.tensor([3, 5, 0, 4, 1, 2])
     permuted = {name: value[order] if value.dim() else value for name, value in batch.items()}
@@ -207,7 +207,7 @@ def test_order_of_rows(make_trainer, batch, compare, loss_type):  # noqa: F811
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "bnpo"])
-def test_a_masked_row_is_no_row(make_trainer, batch, compare, loss_type):  # noqa: F811
+def test_a_masked_row_is_no_row(make_trainer, batch, compare, loss_type):
     """Where tokens are counted; the others divide by the number of rows."""
     trainer = make_trainer(loss_type=loss_type)
     kept = batch["completion_mask"].any(dim=1)

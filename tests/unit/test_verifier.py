@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, client, configure, judge, worker
 from htpo_trl.verifier.answers import bare_answer, compare_plainly, extract_answer
 
-from .hostile import hanging_answers, hostile_answers
+from ..hostile import hanging_answers, hostile_answers
 
 
 BUSY = hanging_answers(16)
@@ -399,7 +399,7 @@ def test_no_process_outlives_a_script(tmp_path, end):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert process.stdout.readline() == "['correct']\n"
     if end == "killed":

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 REPOSITORY = re.search(r'Repository = "https://github\.com/(.*)"', (ROOT / "pyproject.toml").read_text())[1]
 

@@ -11,8 +11,6 @@ from trl import GRPOTrainer
 from htpo_trl import HTPOTrainer
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
-from .test_trainer import make_trainer  # noqa: F401  (a fixture)
-
 
 def calls_and_reads(function):
     """(line, what) of each call of a method of self, and each read of `inputs[...]` or `inputs.get(...)`, in order."""
@@ -47,7 +45,7 @@ def test_signatures():
     assert list(parameters)[:4] == ["self", "model", "reward_funcs", "args"]
 
 
-def test_forward_returns_log_probs_and_entropies_first(make_trainer):  # noqa: F811
+def test_forward_returns_log_probs_and_entropies_first(make_trainer):
     trainer = make_trainer()
     ids = torch.tensor([[3, 4, 5, 6]])
     outputs = trainer._get_per_token_logps_and_entropies(
@@ -58,7 +56,7 @@ def test_forward_returns_log_probs_and_entropies_first(make_trainer):  # noqa: F
     torch.testing.assert_close(outputs[1], -(logits.exp() * logits).sum(dim=-1))
 
 
-def test_rewards_are_gathered_per_function_with_nan_for_none(make_trainer):  # noqa: F811
+def test_rewards_are_gathered_per_function_with_nan_for_none(make_trainer):
     def first(completions, **kwargs):
         return [1.0, None]
 
@@ -72,7 +70,7 @@ def test_rewards_are_gathered_per_function_with_nan_for_none(make_trainer):  # n
     assert trainer.reward_func_names == ["first", "second"]
 
 
-def test_generation_returns_eight_columns(make_trainer, monkeypatch):  # noqa: F811
+def test_generation_returns_eight_columns(make_trainer, monkeypatch):
     """Dynamic sampling reads the second and the fourth, and treats lists of one entry per prompt as columns."""
     trainer = make_trainer()
     trainer.model.train()
@@ -92,14 +90,14 @@ def test_generation_and_rewards_are_called_once_before_and_after_scoring():
     assert order.index("self._generate()") < scoring < order.index("self._calculate_rewards()")
 
 
-def test_extra_logs_wait_in_lists_per_column(make_trainer):  # noqa: F811
+def test_extra_logs_wait_in_lists_per_column(make_trainer):
     trainer = make_trainer()
     assert trainer._pending_extra_logs == {}
     trainer._log_completion_extra("column", ["a", "b"])
     assert trainer._pending_extra_logs == {"column": ["a", "b"]}
 
 
-def test_the_buffer_is_one_batch_per_gradient_step(make_trainer):  # noqa: F811
+def test_the_buffer_is_one_batch_per_gradient_step(make_trainer):
     """What exact resume saves: `_step` counts gradient steps, and the buffer is read at `_step` modulo its length."""
     trainer = make_trainer(steps_per_generation=4, num_iterations=2, max_steps=6)
     assert (trainer._step, trainer._buffered_inputs) == (0, None)
@@ -110,7 +108,7 @@ def test_the_buffer_is_one_batch_per_gradient_step(make_trainer):  # noqa: F811
     assert trainer._prepare_inputs(None) is trainer._buffered_inputs[6 % 4]
 
 
-def test_the_sampler_draws_one_order_per_epoch(make_trainer):  # noqa: F811
+def test_the_sampler_draws_one_order_per_epoch(make_trainer):
     first, second = (make_trainer()._get_train_sampler() for _ in range(2))
     orders = [list(first) for _ in range(3)]
     assert orders[0] != orders[1]

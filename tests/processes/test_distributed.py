@@ -4,7 +4,7 @@ import pytest
 from htpo_trl.objective import GROUPS
 from htpo_trl.tokens import record as token_record
 
-from .distributed_run import TORCHRUN, launch, records
+from ..distributed_run import TORCHRUN, launch, records
 
 
 def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):

@@ -24,8 +24,8 @@ from htpo_trl.rewards import math_reward
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
 
-from .markdown import DOCUMENTS, ROOT, blocks, name, tokens
-from .test_data import ROWS, hub, write_jsonl  # noqa: F401  (fixture)
+from ..markdown import DOCUMENTS, ROOT, blocks, name, tokens
+from ..unit.test_data import ROWS, hub, write_jsonl  # noqa: F401  (fixture)
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

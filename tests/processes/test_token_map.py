@@ -16,16 +16,15 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from htpo_trl import cli
-from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, control
+from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, control, effective_weight
 from htpo_trl.palette import contrast, group_colour, ink
 from htpo_trl.tokens import record as token_record
 from htpo_trl.tokens.page import DARK, LIGHT
-from htpo_trl.tokens.record import effective_weight
 from htpo_trl.tokens.token_map import print_token_map, write_token_map
 from htpo_trl.tokens.view import visible
 
-from .reference import reference
-from .test_objective import cases, ppo_clip, tensors
+from ..reference import reference
+from ..unit.test_objective import cases, ppo_clip, tensors
 
 
 # Were one of them not text, it would call a dialog, set `window.hacked`, ask the network or move the cursor.

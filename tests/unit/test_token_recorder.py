@@ -15,7 +15,7 @@ from htpo_trl.scripts.htpo import HTPOScriptArguments
 from htpo_trl.tokens import record as token_record
 from htpo_trl.tokens.callback import TokenRecorder
 
-from .test_trainer import make_trainer, scripted  # noqa: F401  (fixture)
+from .test_trainer import scripted
 
 
 # Two optimizer steps per generation batch, each of two micro-batches of 8: the second is off-policy.
@@ -24,7 +24,7 @@ RULES = {"objective_overrides": {"hard_correct_low": {"rule": "detach", "share":
 
 
 @pytest.fixture
-def record_run(make_trainer):  # noqa: F811
+def record_run(make_trainer):
     """A run whose tokens are recorded, and by step what the trainer computed, one dict per completion."""
 
     def run(steps=1, completions=100, resume=None, **options):
@@ -95,7 +95,7 @@ def test_recomputed_by_its_own_table_it_is_what_was_stored(record_run, tmp_path)
     assert {0, 1, 3, 5} <= effects, "the run is too tame to tell"
 
 
-def test_training_is_bit_for_bit_the_same(record_run, make_trainer):  # noqa: F811
+def test_training_is_bit_for_bit_the_same(record_run, make_trainer):
     plain = make_trainer(**STEPS | RULES)
     plain.train()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
@@ -162,7 +162,7 @@ def test_missing_rewards_are_missing(record_run, tmp_path):
     assert all((c.values["groups"] == -1).all() != c.is_judged for c in completions)
 
 
-def test_bad_settings_are_refused(make_trainer):  # noqa: F811
+def test_bad_settings_are_refused(make_trainer):
     trainer = make_trainer()
     for options in ({"steps": 0}, {"completions": 0}):
         with pytest.raises(ValueError, match=r"TokenRecorder: \w+=0 must be at least 1"):

@@ -8,11 +8,11 @@ from peft import LoraConfig
 from transformers import Qwen3ForCausalLM
 
 from htpo_trl import HTPOTrainer, __version__
-from htpo_trl.evaluation.results import write_json
 from htpo_trl.objective import GROUPS, get_table
+from htpo_trl.utils import write_json
 
-from .conftest import even_digits
-from .hub_server import metadata_errors
+from ..conftest import even_digits
+from ..hub_server import metadata_errors
 
 
 def length(completions, **kwargs):

@@ -13,7 +13,7 @@ from htpo_trl import HTPOConfig
 from htpo_trl.scripts.htpo import HTPOScriptArguments
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAPERS = DOCS / "papers.md"
 

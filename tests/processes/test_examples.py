@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run_example(name, monkeypatch, *arguments):

@@ -20,9 +20,8 @@ from htpo_trl.training.sampling import (
     split_rows,
 )
 
-from .kill_and_resume import LAUNCHERS
-from .test_trainer import make_trainer  # noqa: F401 (a fixture)
-from .training_run import finish, half_solvable, mixed_groups, prompts, run
+from ..kill_and_resume import LAUNCHERS
+from ..training_run import finish, half_solvable, mixed_groups, prompts, run
 
 
 def stream(n, *, seed=0, iterable=False, shuffle=True):
@@ -183,7 +182,7 @@ def test_collect(n_processes, group_size, n_batch, max_rounds, n_data, solvable,
     assert informative == sorted(informative, reverse=True)
 
 
-def test_next_round_is_as_large_as_the_share_of_informative_groups_asks(make_trainer):  # noqa: F811
+def test_next_round_is_as_large_as_the_share_of_informative_groups_asks(make_trainer):
     sizes = []
 
     def reward(prompts, completions, **kwargs):
@@ -239,7 +238,7 @@ def length(completions, **kwargs):
     return [-len(text) / 100 for text in completions]
 
 
-def test_a_shaped_reward_does_not_rescue_a_group(make_trainer):  # noqa: F811
+def test_a_shaped_reward_does_not_rescue_a_group(make_trainer):
     trainer = make_trainer(
         reward_funcs=[half_solvable, length], dynamic_sampling=True, reward_weights=[1.0, 1.0], max_steps=1
     )
@@ -247,7 +246,7 @@ def test_a_shaped_reward_does_not_rescue_a_group(make_trainer):  # noqa: F811
     assert trainer.state.log_history[0]["htpo/sampling/rounds"] > 1
 
 
-def test_columns_logs_and_none(make_trainer, make_model, tokenizer, make_config):  # noqa: F811
+def test_columns_logs_and_none(make_trainer, make_model, tokenizer, make_config):
     """Extra columns reach the reward functions, in later rounds too; their extra logs stay with their completions."""
     seen = []
 
@@ -275,7 +274,7 @@ def test_columns_logs_and_none(make_trainer, make_model, tokenizer, make_config)
     assert ((correct > 0) & (correct < 3)).all()
 
 
-def test_discarded_completions_are_not_scored(make_trainer, monkeypatch):  # noqa: F811
+def test_discarded_completions_are_not_scored(make_trainer, monkeypatch):
     trainer = make_trainer(reward_funcs=half_solvable, dynamic_sampling=True)
     trainer.model.train()
     scored = []
@@ -292,7 +291,7 @@ def test_discarded_completions_are_not_scored(make_trainer, monkeypatch):  # noq
     assert scored == [32]
 
 
-def test_evaluation_samples_as_ever(make_trainer, dataset):  # noqa: F811
+def test_evaluation_samples_as_ever(make_trainer, dataset):
     trainer = make_trainer(
         reward_funcs=lambda completions, **kwargs: [0.0] * len(completions),
         dynamic_sampling=True,
@@ -327,7 +326,7 @@ def hopeless(completions, trainer_state, **kwargs):
     return [float(i % 4 == 0 and trainer_state.global_step < 4) for i in range(len(completions))]
 
 
-def test_exhausted_saves_and_stops(make_trainer, tmp_path):  # noqa: F811
+def test_exhausted_saves_and_stops(make_trainer, tmp_path):
     options = {"dynamic_sampling": True, "max_sampling_rounds": 3, "max_steps": 8}
     trainer = make_trainer(reward_funcs=hopeless, **options)
     with pytest.raises(SamplingExhaustedError) as error:
@@ -352,7 +351,7 @@ def test_exhausted_saves_and_stops(make_trainer, tmp_path):  # noqa: F811
     assert log[4]["htpo/sampling/rounds"] == 3
 
 
-def test_data_without_other_prompts(make_trainer, make_config, make_model, tokenizer):  # noqa: F811
+def test_data_without_other_prompts(make_trainer, make_config, make_model, tokenizer):
     """Eight prompts make up the batch; where only four can be solved, no other round can fill it."""
     config = make_config(dynamic_sampling=True, max_sampling_rounds=50)
     trainer = HTPOTrainer(

@@ -12,70 +12,11 @@ from trl import GRPOConfig, GRPOTrainer
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.objective import EFFECTS, GROUPS, Control, control
 
-from .reference import reference
+from ..losses import forward, loss_and_grads
+from ..reference import reference
 
 
 PPO_LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"]
-
-
-@pytest.fixture
-def make_trainer(make_model, tokenizer, dataset, make_config, reward):
-    def make(cls=HTPOTrainer, reward_funcs=None, config=None, model=None, train_dataset=dataset, **kwargs):
-        keywords = {name: kwargs.pop(name) for name in ("eval_dataset", "peft_config", "callbacks") if name in kwargs}
-        return cls(
-            model if model is not None else make_model(),
-            reward_funcs or reward,
-            config or make_config(**kwargs),
-            train_dataset,
-            processing_class=tokenizer,
-            **keywords,
-        )
-
-    return make
-
-
-@pytest.fixture
-def batch():
-    """Inputs of a loss: 6 responses of up to 30 tokens, sampled by a policy that has moved away since."""
-    generator = torch.Generator().manual_seed(0)
-    n_rows, n_prompt, n_completion = 6, 3, 30
-    lengths = torch.tensor([30, 17, 5, 1, 0, 23])
-    completion_mask = (torch.arange(n_completion) < lengths.unsqueeze(1)).long()
-    correct = torch.tensor([True, True, False, True, False, False])
-    return {
-        "prompt_ids": torch.randint(3, 13, (n_rows, n_prompt), generator=generator),
-        "prompt_mask": torch.ones(n_rows, n_prompt, dtype=torch.long),
-        "completion_ids": torch.randint(3, 13, (n_rows, n_completion), generator=generator),
-        "completion_mask": completion_mask,
-        "advantages": torch.where(correct, 1.0, -1.0) * torch.rand(n_rows, generator=generator),
-        "old_per_token_logps": -2.5 + 0.6 * torch.randn(n_rows, n_completion, generator=generator),
-        "num_items_in_batch": lengths.sum(),
-        "is_hard": torch.tensor([True, False, True, True, False, False]),
-        "is_correct": correct,
-        "is_judged": torch.ones(n_rows, dtype=torch.bool),
-    }
-
-
-def loss_and_grads(trainer, inputs):
-    model = trainer.model
-    model.train()
-    model.zero_grad()
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.args.steps_per_generation = 1  # the batch is all there is
-    loss = trainer._compute_loss(model, dict(inputs))
-    loss.backward()
-    return loss.detach(), [p.grad.clone() for p in model.parameters()]
-
-
-def forward(trainer, inputs):
-    """log π and H of the completion tokens."""
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    n = inputs["completion_ids"].shape[1]
-    logits = trainer.model(input_ids=ids, attention_mask=mask).logits
-    logps = logits[:, -n - 1 : -1].log_softmax(dim=-1)
-    chosen = logps.gather(2, inputs["completion_ids"].unsqueeze(2)).squeeze(2)
-    return chosen, -(logps.exp() * logps).sum(dim=-1)
 
 
 @pytest.mark.parametrize(("clip", "top"), [((0.2, 0.28), (1, 5)), ((0.1, 0.5), (2, 5))])

@@ -26,7 +26,7 @@ from htpo_trl.data import (
 )
 from htpo_trl.data.countdown import countdown_reward, problems
 
-from .golds import DATA, FILES
+from ..golds import DATA, FILES
 
 
 # Where each set is on the Hub and which columns are read: to be compared with the set's page if a download fails.

@@ -31,18 +31,19 @@ from htpo_trl.cli import make_parser
 from htpo_trl.cli.launch import Layout, _accelerate_config
 from htpo_trl.cli.memory import SHAPES, estimate, sizes
 from htpo_trl.cli.plan import plan
-from htpo_trl.data.names import PromptArguments, dataset, is_ours, mixture, reward_functions
+from htpo_trl.data.names import PromptArguments, dataset, is_ours, mixture
 from htpo_trl.scripts import evaluate, htpo
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
 from htpo_trl.scripts.flags import is_true_by_default
+from htpo_trl.scripts.reward_names import reward_functions
 from htpo_trl.training.checkpoint import check
 
-from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
-from .markdown import DOCUMENTS, blocks
+from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
+from ..markdown import DOCUMENTS, blocks
 from .test_invariance import ARGUMENTS, ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ACCELERATE = ("accelerate.commands.launch", f"--main_process_port={PORT}")
 HTPO = (sys.executable, "-c", "from htpo_trl.cli import main; main()")
 # Completions that depend on the prompt and the place in its group alone, not on process or model.

@@ -27,7 +27,7 @@ from htpo_trl.cli.plan import plan
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
 
-from .markdown import DOCUMENTS, ROOT, anchors, blocks, headings, links, name, tables
+from ..markdown import DOCUMENTS, ROOT, anchors, blocks, headings, links, name, tables
 
 
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
@@ -100,7 +100,7 @@ def test_nothing_is_loaded_from_elsewhere(site):
 def test_links_to_the_repository(site):
     """Relative ones, which GitHub follows, become absolute on the site, or lead to its own pages."""
     page = (site / "invariance.html").read_text()
-    assert f'href="{REPOSITORY}/blob/main/tests/test_invariance.py"' in page
+    assert f'href="{REPOSITORY}/blob/main/tests/processes/test_invariance.py"' in page
     assert 'href="../contributing.html#where-things-are"' in (site / "api/internals.html").read_text()
     assert 'href="compatibility.html"' in (site / "contributing.html").read_text()
     assert "../" not in "".join(re.findall(r"<article.*?</article>", page, re.DOTALL))

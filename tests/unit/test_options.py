@@ -29,8 +29,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 
-from .reference import reference
-from .test_trainer import batch, forward, loss_and_grads, make_trainer  # noqa: F401  (two are fixtures)
+from ..losses import forward, loss_and_grads
+from ..reference import reference
 
 
 FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
@@ -466,7 +466,7 @@ def test_exercised(case, train, without_options):
 @pytest.mark.parametrize(
     "clip", [{"epsilon": 0.05, "epsilon_high": 0.1, "delta": 1.5}, {"epsilon_high": None, "delta": None}]
 )
-def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypatch, clip):  # noqa: F811
+def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypatch, clip):
     """The only options that TRL's loss and the table both read."""
     trainer = make_trainer(**clip)
     loss, _ = loss_and_grads(trainer, batch)

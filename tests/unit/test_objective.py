@@ -25,11 +25,11 @@ from htpo_trl.objective import (
     parse_rule,
 )
 
-from .reference import reference
+from ..reference import reference
 
 
 # Inputs, loss and gradient of the loss released with the paper (github.com/xcyao00/HTPO), computed in float64.
-RELEASED = json.loads((Path(__file__).parent / "data" / "released_vectors.json").read_text())["cases"]
+RELEASED = json.loads((Path(__file__).parents[1] / "data" / "released_vectors.json").read_text())["cases"]
 BOOLEAN = ("mask", "is_hard", "is_correct", "is_judged")
 checked_control = jaxtyped(typechecker=beartype)(control)
 

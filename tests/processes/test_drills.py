@@ -22,12 +22,11 @@ from transformers import TrainerCallback
 from htpo_trl.training.checkpoint import check, last_complete
 from htpo_trl.training.interruption import stop_on_signals
 
-from .conftest import even_digits
-from .distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
-from .kill_and_resume import model_and_tokenizer
+from ..conftest import even_digits
+from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
+from ..kill_and_resume import model_and_tokenizer
+from ..training_run import prompts
 from .test_resume import same_parameters
-from .test_trainer import make_trainer  # noqa: F401 (a fixture)
-from .training_run import prompts
 
 
 class Send(TrainerCallback):
@@ -44,7 +43,7 @@ class Send(TrainerCallback):
 
 class TestSignals:
     @pytest.fixture
-    def make(self, make_trainer, make_model):  # noqa: F811
+    def make(self, make_trainer, make_model):
         """One and a half epochs of eight steps, which one generation batch serves; an evaluation after each epoch."""
         data = Dataset.from_list(prompts(8))
 
@@ -190,7 +189,7 @@ def skips(prompts, **kwargs):
 
 class TestRewardFunctions:
     @pytest.mark.parametrize("dynamic_sampling", [False, True])
-    def test_names_function_and_sample_and_keeps_what_was_trained(self, make_trainer, tmp_path, dynamic_sampling):  # noqa: F811
+    def test_names_function_and_sample_and_keeps_what_was_trained(self, make_trainer, tmp_path, dynamic_sampling):
         data = Dataset.from_list([{"prompt": POISON if i == 5 else f"1{i}"} for i in range(8)])
 
         def make(rewards):
@@ -228,7 +227,7 @@ class TestRewardFunctions:
             (lambda prompts, **kwargs: [[1.0]] * len(prompts), TypeError, "Rewards must be numbers or None"),
         ],
     )
-    def test_what_cannot_be_used(self, make_trainer, function, error, message):  # noqa: F811
+    def test_what_cannot_be_used(self, make_trainer, function, error, message):
         trainer = make_trainer(reward_funcs=[even_digits, function])
         rows = [{"prompt": f"1{i}" if i < 4 else POISON} for i in range(8)]
         with pytest.raises(error) as raised:
@@ -238,7 +237,7 @@ class TestRewardFunctions:
         assert "nothing is saved" in text
         assert len(text) < 1500
 
-    def test_an_error_of_saving_hides_nothing(self, make_trainer, monkeypatch):  # noqa: F811
+    def test_an_error_of_saving_hides_nothing(self, make_trainer, monkeypatch):
         def fail(directory):
             raise OSError("disk full")
 
@@ -262,7 +261,7 @@ class TestFullDisk:
         yield directory
         subprocess.run(["umount", "--lazy", directory], check=True)  # its safetensors may be open
 
-    def test_the_previous_checkpoint_stays(self, make_trainer, make_model, disk):  # noqa: F811
+    def test_the_previous_checkpoint_stays(self, make_trainer, make_model, disk):
         def make():
             return make_trainer(model=make_model(), save_strategy="steps", save_steps=1, save_total_limit=1)
 

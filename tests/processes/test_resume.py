@@ -21,10 +21,9 @@ from htpo_trl.training.checkpoint import (
 )
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
-from .distributed_run import ROOT
-from .kill_and_resume import kill_and_resume, model_and_tokenizer, table, uninterrupted
-from .test_trainer import make_trainer  # noqa: F401 (a fixture)
-from .training_run import prompts
+from ..distributed_run import ROOT
+from ..kill_and_resume import kill_and_resume, model_and_tokenizer, table, uninterrupted
+from ..training_run import prompts
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def same_parameters(a, b):
     return all(map(torch.equal, a.model.parameters(), b.model.parameters()))
 
 
-def test_every_step_resumes_exactly(make_trainer, make_model, tmp_path):  # noqa: F811
+def test_every_step_resumes_exactly(make_trainer, make_model, tmp_path):
     """Eight gradient steps per generation batch, two of them per optimizer step, and three epochs."""
     options = {"num_iterations": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 4, "logging_steps": 1}
 
@@ -165,7 +164,7 @@ def test_every_step_resumes_exactly(make_trainer, make_model, tmp_path):  # noqa
 
 
 @pytest.mark.parametrize(("cls", "exact"), [(ResumableGRPOTrainer, True), (GRPOTrainer, False)])
-def test_plain_grpo(make_trainer, make_model, tmp_path, cpu_arguments, cls, exact):  # noqa: F811
+def test_plain_grpo(make_trainer, make_model, tmp_path, cpu_arguments, cls, exact):
     """The same for GRPO. TRL alone is the negative control: without the state there is something to be seen."""
 
     def make(**kwargs):
@@ -178,7 +177,7 @@ def test_plain_grpo(make_trainer, make_model, tmp_path, cpu_arguments, cls, exac
     assert same_parameters(whole, resumed) == exact
 
 
-def test_metrics_not_yet_logged_are_kept(make_trainer, tmp_path):  # noqa: F811
+def test_metrics_not_yet_logged_are_kept(make_trainer, tmp_path):
     """Logs every four steps; saved after the second."""
     whole, options = save_all(make_trainer, logging_steps=4)
     resumed = make_trainer(**options)
@@ -189,7 +188,7 @@ def test_metrics_not_yet_logged_are_kept(make_trainer, tmp_path):  # noqa: F811
                 assert row[name] == expected[name], name
 
 
-def test_lora_resumes_exactly(make_trainer, tmp_path):  # noqa: F811
+def test_lora_resumes_exactly(make_trainer, tmp_path):
     def make(**kwargs):
         return make_trainer(peft_config=LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear"), **kwargs)
 
@@ -199,7 +198,7 @@ def test_lora_resumes_exactly(make_trainer, tmp_path):  # noqa: F811
     assert same_parameters(whole, resumed)
 
 
-def test_damaged_checkpoints_are_not_resumed_from(make_trainer, tmp_path):  # noqa: F811
+def test_damaged_checkpoints_are_not_resumed_from(make_trainer, tmp_path):
     run = tmp_path / "run"
     whole, options = save_all(make_trainer)
     optimizer = run / "checkpoint-12" / "optimizer.pt"
@@ -215,7 +214,7 @@ def test_damaged_checkpoints_are_not_resumed_from(make_trainer, tmp_path):  # no
     assert same_parameters(whole, resumed)
 
 
-def test_nothing_to_resume_from(make_trainer, tmp_path):  # noqa: F811
+def test_nothing_to_resume_from(make_trainer, tmp_path):
     with pytest.raises(CheckpointError, match="no complete checkpoint in"):
         make_trainer().train(resume_from_checkpoint=True)
     trainer = make_trainer(save_strategy="steps", save_steps=2, save_only_model=True)
@@ -224,7 +223,7 @@ def test_nothing_to_resume_from(make_trainer, tmp_path):  # noqa: F811
         make_trainer().train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
 
 
-def test_rollouts_must_fit(make_trainer, tmp_path):  # noqa: F811
+def test_rollouts_must_fit(make_trainer, tmp_path):
     _, options = save_all(make_trainer)
     other = make_trainer(**options | {"num_generations": 8})
     with pytest.raises(CheckpointError, match="was written with num_generations=4, this run has 8"):
@@ -243,7 +242,7 @@ def test_rollouts_must_fit(make_trainer, tmp_path):  # noqa: F811
         make_trainer(**options).train(resume_from_checkpoint=str(file.parent))
 
 
-def test_older_checkpoints_go_only_when_the_new_one_is_complete(make_trainer, tmp_path, monkeypatch):  # noqa: F811
+def test_older_checkpoints_go_only_when_the_new_one_is_complete(make_trainer, tmp_path, monkeypatch):
     run = tmp_path / "run"
 
     def fail(directory):
@@ -275,7 +274,7 @@ class Poison(TrainerCallback):
                 next(model.parameters()).fill_(float("nan"))
 
 
-def test_non_finite_logits_stop_the_run_and_keep_the_checkpoint(make_trainer, tmp_path):  # noqa: F811
+def test_non_finite_logits_stop_the_run_and_keep_the_checkpoint(make_trainer, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2}
     with pytest.raises(FloatingPointError, match="no finite log-probability or entropy after step 3"):
         make_trainer(callbacks=[Poison()], **options).train()

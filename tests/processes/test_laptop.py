@@ -16,7 +16,7 @@ from htpo_trl.evaluation import pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
 from htpo_trl.tokens import record as token_record
 
-from .markdown import ROOT, blocks
+from ..markdown import ROOT, blocks
 
 
 README = ROOT / "README.md"
