@@ -165,17 +165,20 @@ class Demanding:
 
     def __call__(self, prompts, completions, trainer_state, **kwargs):
         if trainer_state.global_step >= 3 and POISON in prompts:
-            raise KeyError("no such unit")
+            error = KeyError("no such unit")
+            error.row = prompts.index(POISON)
+            raise error
         return [1.0] * len(completions)
 
 
 POISON = "07"
 
 
-def needs_groups(completions, **kwargs):
-    if len(completions) > 1:
-        raise ZeroDivisionError("no spread")
-    return [1.0]
+def paid(completions, calls=[], **kwargs):  # noqa: B006
+    """Each call costs."""
+    calls.append(len(completions))
+    assert len(calls) == 1
+    raise ZeroDivisionError("no spread")
 
 
 async def slow_judge(prompts, **kwargs):
@@ -204,8 +207,8 @@ class TestRewardFunctions:
         step = trainer.state.global_step
         assert step >= 3
         named, saved = raised.value.__notes__
-        assert re.match(r"The reward function 'Demanding' failed on process 0, on row [04] of a batch of 8\.\n", named)
-        assert f"  prompt: '{POISON}'\n  completion: '" in named
+        assert named.startswith("The reward function 'Demanding' failed on process 0, on row ")
+        assert f" of a batch of 8\n  prompt: '{POISON}'\n  completion: '" in named
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         assert saved == f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={checkpoint}"
         assert "__call__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
@@ -217,13 +220,13 @@ class TestRewardFunctions:
         ("function", "error", "message"),
         [
             (
-                needs_groups,
+                paid,
                 ZeroDivisionError,
-                "'needs_groups' failed on process 0, on a batch of 8, but on none of its",
+                "'paid' failed on process 0, on a batch of 8, which begins with\n  prompt: '10'",
             ),
             (slow_judge, TypeError, "'slow_judge' failed on process 0, on row 4 of a batch of 8"),
-            (skips, ValueError, "'skips' failed on process 0, on row 4 of a batch of 8"),
-            (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on row 0 of a batch of 8"),
+            (skips, ValueError, "'skips' failed on process 0, on a batch of 8, which"),
+            (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on a batch of 8"),
             (lambda prompts, **kwargs: [[1.0]] * len(prompts), TypeError, "Rewards must be numbers or None"),
         ],
     )
