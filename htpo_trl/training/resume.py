@@ -62,6 +62,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 )
         elif resume_from_checkpoint:
             checkpoint.check(resume_from_checkpoint)
+        # Nothing of an earlier training by this trainer, which may have been stopped anywhere.
+        self._step, self._buffered_inputs, self._saved_step = 0, None, None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model, trial):

@@ -19,7 +19,7 @@ import pytest
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from htpo_trl.training.checkpoint import check, last_complete
+from htpo_trl.training.checkpoint import SEAL, check, last_complete
 from htpo_trl.training.interruption import stop_on_signals
 
 from ..conftest import even_digits
@@ -42,6 +42,13 @@ class Send(TrainerCallback):
 
 
 class TestSignals:
+    @pytest.fixture(autouse=True)
+    def ctrl_c_interrupts(self):
+        """Python started in the background, or by nohup, leaves SIGINT ignored."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, handler)
+
     @pytest.fixture
     def make(self, make_trainer, make_model):
         """One and a half epochs of eight steps, which one generation batch serves; an evaluation after each epoch."""
@@ -342,7 +349,8 @@ class TestTwoProcesses:
     @pytest.mark.skipif(not CAN_RESUME, reason="this transformers cannot resume on several CPU processes")
     def test_one_of_them_gets_the_signal_fails_or_dies(self, tmp_path):
         """On two nodes, as far as the launchers know: each sees its own process alone."""
-        drills = ["whole", "stopped", "resumed", "raised", "killed:backward:5"]
+        drills = ["whole", "stopped", "resumed", "raised", "held", "killed:backward:5"]
+        os.mkfifo(tmp_path / "release")
         with launched(tmp_path, *drills, n_nodes=2) as launchers:
             assert all(process.wait(timeout=300) != 0 for process in launchers)
         whole, stopped, resumed, raised = (outcomes(tmp_path, drill) for drill in drills[:4])
@@ -355,4 +363,8 @@ class TestTwoProcesses:
         )
         assert raised[0]["error"].startswith("RuntimeError: A reward function failed on another process: KeyError")
         assert last_complete(tmp_path / "raised") == str(tmp_path / "raised" / "checkpoint-2")
+        # Sealed when all processes have written, not when the first has.
+        sealed = json.loads((tmp_path / "held" / "checkpoint-1" / SEAL).read_text())["files"]
+        assert {"htpo_state_0.safetensors", "htpo_state_1.safetensors"} <= sealed.keys()
+        check(tmp_path / "held" / "checkpoint-1")
         assert "SIGKILL" in (tmp_path / "stderr-1").read_text()

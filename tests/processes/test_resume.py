@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 
@@ -25,7 +26,7 @@ from htpo_trl.training.checkpoint import (
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
 from ..distributed_run import ROOT
-from ..kill_and_resume import kill_and_resume, model_and_tokenizer, table, uninterrupted
+from ..kill_and_resume import MOMENTS, OPTIONS, kill_and_resume, model_and_tokenizer, table, uninterrupted
 from ..training_run import prompts
 
 
@@ -336,10 +337,17 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path, moment, iterable):
 
 
 def test_recorded_kills():
-    """What the page says of all the moments is what was measured."""
+    """
+    What the page shows is of the moments and options that `kill_and_resume` has now, each on one process and on two:
+    the last complete checkpoint is that of the arithmetic, where a moment is told by its step.
+    """
     rows = json.loads((ROOT / "benchmarks" / "results" / "kill_and_resume.json").read_text())
-    for n_processes in (1, 2):
-        killed = [row for row in rows if row["processes"] == n_processes and row["killed"]]
-        assert len({row["moment"] for row in killed}) >= 20
-        assert all(row["same_weights"] and row["same_log"] and row["same_rollouts"] for row in killed)
+    assert sorted((row["processes"], row["moment"]) for row in rows) == sorted(itertools.product((1, 2), MOMENTS))
+    for row in rows:
+        assert all(row[name] for name in ("killed", "same_weights", "same_log", "same_rollouts")), row
+        kind, n = row["moment"].split(":")
+        if kind in ("backward", "step"):  # one backward pass per step, and the one under way is lost
+            last = (int(n) - 1) // OPTIONS["save_steps"] * OPTIONS["save_steps"]
+            assert row["complete"][-1:] == ([last] if last else []), row
+        assert len(row["complete"]) <= OPTIONS["save_total_limit"] + 1, row
     assert table(rows) in (ROOT / "docs" / "resume.md").read_text()
