@@ -3,7 +3,7 @@ from datasets import Dataset
 
 from htpo_trl import HTPOTrainer
 
-from .rollouts import scripted_rollout
+from ..rollouts import scripted_rollout
 
 
 # Of a group of four, two are right; each has five tokens. The trained model gives a token some -2.5.

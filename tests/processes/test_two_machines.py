@@ -8,10 +8,10 @@ from collections import defaultdict
 
 import pytest
 
-from htpo_trl import token_record
+from htpo_trl.tokens import record as token_record
 
-from .conftest import tiny_model
-from .distributed_run import launch, records
+from ..conftest import tiny_model
+from ..distributed_run import launch, records
 
 
 GROUP_SIZE = 4

@@ -6,13 +6,14 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from htpo_trl import HTPOConfig, HTPOTrainer, token_record
+from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.objective import GROUPS
-from htpo_trl.token_recorder import TokenRecorder
+from htpo_trl.tokens import record as token_record
+from htpo_trl.tokens.callback import TokenRecorder
 
-from .conftest import CPU_ARGUMENTS, tiny_model
-from .reference import reference
-from .rollouts import scripted_rollout
+from ..conftest import CPU_ARGUMENTS, tiny_model
+from ..reference import reference
+from ..rollouts import scripted_rollout
 
 
 # Prompt -> text, verdict, and what another reward function says. The last of each is cut at 12 tokens.

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from htpo_trl.sampling import Batch, PromptStream, Rollouts, collect
+from htpo_trl.training.sampling import Batch, PromptStream, Rollouts, collect
 
-from .training_run import prompts
+from ..training_run import prompts
 
 
 def rounds(informative, *, wanted, group_size=2, max_rounds=10):

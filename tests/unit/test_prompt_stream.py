@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 from datasets import Dataset, IterableDataset
 
-from htpo_trl.sampling import PromptStream
+from htpo_trl.training.sampling import PromptStream
 
-from .training_run import prompts
+from ..training_run import prompts
 
 
 def stream(n, *, seed=0, iterable=False, shuffle=True):
