@@ -68,7 +68,11 @@ class Batch(NamedTuple):
     missing: int  #: groups of the batch that are not informative
 
     def metrics(self, group_size: int) -> dict[str, float]:
-        """What the sampling was like; shares of the groups that were generated unless said otherwise."""
+        """
+        `rounds` of generation; shares of the groups that were generated, `frac_informative`, `frac_all_correct` and
+        `frac_all_wrong`, and their mean `accuracy`; `generated_per_trained` completions; `frac_filled`, the share of
+        the groups trained on that are not informative.
+        """
         n = len(self.accuracy)
         judged = [share for share in self.accuracy if not math.isnan(share)]
         return {
@@ -188,7 +192,8 @@ class Sampled(NamedTuple):
 class DynamicSampler:
     """
     Samples the batches of a trainer dynamically. Only TRL scores, later: completions that are discarded cost no
-    forward pass.
+    forward pass. It logs `htpo/sampling/<what>`, see [`Batch.metrics`], and `seconds` of generating and judging. TRL's
+    `completions/*` and token counts are of all that was generated, its rewards of what is trained on.
 
     Args:
         trainer ([`HTPOTrainer`]):
