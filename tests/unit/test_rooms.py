@@ -1,6 +1,7 @@
 """The rooms of the package: which may import which. A circle, or an arrow that the table does not have, fails."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -102,3 +103,10 @@ def test_no_torch_where_there_are_only_names(module):
     code = f"import {module}, sys; print(*(m for m in ('torch', 'trl', 'transformers') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_the_readme_prints_the_tree():
+    tree = (PACKAGE.parent / "README.md").read_text().split("htpo_trl/\n")[1].split("```")[0]
+    named = set(re.findall(r"([a-z_]+(?:\.py|/))", tree))
+    rooms = {path.name + "/" for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert named == rooms | {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("_")}
