@@ -33,6 +33,8 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
 
     # What a device of another machine can do is not known here; the CPU takes every precision.
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, Planned)
+    if not model.model_name_or_path:
+        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
@@ -152,4 +154,4 @@ def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
 
 
 def _bytes(value: float) -> str:
-    return f"{value / 2**30:7.2f} GiB" if value >= 2**20 else f"{value / 2**20:7.2f} MiB"
+    return f"{value / 2**30:7.2f} GiB" if value >= 2**30 else f"{value / 2**20:7.2f} MiB"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -168,7 +169,7 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     starts = [i for i, token in enumerate(argv) if token.startswith("--")]
     if argv and starts[:1] != [0]:
         raise UsageError(f"command line: {argv[0]!r} stands before any option. Options begin with --.")
-    for start, end in zip(starts, [*starts[1:], len(argv)], strict=True):
+    for start, end in pairwise([*starts, len(argv)]):
         yield argv[start][2:].partition("=")[0].replace("-", "_"), [*argv[start:end]]
 
 

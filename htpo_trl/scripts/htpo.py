@@ -63,13 +63,10 @@ def parse(script: Sequence[str], defaults: dict[str, Any], config_class: type | 
     if str(values["resume_from_checkpoint"]).lower() == "true":
         values["resume_from_checkpoint"] = True
     try:
-        script_args, training_args, model_args = parser.parse_dict(values)
+        return parser.parse_dict(values)
     except ValueError as error:
         hint = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
         raise UsageError(f"{error}{hint * ('bf16' in str(error))}") from error
-    if not model_args.model_name_or_path:
-        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
-    return script_args, training_args, model_args
 
 
 class Data(NamedTuple):
@@ -143,6 +140,8 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any)
     from ..trainer import HTPOTrainer
 
     model = model_args.model_name_or_path
+    if not model:
+        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     if not os.path.isdir(model) and model.count("/") > 1:
         raise UsageError(f"model_name_or_path={model!r} is no directory here, and cannot be an id on the Hub.")
     if missing := missing_packages(training_args, model_args):
