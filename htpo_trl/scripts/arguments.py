@@ -160,7 +160,6 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
         place(name, tokens, "command line")
         if name in flags:
             own += tokens
-            defaults.pop(name, None)
     return found
 
 

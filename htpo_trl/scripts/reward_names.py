@@ -66,14 +66,11 @@ def check_columns(functions: Sequence[Callable], dataset: Any) -> None:
     """Refuse reward functions with an argument that neither TRL nor a column of the data set gives."""
     given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
     columns = dataset.column_names
-    for function in functions:
-        for name, parameter in inspect.signature(function).parameters.items():
-            is_needed = parameter.default is parameter.empty and parameter.kind not in (
-                parameter.VAR_KEYWORD,
-                parameter.VAR_POSITIONAL,
-            )
-            if is_needed and columns is not None and name not in {*given, *columns}:
+    for function in functions if columns is not None else ():
+        for parameter in inspect.signature(function).parameters.values():
+            is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
+            if not is_optional and parameter.name not in {*given, *columns}:
                 raise ValueError(
-                    f"The reward function {function.__name__!r} needs the column {name!r}; the data has only "
+                    f"The reward function {function.__name__!r} needs the column {parameter.name!r}; the data has only "
                     f"{', '.join(columns)}. Name the columns by problem_column and solution_column, or rename them."
                 )

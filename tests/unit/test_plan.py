@@ -117,6 +117,12 @@ class TestMemory:
         parts = estimate(size, dtype="bfloat16", mixed_precision=True, quantized_bits=4, **layout)
         assert parts == {"weights": 2 * 200 + 400, "gradients": 40, "optimizer states": 80}
 
+    def test_offload_leaves_the_gradients(self):
+        """ZeRO-3 offload: weights and optimizer states wait in the CPU's memory, a share of the gradients does not."""
+        layout = {"processes": 4, "zero_stage": 3, "fsdp": False, "offload": True}
+        parts = estimate(Sizes(1000, 800, 1000), dtype="bfloat16", mixed_precision=True, quantized_bits=None, **layout)
+        assert parts == {"weights": 0, "gradients": 500, "optimizer states": 0}
+
     def test_a_model_that_is_not_here_is_not_estimated(self, place, monkeypatch):
         monkeypatch.chdir(place)
         found = read(["--config", "recipe.yaml", "--model_name_or_path", "org/absent"], htpo.flags())
