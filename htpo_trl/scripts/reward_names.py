@@ -71,6 +71,6 @@ def check_columns(functions: Sequence[Callable], dataset: Any) -> None:
             is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
             if not is_optional and parameter.name not in {*given, *columns}:
                 raise ValueError(
-                    f"The reward function {function.__name__!r} needs the column {parameter.name!r}; the data has only "
-                    f"{', '.join(columns)}. Name the columns by problem_column and solution_column, or rename them."
+                    f"The reward function {function.__name__!r} needs the column {parameter.name!r}; the data has "
+                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename them."
                 )
