@@ -48,6 +48,15 @@ def tokenizer():
     return build_tokenizer(string.digits)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer):
+    """A working directory for the command line: a model, data, a reward function and a recipe."""
+    from .place import make_place
+
+    with make_place(tmp_path_factory.mktemp("place"), tokenizer) as path:
+        yield path
+
+
 def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
     """A Qwen3 of 30 thousand parameters, the same at every call."""
     torch.manual_seed(seed)

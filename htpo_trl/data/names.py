@@ -19,28 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class PromptArguments:
-    """
-    How problems become prompts, the same for training and evaluation.
-
-    Args:
-        template (`str`, *optional*, defaults to `"boxed"`):
-            `"boxed"`, `"answer"`, `"none"`, or a text with `{problem}` in it, see [`~htpo_trl.data.load`].
-        system_prompt (`str`, *optional*):
-            System message; without chat, a paragraph before the prompt.
-        chat (`bool`, *optional*, defaults to `True`):
-            Whether prompts are conversations, for the model's chat template. `False` for base models.
-        problem_column, solution_column (`str`, *optional*):
-            Columns of a file or Hub data set of your own, `problem` and `solution` by default. One that has the column
-            `prompt`, and for which neither is given, is taken as it is.
-        dataset_options (`dict` or `str`, *optional*):
-            Options of a procedural task, such as `{"size": 500, "max_terms": 3}`.
-    """
+    """How problems become prompts, the same for training and evaluation."""
 
     template: str = field(
         default="boxed",
-        metadata={"help": "What surrounds a problem: 'boxed', 'answer', 'none', or a text with {problem} in it."},
+        metadata={
+            "help": "What surrounds a problem: 'boxed', 'answer', 'none', or a text with {problem} in it, see "
+            "`htpo_trl.data.load`."
+        },
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "System message."})
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message; without chat, a paragraph before the prompt."}
+    )
     chat: bool = field(
         default=True,
         metadata={"help": "Whether prompts are conversations, for the model's chat template. False for base models."},
@@ -174,28 +164,3 @@ def _hub_dataset(name: str, prompts: PromptArguments, config: str | None, split:
                 f"{name} has no column {column!r}, only {', '.join(columns)}. Set {option} to one of them."
             )
     return load(Benchmark(name, config, split or "train", problem, solution), **prompts.of_prompts)
-
-
-def mixture(entries: Sequence[Any], prompts: PromptArguments) -> "Dataset":
-    """
-    Several data sets as one, in shares if they have a `fraction`: as many rows as there can be without repeating any.
-    Entries are TRL's `DatasetConfig`; `path` is a name as for [`dataset`].
-    """
-    from datasets import concatenate_datasets
-
-    parts = []
-    for entry in entries:
-        if entry.data_dir or entry.data_files:
-            raise ValueError(f"datasets: {entry.path!r} has data_dir or data_files. Give the file itself as path.")
-        part = dataset(entry.path, prompts, config=entry.name, split=None if is_ours(entry.path) else entry.split)
-        parts.append(part.select_columns(entry.columns) if entry.columns else part)
-    fractions = [entry.fraction for entry in entries]
-    if any(fractions):
-        if not all(fraction and fraction > 0 for fraction in fractions):
-            raise ValueError(f"datasets: fractions {fractions} must be positive, and given for all or for none.")
-        rows = min(len(part) / fraction for part, fraction in zip(parts, fractions, strict=True))
-        parts = [part.select(range(int(rows * f + 1e-9))) for part, f in zip(parts, fractions, strict=True)]
-    columns = {entry.path: tuple(part.column_names) for entry, part in zip(entries, parts, strict=True)}
-    if len(set(columns.values())) > 1:
-        raise ValueError(f"datasets: their columns differ, {columns}. Choose common ones by `columns`.")
-    return concatenate_datasets(parts)

@@ -14,9 +14,10 @@ from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from ..utils import write_json
-from .generation import Sampling, TransformersGenerator
+from .generation import TransformersGenerator
 from .results import budgets, to_lines
 from .runner import Judge, Plan, Problems, write_summary
+from .sampling import Sampling
 
 
 class EvaluationCallback(TrainerCallback):

@@ -22,8 +22,9 @@ from ..utils import write_json
 from ..verifier.answers import gold_text
 from . import results
 from .comparison import compare, comparison_table
-from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator, load
+from .generation import Generator, TransformersGenerator, VLLMGenerator, load_generator
 from .results import ResultsError, budgets, summarize, summary_table
+from .sampling import Sampling
 from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 
 
@@ -101,7 +102,7 @@ def evaluate(
     """
     sampling = sampling or Sampling()
     budgets(sampling.num_samples, ks)  # before the work, so that it does not fail after it; as all that follows
-    generator = load(model)
+    generator = load_generator(model)
     directory = Path(output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     plans = {name: Plan.make(name, problems, generator, sampling, judge) for name, problems in benchmarks.items()}

@@ -13,7 +13,7 @@ from datasets import Dataset
 from htpo_trl.data.countdown import countdown_reward, problems
 from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
-from htpo_trl.evaluation.generation import Completion, _SeededSampler, load
+from htpo_trl.evaluation.generation import Completion, _SeededSampler, load_generator
 
 from ..conftest import even_digits
 from ..distributed_run import ENVIRONMENT, ROOT
@@ -312,7 +312,7 @@ def test_conversations_and_a_model_by_path(tiny_chat_model, tmp_path):
     ]
     assert all(completion[0]["role"] == "assistant" for _, completion, _ in seen)
     # The template's text, as a prompt of its own.
-    generator = load(str(tiny_chat_model))
+    generator = load_generator(str(tiny_chat_model))
     texts = [{"prompt": f"{i} + 1>"} for i in range(3)]
     chat = generator.generate([generator.tokenizer(t["prompt"]).input_ids for t in texts], range(3), sampling)
     ids = generator.tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
