@@ -1,5 +1,7 @@
 """Loss and forward pass of a trainer on a given batch."""
 
+import torch
+
 
 def loss_and_grads(trainer, inputs):
     model = trainer.model
