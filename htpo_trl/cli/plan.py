@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import HTPOConfig
-from ..data.names import is_local
+from ..data.names import hub_id
 from ..objective.rules import Detach, KeepGradient
 from ..scripts.arguments import Arguments, UsageError
 from ..scripts.htpo import Data, missing_packages, parse
@@ -124,8 +124,8 @@ def _off_policy(args: HTPOConfig) -> list[str]:
 def _data(script: Any, args: HTPOConfig, mixture: Any) -> tuple[list[str], int]:
     """What there is, and about how many tokens the longest prompt has."""
     names = [script.dataset_name] if script.dataset_name else [entry.path for entry in mixture.datasets]
-    remote = [] if script.dataset_path else [name for name in names if not is_local(name)]
-    remote += [name for name in script.eval_benchmarks or [] if name != "test" and not is_local(name)]
+    remote = [] if script.dataset_path else [name for name in names if hub_id(name)]
+    remote += [name for name in script.eval_benchmarks or [] if name != "test" and hub_id(name)]
     if remote:
         return [f"from the Hub, not looked at: {', '.join(remote)}"], 512
     data = Data(script, args, mixture)

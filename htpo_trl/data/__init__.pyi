@@ -1,16 +1,17 @@
-from .benchmarks import BENCHMARKS, TEMPLATES, Benchmark
-from .loaders import PROCEDURAL_TASKS, check_disjoint, exclude, load, load_countdown, load_file, load_procedural, split
+from .benchmarks import BENCHMARKS, Benchmark
+from .names import load
+from .procedural import PROCEDURAL_TASKS
+from .prompts import TEMPLATES, PromptArguments
+from .splits import check_disjoint, exclude, split
 
 __all__ = [
     "BENCHMARKS",
     "PROCEDURAL_TASKS",
     "TEMPLATES",
     "Benchmark",
+    "PromptArguments",
     "check_disjoint",
     "exclude",
     "load",
-    "load_countdown",
-    "load_file",
-    "load_procedural",
     "split",
 ]

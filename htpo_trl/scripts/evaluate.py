@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..data.names import PromptArguments, as_options, benchmark, check_options
+from ..data.names import PromptArguments, as_options, check_options, evaluation_problems
 from .arguments import UsageError, read
 from .flags import Flag, flags_of
 from .reward_names import reward_functions
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
         parser.set_defaults(**arguments.defaults)
         (args,) = parser.parse_dict(vars(parser.parse_args(arguments.script)))
         check_options(args.benchmarks, args)
-        benchmarks = dict(benchmark(name, args) for name in args.benchmarks)
+        benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
         judge = reward_functions([args.judge])[0] if args.judge else None
         generator = _generator(args)
     except (ValueError, ImportError, OSError) as error:

@@ -17,15 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..data.names import (
-    PromptArguments,
-    benchmark,
-    check_options,
-    dataset,
-    hub_id,
-    is_ours,
-    mixture,
-)
+from ..data.names import PromptArguments, check_options, evaluation_problems, hub_id, load
 from ..utils import versions
 from .arguments import UsageError, read
 from .flags import Flag, flags_of
@@ -200,22 +192,16 @@ class Data:
     """
 
     def __init__(self, script_args: HTPOScriptArguments, training_args: Any, dataset_args: Any) -> None:
-        from ..data.loaders import exclude, split
+        from ..data import exclude, split
 
         self.reward_funcs = reward_functions(
             script_args.reward_funcs, training_args.max_completion_length, script_args.soft_punish_cache
         )
-        if bool(script_args.dataset_name) == bool(dataset_args.datasets):
-            raise UsageError("Give the training data by --dataset_name, or several sets by `datasets` in the recipe.")
         name = script_args.dataset_name
-        names = [name] if name else [entry.path for entry in dataset_args.datasets]
-        check_options([*names, *(script_args.eval_benchmarks or [])], script_args)
         if name is None:
-            self.train = mixture(dataset_args.datasets, script_args)
-        else:
-            self.train = self._load(
-                script_args, script_args.dataset_train_split or (None if is_ours(name) else "train")
-            )
+            raise UsageError("Give the training data by --dataset_name.")
+        check_options([name, *(script_args.eval_benchmarks or [])], script_args)
+        self.train = self._load(script_args, script_args.dataset_train_split)
         held_out = None
         if dataset_args.test_split_size is not None:
             share = dataset_args.test_split_size
@@ -231,7 +217,7 @@ class Data:
                     )
                 self.benchmarks["test"] = held_out
             else:
-                self.benchmarks |= [benchmark(entry, script_args)]
+                self.benchmarks |= [evaluation_problems(entry, script_args)]
         if self.benchmarks and "problem" in (self.train.column_names or []):
             before = len(self.train)
             self.train = exclude(self.train, *self.benchmarks.values())
@@ -253,7 +239,7 @@ class Data:
     @staticmethod
     def _load(args: HTPOScriptArguments, part: str | None) -> Any:
         assert args.dataset_name is not None
-        return dataset(
+        return load(
             args.dataset_name,
             args,
             path=args.dataset_path,

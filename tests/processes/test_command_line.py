@@ -31,7 +31,7 @@ from htpo_trl.cli import make_parser
 from htpo_trl.cli.launch import Layout, _accelerate_config
 from htpo_trl.cli.memory import SHAPES, estimate, sizes
 from htpo_trl.cli.plan import plan
-from htpo_trl.data.names import PromptArguments, dataset, is_ours, mixture
+from htpo_trl.data.names import is_ours
 from htpo_trl.scripts import evaluate, htpo
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
 from htpo_trl.scripts.flags import is_true_by_default
@@ -291,7 +291,7 @@ class TestPlan:
         ],
     )
     def test_what_a_run_would_refuse(self, place, monkeypatch, argv, processes, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             self.plan(place, monkeypatch, *argv, processes=processes)
 
 
@@ -375,37 +375,6 @@ class TestMemory:
 
 
 class TestResolve:
-    def test_mixture_has_the_shares_it_is_told(self, tmp_path):
-        from trl.scripts.utils import DatasetConfig
-
-        for name, n in (("a", 100), ("b", 30)):
-            rows = [json.dumps({"problem": f"{name}{i}", "solution": i}) for i in range(n)]
-            (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-        paths = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
-        entries = [DatasetConfig(path=p, fraction=f) for p, f in zip(paths, (0.25, 0.75), strict=True)]
-        both = mixture(entries, PromptArguments(template="none", chat=False))
-        counts = [sum(problem.startswith(name) for problem in both["problem"]) for name in "ab"]
-        assert counts == [10, 30]
-        assert len(mixture([DatasetConfig(path=p) for p in paths], PromptArguments())) == 130
-        with pytest.raises(ValueError, match="given for all or for none"):
-            mixture([DatasetConfig(path=paths[0], fraction=1.0), DatasetConfig(path=paths[1])], PromptArguments())
-
-    def test_own_columns_and_procedural_tasks(self, tmp_path):
-        (tmp_path / "own.csv").write_text("question,answer\n1 + 1,2\n")
-        rows = dataset(str(tmp_path / "own.csv"), PromptArguments(problem_column="question", solution_column="answer"))
-        assert rows[0]["solution"] == "2"
-        task = dataset("chain_sum", PromptArguments(dataset_options='{"size": 5, "max_terms": 2}'))
-        assert 1 <= len(task) <= 5
-
-    def test_hub_data_set_in_trls_format_is_taken_as_it_is(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        folder = tmp_path / "org" / "set"
-        folder.mkdir(parents=True)
-        (folder / "train.jsonl").write_text('{"prompt": "p", "extra": 1}\n')
-        assert dataset("org/set", PromptArguments(), split="train")[0] == {"prompt": "p", "extra": 1}
-        with pytest.raises(ValueError, match="no column 'question', only prompt, extra"):
-            dataset("org/set", PromptArguments(problem_column="question"), split="train")
-
     def test_last_number(self):
         (reward,) = reward_functions(["last_number_reward"])
         texts = ["3 + 4 = 7.", "7", "17", "-7", "7.5", "7 or 8", "", [{"role": "assistant", "content": "so 7"}]]
