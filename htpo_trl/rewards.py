@@ -1,4 +1,5 @@
-"""Verifiable math rewards with TRL's signature. Module-level functions: picklable, and for any thread.
+"""Verifiable math rewards with TRL's signature. Module-level functions: picklable, and for any thread. Add yours like
+them, here (its short name: `scripts/reward_names.py`) or in a module of yours (`--reward_funcs module.function`).
 
 `HTPOConfig(correctness_reward="math_reward")` names the one that judges correctness; the first one does by default.
 DAPO's length penalty is TRL's own: `get_soft_overlong_punishment(max_completion_len=20480, soft_punish_cache=4096)`.
@@ -23,8 +24,6 @@ __all__ = [
 ]
 
 TextOrMessages = str | list[dict[str, Any]]
-
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")  # with sign and decimals: neither 7.5 nor -5 is 5
 
 
 def math_reward(
@@ -91,10 +90,8 @@ def dapo_math_reward(
     [1.0, -1.0, -1.0]
     ```
     """
-    judgements = [
-        _judge_by_dapo(_text(completion), gold_text(gold))
-        for completion, gold in zip(completions, solution, strict=True)
-    ]
+    pairs = zip(completions, solution, strict=True)
+    judgements = [_judge_by_dapo(_text(completion), gold_text(gold)) for completion, gold in pairs]
     return _rewards("dapo_math_reward", judgements, -1.0, log_extra, log_metric)
 
 
@@ -105,7 +102,8 @@ def last_number_reward(
     Reward 1.0 where the last number of a completion is the gold, compared as text, else 0.0. For arithmetic with
     models that are too small to keep to a format: it also accepts a number that the completion only mentions last.
     """
-    numbers = [_NUMBER.findall(_text(completion)) for completion in completions]
+    number = r"-?[0-9]+(?:\.[0-9]+)?"  # with sign and decimals: neither 7.5 nor -5 is 5
+    numbers = [re.findall(number, _text(completion)) for completion in completions]
     return [float(found[-1:] == [gold_text(gold)]) for found, gold in zip(numbers, solution, strict=True)]
 
 
@@ -147,18 +145,15 @@ _REMOVED = (
     *("childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3"),
     *("\\text{\n}", "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
 )
-_REWRITTEN = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
-        (r"\\text\{(.*?)\}", r"\1"),
-        (r"\\textbf\{(.*?)\}", r"\1"),
-        (r"\\overline\{(.*?)\}", r"\1"),
-        (r"\\boxed\{(.*)\}", r"\1"),
-        (r"frac([^{])(.)", r"frac{\1}{\2}"),
-        (r"sqrt([^{])", r"sqrt{\1}"),
-        (r"\$", ""),
-    )
+_REWRITTEN = (
+    (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
+    (r"\\text\{(.*?)\}", r"\1"),
+    (r"\\textbf\{(.*?)\}", r"\1"),
+    (r"\\overline\{(.*?)\}", r"\1"),
+    (r"\\boxed\{(.*)\}", r"\1"),
+    (r"frac([^{])(.)", r"frac{\1}{\2}"),
+    (r"sqrt([^{])", r"sqrt{\1}"),
+    (r"\$", ""),
 )
 
 
@@ -179,7 +174,7 @@ def _normalise(answer: str) -> str:
     for text in _REMOVED:
         answer = answer.replace(text, "")
     for pattern, replacement in _REWRITTEN:
-        answer = pattern.sub(replacement, answer)
+        answer = re.sub(pattern, replacement, answer)
     if (digits := answer.replace(",", "")).isdigit():
         answer = digits
     return answer.strip()

@@ -173,9 +173,7 @@ class Verifier:
 
 _verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
 _verifier = Verifier()
-
-
-os.register_at_fork(after_in_child=lambda: [verifier._forget() for verifier in _verifiers])
+os.register_at_fork(after_in_child=lambda: [*map(Verifier._forget, _verifiers)])
 
 
 def configure(config: VerifierConfig) -> None:
