@@ -1,7 +1,7 @@
 from .benchmarks import BENCHMARKS, Benchmark
 from .names import load
 from .procedural import PROCEDURAL_TASKS
-from .prompts import TEMPLATES, PromptArguments
+from .prompts import TEMPLATES
 from .splits import check_disjoint, exclude, split
 
 __all__ = [
@@ -9,7 +9,6 @@ __all__ = [
     "PROCEDURAL_TASKS",
     "TEMPLATES",
     "Benchmark",
-    "PromptArguments",
     "check_disjoint",
     "exclude",
     "load",

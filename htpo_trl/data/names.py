@@ -40,17 +40,17 @@ def load(
     conflicting answers; the log says how many.
 
     Args:
-        name (`str`, `Path` or [`Benchmark`]):
+        name (`str`, `Path` or [`~htpo_trl.data.Benchmark`]):
             A key of `BENCHMARKS`, such as `"aime24"`, or where another such set is; a file `.jsonl`, `.csv` or
             `.parquet` of your own; one of `PROCEDURAL_TASKS` or `"countdown"`; or an id on the Hub.
-        prompts ([`PromptArguments`], *optional*):
+        prompts ([`~htpo_trl.data.prompts.PromptArguments`], *optional*):
             Options as the command line and recipes have them, to which `options` are changes.
         path (`str` or `Path`, *optional*):
             Downloaded copy of one of `BENCHMARKS`, with the Hub's columns, to read instead of the Hub.
         config, split (`str`, *optional*), streaming (`bool`, *optional*):
             Of a data set of the Hub by its id, `split="train"` by default. `"countdown"` has splits too.
         options:
-            The fields of [`PromptArguments`], such as `template="answer"`.
+            The fields of [`~htpo_trl.data.prompts.PromptArguments`], such as `template="answer"`.
 
     Returns:
         `datasets.Dataset` with the columns `prompt`, `solution` (the bare answer) and `problem` (the bare text). A
@@ -140,8 +140,9 @@ def _from_hub(spec: Benchmark, streaming: bool) -> Any:
         return load_dataset(spec.hub_id, spec.config, split=spec.split, streaming=streaming)
     except (ConnectionError, FileNotFoundError) as error:
         if spec in BENCHMARKS.values():
-            mend = f"Download {spec.hub_id} elsewhere and pass its file as path=..., or --dataset_path."
-            raise ConnectionError(f"{error}. {mend}") from error
+            raise ConnectionError(
+                f"{error}. Download {spec.hub_id} elsewhere and pass its file as path=..., or --dataset_path."
+            ) from error
         names = [*BENCHMARKS, *TASKS]
         mend = f"{nearest(spec.hub_id, names)}Names that are known: {', '.join(names)}."
         raise ValueError(f"dataset {spec.hub_id!r}: {error}. {mend}") from error

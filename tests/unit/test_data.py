@@ -17,7 +17,6 @@ from htpo_trl.data import (
     PROCEDURAL_TASKS,
     TEMPLATES,
     Benchmark,
-    PromptArguments,
     check_disjoint,
     exclude,
     load,
@@ -25,6 +24,7 @@ from htpo_trl.data import (
 )
 from htpo_trl.data.countdown import countdown_reward, problems
 from htpo_trl.data.names import check_options, evaluation_problems, hub_id, is_ours
+from htpo_trl.data.prompts import PromptArguments
 
 from ..golds import DATA, FILES
 from ..hub_files import DAPO_FRAME, EXPECTED, GSM8K_ROW, ROWS, dapo_row, write_jsonl
