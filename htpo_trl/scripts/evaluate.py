@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table. What is wrong with the options ends it with exit code 2 and one line."""
     from transformers import HfArgumentParser
 
-    from ..evaluation.runner import compare, comparison_table, evaluate
+    from ..evaluation import compare, comparison_table, evaluate
 
     try:
         arguments = read(argv, flags())
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _sampling(args: EvalArguments) -> Any:
-    from ..evaluation.runner import Sampling
+    from ..evaluation.sampling import Sampling
 
     return Sampling(args.num_samples, args.temperature, args.top_p, args.max_new_tokens, args.batch_size, args.seed)
 

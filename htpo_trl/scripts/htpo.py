@@ -270,7 +270,7 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any,
 
     from .. import verifier
     from ..evaluation.callback import EvaluationCallback
-    from ..evaluation.runner import Sampling
+    from ..evaluation.sampling import Sampling
     from ..tokens.callback import TokenRecorder
     from ..trainer import HTPOTrainer
 
