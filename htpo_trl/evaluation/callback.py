@@ -51,10 +51,10 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         if trainer.args.eval_steps is None:
             raise ValueError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
-        self.trainer, self.benchmarks, self.judge = trainer, benchmarks, judge
+        self.trainer, self.judge = trainer, judge
+        self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         self.sampling = sampling or Sampling()
         self.ks = check_ks(self.sampling.num_samples, ks)
-        self.runs: list[SamplingRun] | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:
@@ -67,6 +67,7 @@ class EvaluationCallback(TrainerCallback):
 
     def _evaluate(self, step: int) -> None:
         trainer = self.trainer
+        directory = Path(trainer.args.output_dir) / "evaluation" / f"step-{step}"
         logs: dict[str, float] = {}
         with (
             _random_states_kept(),
@@ -77,21 +78,13 @@ class EvaluationCallback(TrainerCallback):
             ) as model,
         ):
             generator = TransformersGenerator(model, trainer.processing_class)
-            if self.runs is None:
-                self.runs = [
-                    SamplingRun(name, problems, generator, self.sampling, self.judge)
-                    for name, problems in self.benchmarks.items()
-                ]
-            for run in self.runs:
-                name = run.settings["benchmark"]
-                path = Path(trainer.args.output_dir) / "evaluation" / f"step-{step}" / f"{name}.jsonl"
+            for name, problems in self.benchmarks.items():
+                run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
                 if trainer.accelerator.is_main_process:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    for old in (path.with_suffix(".json"), path):  # of a run that was here before, another model's
+                    directory.mkdir(parents=True, exist_ok=True)
+                    for old in (run.path.with_suffix(".json"), run.path):  # of a run that was here before
                         old.unlink(missing_ok=True)
-                summary = run.write(
-                    path, generator, self.ks, accelerator=trainer.accelerator, disable_tqdm=trainer.args.disable_tqdm
-                )
+                summary = run.write(self.ks, trainer.accelerator, trainer.args.disable_tqdm)
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
                     logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens")}

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from .sampling import Sampling
 
 
-class GeneratedCompletion(NamedTuple):
+class Generation(NamedTuple):
     """One sample of a model."""
 
     text: str  #: without special tokens
@@ -31,9 +31,7 @@ class Generator(Protocol):
     name: str  # of backend and model: kept with the results, which are resumed by the same alone
     tokenizer: Any
 
-    def generate(
-        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> list[GeneratedCompletion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
         ...
 
@@ -96,9 +94,7 @@ class TransformersGenerator:
         self.eos = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos[0]
 
-    def generate(
-        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> list[GeneratedCompletion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """As a batch, in evaluation mode; see [`Generator`]."""
         device = self.model.device
         length = max(map(len, prompts))
@@ -108,33 +104,32 @@ class TransformersGenerator:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
-                output = self.model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    logits_processor=processors,
-                    # Whatever is left out here comes from the model's own generation config, which may penalise
-                    # repetitions; the sampling is that of the processor alone.
-                    generation_config=GenerationConfig(
-                        do_sample=False,
-                        max_new_tokens=sampling.max_new_tokens,
-                        eos_token_id=self.eos,
-                        pad_token_id=self.pad,
-                        num_beams=1,
-                        min_length=0,
-                        repetition_penalty=1.0,
-                        no_repeat_ngram_size=0,
-                        use_cache=True,
-                    ),
-                )
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                logits_processor=processors,
+                # Whatever is left out here comes from the model's own generation config, which may penalise
+                # repetitions; the sampling is that of the processor alone.
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=self.eos,
+                    pad_token_id=self.pad,
+                    num_beams=1,
+                    min_length=0,
+                    repetition_penalty=1.0,
+                    no_repeat_ngram_size=0,
+                    use_cache=True,
+                ),
+            )
         finally:
             self.model.train(training)
         return [self._completion(row) for row in output[:, length:].tolist()]
 
-    def _completion(self, ids: list[int]) -> GeneratedCompletion:
+    def _completion(self, ids: list[int]) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in self.eos), None)
         ids = ids if end is None else ids[: end + 1]
-        return GeneratedCompletion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
+        return Generation(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
 
 
 class _SeededSampler(LogitsProcessor):
@@ -167,9 +162,7 @@ class VLLMGenerator:
         self.llm, self.tokenizer = llm, llm.get_tokenizer()
         self.name = f"vllm {llm.llm_engine.model_config.model}"
 
-    def generate(
-        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> list[GeneratedCompletion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """One request for each prompt; see [`Generator`]."""
         from vllm import SamplingParams
 
@@ -181,4 +174,4 @@ class VLLMGenerator:
         ]
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         outputs = [request.outputs[0] for request in self.llm.generate(requests, parameters, use_tqdm=False)]
-        return [GeneratedCompletion(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]
+        return [Generation(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]

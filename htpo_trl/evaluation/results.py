@@ -109,17 +109,11 @@ def read_summaries(output_dir: str | Path) -> dict[int, dict[str, dict[str, Any]
     below a run's directory. Directories beside `step-<number>` are not its own, and left out.
     """
     steps: dict[int, dict[str, dict[str, Any]]] = {}
-    for step, directory in step_directories(output_dir).items():
-        for file in sorted(directory.glob("*.json")):
-            if summary := json.loads(file.read_text()).get("summary"):
-                steps.setdefault(step, {})[file.stem] = summary
-    return steps
-
-
-def step_directories(output_dir: str | Path) -> dict[int, Path]:
-    """Step → directory `evaluation/step-<number>` below a run's directory, in the order of the steps."""
-    found = Path(output_dir).glob("evaluation/step-*")
-    return dict(sorted((int(m[1]), d) for d in found if (m := re.fullmatch(r"step-([0-9]+)", d.name))))
+    for file in sorted(Path(output_dir).glob("evaluation/step-*/*.json")):
+        step = re.fullmatch(r"step-([0-9]+)", file.parent.name)
+        if step and (summary := json.loads(file.read_text()).get("summary")):
+            steps.setdefault(int(step[1]), {})[file.stem] = summary
+    return dict(sorted(steps.items()))
 
 
 def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:

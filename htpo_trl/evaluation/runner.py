@@ -76,16 +76,10 @@ def evaluate(
     generator = load_generator(model)
     directory = Path(output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    runs = [SamplingRun(name, problems, generator, sampling, judge) for name, problems in benchmarks.items()]
-    paths = [directory / f"{name}.jsonl" for name in benchmarks]
-    done = [
-        results.resume(path, run.settings, run.keys, sampling.batch_size)
-        for path, run in zip(paths, runs, strict=True)
-    ]
-    summaries = {
-        path.stem: run.write(path, generator, ks, drawn, disable_tqdm=disable_tqdm)
-        for path, run, drawn in zip(paths, runs, done, strict=True)
-    }
+    runs = [SamplingRun(directory, *benchmark, generator, sampling, judge) for benchmark in benchmarks.items()]
+    for run in runs:
+        run.resume()
+    summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
         print(results.summary_table(summaries))
     return summaries
@@ -96,16 +90,25 @@ class SamplingRun:
     The samples of a benchmark, in the order in which they are drawn and written.
 
     Args:
-        benchmark, problems, generator, sampling, judge:
-            As those of [`evaluate`]; of the generator its tokenizer and name.
+        directory (`Path`):
+            Gets the result file `<benchmark>.jsonl`, and the `.json` beside it.
+        benchmark (`str`), problems, generator, sampling, judge:
+            As those of [`evaluate`].
     """
 
     def __init__(
-        self, benchmark: str, problems: Problems, generator: Generator, sampling: Sampling, judge: Judge | None
+        self,
+        directory: Path,
+        benchmark: str,
+        problems: Problems,
+        generator: Generator,
+        sampling: Sampling,
+        judge: Judge | None,
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", benchmark):
             raise ValueError(f"The benchmark's name {benchmark!r} names files: use letters, digits, '_', '-' and '.'.")
-        self.sampling, self.judge = sampling, judge
+        self.path, self.done = directory / f"{benchmark}.jsonl", 0
+        self.generator, self.sampling, self.judge = generator, sampling, judge
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
         seen: Counter[str] = Counter()
         digest = hashlib.sha256()
@@ -137,28 +140,26 @@ class SamplingRun:
             "problems": digest.hexdigest()[:16],
         }
 
+    def resume(self) -> None:
+        """Go on after what the result file holds, see [`~htpo_trl.evaluation.results.resume`]."""
+        self.done = results.resume(self.path, self.settings, self.keys, self.sampling.batch_size)
+
     def write(
-        self,
-        path: Path,
-        generator: Generator,
-        ks: Iterable[int] | None = None,
-        done: int = 0,
-        accelerator: Accelerator | None = None,
-        disable_tqdm: bool = False,
+        self, ks: Iterable[int] | None = None, accelerator: Accelerator | None = None, disable_tqdm: bool = False
     ) -> dict[str, Any]:
         """
-        Draw all samples but the first `done`, append them to the result file batch by batch, and return the summary,
+        Draw the samples that are not there yet, append them to the result file batch by batch, and return the summary,
         which goes to the `.json` beside it. With an accelerator each process draws a batch in every round; the main
         one writes, the others return nothing.
         """
         processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
-        starts = range(done, len(self.keys), self.sampling.batch_size)
+        starts = range(self.done, len(self.keys), self.sampling.batch_size)
         with (
-            path.open("ab") if index == 0 else nullcontext() as file,
+            self.path.open("ab") if index == 0 else nullcontext() as file,
             tqdm(
                 total=len(self.keys),
-                initial=done,
-                desc=f"{path.parent.name}/{path.stem}",
+                initial=self.done,
+                desc=f"{self.path.parent.name}/{self.path.stem}",
                 unit="sample",
                 leave=accelerator is None,
                 disable=disable_tqdm or index > 0,
@@ -167,7 +168,7 @@ class SamplingRun:
             for first in range(0, len(starts), processes):
                 mine = first + index
                 # Where parameters are sharded, generation is collective: a process without a batch repeats the last.
-                rows = self._draw(generator, starts[min(mine, len(starts) - 1)])
+                rows = self._draw(starts[min(mine, len(starts) - 1)])
                 if processes > 1:
                     rows = gather_object(rows if mine < len(starts) else [])
                 if file is not None:
@@ -177,17 +178,17 @@ class SamplingRun:
         if file is None:
             return {}
         record = {"settings": self.settings}
-        write_json(path.with_suffix(".json"), record)
-        summary = results.summarize(results.read(path), ks)
-        write_json(path.with_suffix(".json"), record | {"summary": summary})
+        write_json(self.path.with_suffix(".json"), record)
+        summary = results.summarize(results.read(self.path), ks)
+        write_json(self.path.with_suffix(".json"), record | {"summary": summary})
         return summary
 
-    def _draw(self, generator: Generator, start: int) -> list[dict[str, Any]]:
+    def _draw(self, start: int) -> list[dict[str, Any]]:
         """A batch of samples, from `start` on, drawn and judged: its rows of the result file."""
         keys = self.keys[start : start + self.sampling.batch_size]
         rows, prompts = zip(*(self.problems[problem] for problem, _ in keys), strict=True)
         seeds = [_seed(self.sampling.seed, problem, sample) for problem, sample in keys]
-        completions = generator.generate(prompts, seeds, self.sampling)
+        completions = self.generator.generate(prompts, seeds, self.sampling)
         verdicts = _judge(self.judge, rows, [completion.text for completion in completions])
         return [
             {

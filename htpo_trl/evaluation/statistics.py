@@ -18,12 +18,6 @@ from scipy.special import roots_legendre
 _legendre = cache(roots_legendre)  # nodes and weights of Gauss-Legendre quadrature over -1..1
 
 
-#: Up to so many problems that differ, all 2^14 sign vectors are enumerated.
-EXACT_SIGNS = 14
-#: Sign vectors where there are more.
-RANDOM_SIGNS = 10_000
-
-
 def pass_at_k(n: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
     """
     Unbiased estimate of the chance that at least one of k samples is correct: 1 - C(n-c, k)/C(n, k) (Chen et al. 2021,
@@ -163,13 +157,14 @@ def sign_flip_test(differences: ArrayLike, seed: int = 0) -> NDArray[np.float64]
     Returns:
         Array of shape (M,).
     """
+    # Not scipy's permutation_test, which takes 15 times as long for 500 problems, and misses ties of sums near 0.
     table = np.asarray(differences, dtype=float)
     table = table[(table != 0).any(axis=1)]  # a 0 is the same with either sign
     n = len(table)
-    if n <= EXACT_SIGNS:
+    if n <= 14:
         signs = (np.arange(2**n)[:, None] >> np.arange(n) & 1) * 2.0 - 1
     else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RANDOM_SIGNS, n))
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(10_000, n))
         signs[0] = 1
     round_off = 1e-12 * np.abs(table).sum(axis=0)
     at_least = np.abs(signs @ table) >= np.abs(table.sum(axis=0)) - round_off

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from htpo_trl.evaluation import evaluate
-from htpo_trl.evaluation.generation import GeneratedCompletion
+from htpo_trl.evaluation.generation import Generation
 
 from ..distributed_run import ENVIRONMENT, ROOT
 from ..evaluation_run import PROBLEMS, SAMPLING, last_digit, rows_of, summary_of
@@ -42,7 +42,7 @@ class Scripted:
         self.tokenizer, self.texts = tokenizer, iter(texts)
 
     def generate(self, prompts, seeds, sampling):
-        return [GeneratedCompletion(next(self.texts), 1, False) for _ in prompts]
+        return [Generation(next(self.texts), 1, False) for _ in prompts]
 
 
 def test_math_verifier(tokenizer, tmp_path):
