@@ -105,8 +105,8 @@ def read(path: str | Path) -> Results:
 
 def read_summaries(output_dir: str | Path) -> dict[int, dict[str, dict[str, Any]]]:
     """
-    Step → benchmark → summary, of the finished evaluations that an [`~htpo_trl.evaluation.EvaluationCallback`] wrote
-    below a run's directory. Directories beside `step-<number>` are not its own, and left out.
+    Step → benchmark → summary, of the finished evaluations below a run's directory, in `evaluation/step-<number>` as
+    [`~htpo_trl.evaluation.callback.EvaluationCallback`] writes them. Directories of other names are left out.
     """
     steps: dict[int, dict[str, dict[str, Any]]] = {}
     for file in sorted(Path(output_dir).glob("evaluation/step-*/*.json")):

@@ -1,5 +1,5 @@
 """
-[`evaluate`]: n samples per problem, judged, written as they come, and summarised.
+[`~htpo_trl.evaluation.evaluate`]: n samples per problem, judged, written as they come, and summarised.
 
 A killed evaluation is resumed where it stopped. [`SamplingRun`] serves the callback too, among several processes.
 """
@@ -92,8 +92,8 @@ class SamplingRun:
     Args:
         directory (`Path`):
             Gets the result file `<benchmark>.jsonl`, and the `.json` beside it.
-        benchmark (`str`), problems, generator, sampling, judge:
-            As those of [`evaluate`].
+        benchmark, problems, generator, sampling, judge:
+            As those of [`~htpo_trl.evaluation.evaluate`].
     """
 
     def __init__(
