@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..config import HTPOConfig
 from ..data.countdown import Problem, countdown_reward, is_solution, problems
-from ..evaluation.runner import mean_with_interval, pass_at_k
+from ..evaluation.statistics import mean_with_interval, pass_at_k
 from ..tokens.callback import TokenRecorder
 from ..tokens.token_map import write_token_map
 from ..trainer import HTPOTrainer
