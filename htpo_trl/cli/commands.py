@@ -164,7 +164,7 @@ def _other(arguments: argparse.Namespace) -> None:
 
 
 def _tokens(arguments: argparse.Namespace) -> None:
-    from ..tokens.token_map import print_token_map, write_token_map
+    from ..tokens import print_token_map, write_token_map
 
     try:
         if arguments.terminal:
