@@ -66,8 +66,7 @@ class RecordSettings:
 
     def to_json(self) -> str:
         """The settings, and the version of the record, as text."""
-        table = {"name": self.table.name, "selection": self.table.selection}
-        table |= {"rows": [rule_spec(rule) for rule in self.table.rows]}
+        table = asdict(self.table) | {"rows": [rule_spec(rule) for rule in self.table.rows]}
         return json.dumps({"version": VERSION} | asdict(self) | {"table": table})
 
     @classmethod

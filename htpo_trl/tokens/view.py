@@ -14,7 +14,7 @@ class View(NamedTuple):
     """A record under one or two objectives. Completions in which rules changed most come first."""
 
     record: Record
-    names: list[str]
+    names: list[str]  # as they can be shown: a record may be a stranger's
     tables: list[Table]
     rows: list[tuple[RecordedCompletion, list[Outcome]]]  # one outcome per table
 
@@ -23,17 +23,16 @@ class View(NamedTuple):
         """A recorded step, by default the last; `versus` is another objective, or the name of its preset."""
         record = read_record(run, step)
         trained = record.settings.table
-        tables, names = [trained], [visible(trained.name)]
+        tables, names = [trained], [trained.name]
         if versus is not None:
             tables.append(get_table(versus) if isinstance(versus, str) else versus)
-            same = tables[1].name == trained.name
-            names.append(f"{names[0]}, for comparison" if same else visible(tables[1].name))
+            names.append(tables[1].name if tables[1].name != trained.name else f"{trained.name}, for comparison")
         rows = [
             (completion, [record.outcome(completion), *(record.outcome(completion, table) for table in tables[1:])])
             for completion in record.completions
         ]
         rows.sort(key=lambda row: -np.count_nonzero(row[1][0].effects))
-        return cls(record, names, tables, rows)
+        return cls(record, list(map(visible, names)), tables, rows)
 
     @property
     def headline(self) -> str:
