@@ -24,7 +24,7 @@ from htpo_trl.tokens.record import recorded_steps
 from htpo_trl.tokens.view import visible
 
 from ..reference import reference
-from ..token_records import HOSTILE, completion_row, write, write_all
+from ..token_records import completion_row, write, write_all
 from .test_objective import cases, ppo_clip, tensors
 
 
@@ -234,12 +234,6 @@ def test_settings_of_a_stranger_are_checked(edit, name, value):
 def test_rows_of_a_stranger_are_checked(edit, columns):
     with pytest.raises(ValueError, match=r"step-000007\.parquet cannot .*: a row .*it was edited\.$"):
         read_record(edit(**columns))
-
-
-def test_names_of_a_stranger_do_not_reach_the_terminal(edit):
-    settings = {"table.name": HOSTILE[9], "reward_funcs": [HOSTILE[9]]}
-    for versus in (None, "dapo", PRESETS["dapo"]):
-        assert "\x1b" not in printed(edit(settings), versus=versus, no_color=True)
 
 
 def test_policy_of_the_page(run, tmp_path):
