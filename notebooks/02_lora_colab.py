@@ -126,7 +126,7 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.evaluation.generation import Sampling
 from htpo_trl.rewards import last_number_reward, math_reward
-from htpo_trl.tokens.callback import TokenRecorder
+from htpo_trl.tokens import TokenRecorder
 
 
 common = {

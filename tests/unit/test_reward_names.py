@@ -21,7 +21,7 @@ def test_hub_data_set_in_trls_format_is_taken_as_it_is(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text('{"prompt": "p", "extra": 1}\n')
     assert load("org/set", PromptArguments(), split="train")[0] == {"prompt": "p", "extra": 1}
-    with pytest.raises(ValueError, match="no column .question., only .prompt., .extra."):
+    with pytest.raises(ValueError, match=r"no column .question., only .prompt., .extra."):
         load("org/set", PromptArguments(problem_column="question"), split="train")
 
 
