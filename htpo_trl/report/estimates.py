@@ -23,7 +23,7 @@ MAX_POINTS = 50
 FINAL_SHARE = 0.1
 
 
-def estimates(values: pd.DataFrame, units: str) -> pd.DataFrame:
+def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
     """
     The mean of every column with its interval, `mean`, `low`, `high`; `n` and `units`, what it is over.
 
@@ -43,20 +43,20 @@ def estimates(values: pd.DataFrame, units: str) -> pd.DataFrame:
 
 def differences(first: pd.DataFrame, second: pd.DataFrame, units: str) -> pd.DataFrame:
     """
-    The [`estimates`] of second minus first, whose rows are paired, with the means `first` and `second` of the pairs
+    The [`estimate`] of second minus first, whose rows are paired, with the means `first` and `second` of the pairs
     that have both, and `p` of the sign-flip test. Columns without a pair are left out.
     """
     found = second - first
     p = sign_flip_test(found.fillna(0))  # a difference of 0 is as good as none: either sign is the same
     sides = {"first": first.where(found.notna()).mean(), "second": second.where(found.notna()).mean()}
-    table = estimates(found, units).assign(p=p, **sides)
+    table = estimate(found, units).assign(p=p, **sides)
     table.loc[(table.n < 2) & (table.units == "seeds"), "p"] = np.nan
     return table.dropna(subset="mean")
 
 
 def band(series: Iterable[pd.Series]) -> pd.DataFrame | None:
     """
-    The [`estimates`] over runs of a metric at every step, from each run's values by step; `width` is the number of
+    The [`estimate`] over runs of a metric at every step, from each run's values by step; `width` is the number of
     steps that a point is the mean of. A point that only one of several runs has is a gap; where that leaves nothing,
     there is no band.
     """
@@ -65,7 +65,7 @@ def band(series: Iterable[pd.Series]) -> pd.DataFrame | None:
         return None
     logged = pd.concat(runs, axis=1).sort_index()
     width = -(-logged.index[-1] // MAX_POINTS) or 1
-    found = estimates(logged.groupby(-(-logged.index // width) * width).mean().T, "seeds")
+    found = estimate(logged.groupby(-(-logged.index // width) * width).mean().T, "seeds")
     found.loc[found.n < min(2, len(runs)), "mean"] = np.nan  # one seed has no interval, and is not the mean of all
     if found["mean"].isna().all():
         return None
@@ -86,9 +86,12 @@ def final_values(runs: Sequence[Run], metrics: Sequence[Metric]) -> pd.DataFrame
     return pd.DataFrame([{m.key: m.scale * final(run.series(m.key).dropna()) for m in metrics} for run in runs])
 
 
-def scores(evaluations: Sequence[Evaluation], majority: bool = False) -> tuple[pd.DataFrame, str]:
-    """Metrics of seeds, those that all have, or of the problems of the only evaluation; and what the rows are."""
-    tables = [evaluation.scores(majority) for evaluation in evaluations]
+def by_unit(evaluations: Sequence[Evaluation], majority: bool = False) -> tuple[pd.DataFrame, str]:
+    """Scores, of the problems of the only evaluation, or else of seeds, their means; and which units these are."""
+    return _by_unit([evaluation.scores(majority) for evaluation in evaluations])
+
+
+def _by_unit(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
     if len(tables) == 1:
         return tables[0], "problems"
     return pd.DataFrame([table.mean() for table in tables]).dropna(axis=1), "seeds"
@@ -130,7 +133,5 @@ def paired_scores(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> 
     tables = [one.scores(True).align(two.scores(True), join="inner") for one, two in both]
     if any(one.empty for one, _ in tables):
         raise RunError("not paired: no problem could be judged")
-    if len(tables) == 1:
-        return differences(*tables[0], units="problems")
-    one, two = (pd.DataFrame([each.mean() for each in side]).dropna(axis=1) for side in zip(*tables, strict=True))
-    return differences(one, two, units="seeds")
+    (one, units), (two, _) = (_by_unit(side) for side in zip(*tables, strict=True))
+    return differences(one, two, units)

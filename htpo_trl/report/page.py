@@ -1,11 +1,22 @@
-"""The page of a report as HTML: what its sections are made of, and `page.html.jinja`, which escapes every text."""
+"""What sections are made of, numbers as text, and the page as HTML: `page.html.jinja`, which escapes every text."""
 
 import base64
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..utils import write_atomically
+from .panels import Outline
+from .pictures import Panel, draw_curves
+from .sets import RunSet
+
+
+#: What stands in a table where there is no value.
+MISSING = "–"
 
 
 class HtmlTable(NamedTuple):
@@ -34,11 +45,74 @@ class Section(NamedTuple):
     content: Sequence[Block]
 
 
+class Report:
+    """
+    What all sections share.
+
+    Args:
+        sets (`Sequence[RunSet]`):
+            In the order in which they are drawn; the first is the baseline of differences.
+        directory (`Path`):
+            Where pictures go; made if it is not there.
+    """
+
+    def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
+        self.sets, self.directory = sets, directory
+        self.labels = [s.label for s in sets]
+        self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
+        self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def picture(self, name: str, figure: Any, alt: str) -> Picture:
+        """Write a figure to `<name>.png`."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        write_atomically(self.directory / f"{name}.png", buffer.getvalue())
+        return Picture(buffer.getvalue(), f"{alt} Sets: {', '.join(self.labels)}.")
+
+    def panels(self, name: str, panels: Mapping[str, Panel], alt: str, labels: Sequence[str] = ()) -> Picture:
+        """Draw panels, by their titles."""
+        figure = draw_curves([*panels.values()], labels or self.labels)
+        return self.picture(name, figure, f"{alt}: {', '.join(panels)}.")
+
+    def nothing(self, outline: Outline, why: str | Mapping[str, str]) -> list[Block]:
+        """Say why no set, or each, has anything to draw; a picture of an earlier report is removed."""
+        why = dict.fromkeys((s.name for s in self.sets), why) if isinstance(why, str) else why
+        (self.directory / f"{outline.name}.png").unlink(missing_ok=True)
+        self.missing += [(outline.heading, set_name, reason) for set_name, reason in why.items()]
+        return [f"Not logged: {self.reasons(why)}."]
+
+    def reasons(self, why: Mapping[str, str]) -> str:
+        """Set → reason in words: the reason alone, where all sets share it."""
+        if len(why) == len(self.sets) and len(set(why.values())) == 1:
+            return next(iter(why.values()))
+        return "; ".join(f"{name}: {reason}" for name, reason in why.items())
+
+
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page, self-contained: no script, nothing from the network."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    files = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     return environment.get_template("page.html.jinja").render(title=title, sections=sections)
+
+
+def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str, ...]:
+    """Of a difference: both sides, the interval, p, and what it is over."""
+    over = f"{d['n']} {d['units']}" if d["n"] > 1 else "1 seed: no interval"
+    p = MISSING if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else number_text(d["p"])
+    sides = (number_text(d[side], decimals) for side in ("first", "second"))
+    return *sides, interval_text(d, decimals, "+"), p, over
+
+
+def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str:
+    """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
+    if e is None or pd.isna(e["mean"]):
+        return MISSING
+    mean, low, high = (number_text(e[name], decimals, sign) for name in ("mean", "low", "high"))
+    return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"
+
+
+def number_text(value: float, decimals: int = 3, sign: str = "") -> str:
+    """A number for a table, never `-0.000`."""
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"

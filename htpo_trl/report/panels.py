@@ -1,4 +1,4 @@
-"""What `panels.yaml` says: the sections of a report, the metrics in their pictures; and why a metric may be missing."""
+"""Read from `panels.yaml`: sections of a report and metrics in their pictures, and why a metric may be missing."""
 
 import re
 from collections.abc import Sequence

@@ -30,21 +30,19 @@ class Curve(NamedTuple):
     """A line of a panel: of which set, by its position, and whether it stands back behind the set's other one."""
 
     set: int
-    points: pd.DataFrame  # `mean`, `low`, `high`, `n`, by step or what `xlabel` says; `width` too, by step
+    points: pd.DataFrame  # `mean`, `low`, `high` by step or k; `width`, where a point is the mean of several steps
     faded: bool = False
 
 
 class Panel(NamedTuple):
-    """One axis: curves over steps, or over what `xlabel` says."""
+    """One axis."""
 
     title: str
     unit: str  # label of the y-axis
     curves: list[Curve]
     missing: str = ""  # which sets have no data here, and why
     bounds: tuple[float | None, float | None] = (None, None)  # the axis goes no further
-    xlabel: str = ""  # of what is not over optimizer steps, or not over means of them
-    marks: bool = False  # few points, each with an error bar, rather than a band
-    powers: bool = False  # x in powers of two
+    over: str = "training"  # or "evaluations", or "k", samples per problem: few points, each with an error bar
     zero: bool = False  # a line at zero: differences
 
 
@@ -158,17 +156,18 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     if not panel.curves:
         _say_missing(axis, panel.missing)
         return
-    axis.set(xlabel=panel.xlabel or _step_label([curve.points for curve in panel.curves]), ylabel=panel.unit)
+    axis.set(xlabel=_step_label([curve.points for curve in panel.curves]), ylabel=panel.unit)
     axis.grid()
     if panel.zero:
         axis.axhline(0, color="black", linewidth=0.8)
     drawn = sorted({curve.set for curve in panel.curves})
     for curve in panel.curves:
-        if panel.marks:
-            _draw_marks(axis, curve, drawn.index(curve.set) - (len(drawn) - 1) / 2, panel.powers)
-        else:
+        if panel.over == "training":
             _draw_band(axis, curve)
-    if panel.powers:
+        else:
+            _draw_marks(axis, curve, drawn.index(curve.set) - (len(drawn) - 1) / 2, panel.over)
+    if panel.over == "k":
+        axis.set_xlabel("samples per problem, k")
         axis.set_xscale("log", base=2)
         ks = sorted({k for curve in panel.curves for k in curve.points.index})
         axis.set_xticks(ks, [str(k) for k in ks])
@@ -178,11 +177,11 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     _bound(axis, panel)
 
 
-def _draw_marks(axis: Any, curve: Curve, shift: float, powers: bool) -> None:
+def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
     """Marks of several sets stand side by side, by `shift`, so that their error bars do not hide each other."""
     style, points = set_style(curve.set), curve.points
     x = points.index.to_numpy(float)
-    x = x * 2 ** (0.06 * shift) if powers else x + 0.012 * (np.ptp(x) or 1.0) * shift
+    x = x * 2 ** (0.06 * shift) if over == "k" else x + 0.012 * (np.ptp(x) or 1.0) * shift
     errors = np.maximum([points["mean"] - points.low, points.high - points["mean"]], 0)  # round-off
     style |= {"linewidth": 0.8, "alpha": 0.6, "marker": "."} if curve.faded else {}
     axis.errorbar(x, points["mean"], errors, **style)
@@ -211,22 +210,21 @@ def _bound(axis: Any, panel: Panel) -> None:
         _add_text(axis, 0.5, 0.5, "all values are 0", ha="center", fontsize=9)
         return
     halves = points.high - points["mean"]
-    if not panel.marks and halves.sum():
+    if panel.over == "training" and halves.sum():
         # A group with tokens in two seeds at one step has an interval there that would flatten all else.
         reach = max(2 * halves[halves > 0].quantile(0.9), 0.05 * (highest - lowest))
         low, high = max(low, lowest - reach), min(high, highest + reach)
     if high - low < 1e-6 * largest:  # constant but for round-off
         low, high = (points["mean"].mean() + 0.05 * largest * sign for sign in (-1, 1))
-    margin = 0.03 * (high - low) if panel.marks else 0.0  # at the bounds
+    margin = 0.0 if panel.over == "training" else 0.03 * (high - low)  # for marks at the bounds
     least, most = panel.bounds
-    axis.set_ylim(
-        low if least is None else max(low, least - margin), high if most is None else min(high, most + margin)
-    )
+    low, high = low if least is None else max(low, least - margin), high if most is None else min(high, most + margin)
+    axis.set_ylim(low, high)
 
 
 def _step_label(bands: Sequence[pd.DataFrame]) -> str:
     """Label of an axis of steps, with how many of them a point is the mean of."""
-    widths = {int(width) for band in bands for width in band["width"]}
+    widths = {int(width) for band in bands for width in band.get("width", [1])}
     most = max(widths)
     return "optimizer step" + (f" (means of {'up to ' if len(widths) > 1 else ''}{most})" if most > 1 else "")
 

@@ -22,10 +22,6 @@ from ..evaluation.results import Results, ResultsError, budgets, read, scores
 
 #: A metric that is not logged, but made of two that are.
 TOKENS_PER_SECOND = "tokens_per_second"
-_LOOKED_FOR = (
-    "trainer_state.json (there, or in checkpoint-*), evaluation/step-*/*.jsonl, or *.jsonl of `htpo eval` with their "
-    ".json"
-)
 
 
 class RunError(ValueError):
@@ -57,11 +53,6 @@ class Run(NamedTuple):
     log: dict[str, pd.Series]  # metric → value by step, in order; NaN where the log says that there is none
     evaluations: dict[str, dict[int | None, Evaluation]]  # benchmark → step, `None` for `htpo eval` → evaluation
     notes: list[str]  # what is missing, in sentences
-
-    @property
-    def name(self) -> str:
-        """The directory's name."""
-        return self.path.name or str(self.path)
 
     @property
     def stem(self) -> str:
@@ -106,7 +97,10 @@ def read_run(directory: str | Path) -> Run:
         source, notes = "htpo eval", []
         found = _result_files(path, notes)
         if not found:
-            raise RunError(f"{directory} is no run directory. Looked for {_LOOKED_FOR}.")
+            raise RunError(
+                f"{directory} is no run directory. Looked for trainer_state.json (there, or in checkpoint-*), "
+                "evaluation/step-*/*.jsonl, or *.jsonl of `htpo eval` with their .json."
+            )
         evaluations = {benchmark: {None: each} for benchmark, each in found.items()}
         options = _flatten({name: _how_sampled(each.results.settings) for name, each in found.items()})
     named, recorded = _split_seed(path)[1], (options or {}).get("seed")

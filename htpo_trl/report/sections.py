@@ -1,105 +1,44 @@
 """The sections of a report: of which estimates their tables are made and their pictures are drawn."""
 
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from .. import __version__
 from ..objective.table import GROUPS
-from ..utils import write_atomically
 from ..verifier import Verdict
-from .estimates import (
-    FINAL_SHARE,
-    MAX_POINTS,
-    band,
-    differences,
-    estimates,
-    final_values,
-    paired_scores,
-    pairs,
-    scores,
-)
-from .page import Block, HtmlTable, Picture
+from . import estimates
+from .estimates import band, by_unit, differences, estimate, final_values, paired_scores, pairs
+from .page import MISSING, Block, HtmlTable, Report, difference_texts, interval_text
 from .panels import Outline, final_metrics, why_missing
-from .pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
+from .pictures import Curve, Panel, draw_shares, draw_verdicts
 from .runs import RunError
 from .sets import RunSet, differing_options
-
-
-_DPI = 130
-_MISSING = "–"  # in a table, where there is no value
-_OVER_K: dict[str, Any] = {"xlabel": "samples per problem, k", "marks": True, "powers": True}
-
-
-class Report:
-    """
-    What all sections share.
-
-    Args:
-        sets (`Sequence[RunSet]`):
-            In the order in which they are drawn; the first is the baseline of differences.
-        directory (`Path`):
-            Where pictures go; made if it is not there.
-    """
-
-    def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
-        self.sets, self.directory = sets, directory
-        self.labels = [s.label for s in sets]
-        self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
-        self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
-        directory.mkdir(parents=True, exist_ok=True)
-
-    def picture(self, name: str, figure: Any, alt: str) -> Picture:
-        """Write a figure to `<name>.png`."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI)
-        write_atomically(self.directory / f"{name}.png", buffer.getvalue())
-        return Picture(buffer.getvalue(), f"{alt} Sets: {', '.join(self.labels)}.")
-
-    def panels(self, name: str, panels: Sequence[Panel], alt: str, labels: Sequence[str] = ()) -> Picture:
-        """Draw panels."""
-        titles = ", ".join(panel.title for panel in panels)
-        return self.picture(name, draw_curves(panels, labels or self.labels), f"{alt}: {titles}.")
-
-    def nothing(self, outline: Outline, why: str | Mapping[str, str]) -> list[Block]:
-        """Say why no set, or each, has anything to draw; a picture of an earlier report is removed."""
-        why = dict.fromkeys((s.name for s in self.sets), why) if isinstance(why, str) else why
-        (self.directory / f"{outline.name}.png").unlink(missing_ok=True)
-        self.missing += [(outline.heading, set_name, reason) for set_name, reason in why.items()]
-        return [f"Not logged: {self.reasons(why)}."]
-
-    def reasons(self, why: Mapping[str, str]) -> str:
-        """Set → reason in words: the reason alone, where all sets share it."""
-        if len(why) == len(self.sets) and len(set(why.values())) == 1:
-            return next(iter(why.values()))
-        return "; ".join(f"{name}: {reason}" for name, reason in why.items())
 
 
 def runs_section(report: Report, outline: Outline) -> list[Block]:
     """Which runs the report is of, and how to read it."""
     header = ("set", "run", "seed", "kind", "last step", "directory")
     cells = [
-        (s.name, run.name, run.seed, run.source, run.steps, os.path.relpath(run.path))
+        (s.name, run.path.name, run.seed, run.source, run.steps, os.path.relpath(run.path))
         for s in report.sets
         for run in s.runs
     ]
-    table = HtmlTable(header, [[_MISSING if c is None else str(c) for c in row] for row in cells], len(header))
-    reading = outline.caption.format(max_points=MAX_POINTS, final_share=FINAL_SHARE)
+    table = HtmlTable(header, [[MISSING if c is None else str(c) for c in row] for row in cells], len(header))
+    reading = outline.caption.format(max_points=estimates.MAX_POINTS, final_share=estimates.FINAL_SHARE)
     return [table, reading, f"Report of htpo_trl {__version__}."]
 
 
 def summary_section(report: Report, outline: Outline) -> list[Block]:
     """Final values of training; first and last evaluation, and the gain."""
     metrics = final_metrics()
-    finals = [estimates(final_values(s.runs, metrics), "seeds").to_dict("index") for s in report.sets]
-    rows = [(m.label, *(_interval(found[m.key], m.decimals) for found in finals)) for m in metrics]
+    finals = [estimate(final_values(s.runs, metrics), "seeds").to_dict("index") for s in report.sets]
+    rows = [(m.label, *(interval_text(found[m.key], m.decimals) for found in finals)) for m in metrics]
     content: list[Block] = ["Final values of training:", HtmlTable(("metric", *report.labels), rows)]
-    if all(set(cells) == {_MISSING} for _, *cells in rows):
+    if all(set(cells) == {MISSING} for _, *cells in rows):
         content = ["Final values of training: not logged."]
     gains = [row for benchmark in report.benchmarks for s in report.sets for row in _gains(report, s, benchmark)]
     if gains:
@@ -115,25 +54,25 @@ def _gains(report: Report, s: RunSet, benchmark: str) -> list[tuple[str, ...]]:
     (start, before), (end, last) = found[0], found[-1]
     first, gained = {}, {}
     if len(found) > 1:
-        first = estimates(*scores(before, True)).to_dict("index")
+        first = estimate(*by_unit(before, True)).to_dict("index")
         try:
             gained = paired_scores(before, last).to_dict("index")
         except RunError as error:
             report.missing.append(("Summary", s.name, f"gain on {benchmark}: {error}"))
-    steps = " → ".join(_MISSING if step is None else str(step) for step in dict.fromkeys((start, end)))
+    steps = " → ".join(MISSING if step is None else str(step) for step in dict.fromkeys((start, end)))
     return [
         (
             *(benchmark, _metric_name(metric, last[0].samples), s.name, steps),
-            *(_interval(first.get(metric)), _interval(each), _interval(gained.get(metric), sign="+")),
+            *(interval_text(first.get(metric)), interval_text(each), interval_text(gained.get(metric), sign="+")),
             f"{each['n']} {each['units']}",
         )
-        for metric, each in estimates(*scores(last, True)).to_dict("index").items()
+        for metric, each in estimate(*by_unit(last, True)).to_dict("index").items()
     ]
 
 
 def plot_section(report: Report, outline: Outline) -> list[Block]:
     """Metrics over optimizer steps, a panel each."""
-    panels: list[Panel] = []
+    panels: dict[str, Panel] = {}
     lacking: dict[tuple[str, str], list[str]] = {}  # set, reason → titles of metrics
     for metric in outline.metrics:
         curves, why, partly = [], {}, {}
@@ -147,10 +86,10 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
                 n = f"{fewest:.0f} to {points.n.max():.0f} of {len(runs)} runs at a point"
                 partly[name] = n if len(runs) > 1 else "steps without a value"
         if curves or not metric.optional:
-            panels.append(Panel(metric.title, metric.unit, curves, report.reasons(why), metric.bounds))
+            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), metric.bounds)
             for each in (*why.items(), *partly.items()):
                 lacking.setdefault(each, []).append(metric.title)
-    if not any(panel.curves for panel in panels):
+    if not any(panel.curves for panel in panels.values()):
         return report.nothing(outline, {s.name: why_missing(s.runs, outline.metrics[0].key) for s in report.sets})
     report.missing += [(outline.heading, name, f"{why}: {', '.join(each)}") for (name, why), each in lacking.items()]
     return [outline.caption, report.panels(outline.name, panels, f"{outline.heading}, over optimizer steps")]
@@ -162,15 +101,15 @@ def evaluations_section(report: Report, outline: Outline) -> list[Block]:
     for benchmark in report.benchmarks:
         for i, s in enumerate(report.sets):
             found = {step: each for step, each in s.evaluations(benchmark).items() if step is not None}
-            tables = [estimates(*scores(each)).assign(step=step) for step, each in found.items()]
+            tables = [estimate(*by_unit(each)).assign(step=step) for step, each in found.items()]
             table = pd.concat([each for each in tables if len(each)] or [pd.DataFrame()])
             for metric in dict.fromkeys([*table.index[:1], *table.index[-1:]]):  # mean, and pass@n
                 title = f"{benchmark}: {_metric_name(metric, [*found.values()][-1][0].samples)}"
-                options = {"bounds": (0, 1), "xlabel": "optimizer step", "marks": True}
-                _add(panels, Curve(i, table.loc[[metric]].set_index("step")), title, "share of problems", **options)
+                curve = Curve(i, table.loc[[metric]].set_index("step"))
+                _add(panels, curve, title, "share of problems", bounds=(0, 1), over="evaluations")
     if not panels:
         return report.nothing(outline, "no evaluation during training")
-    return [outline.caption, report.panels(outline.name, [*panels.values()], outline.heading)]
+    return [outline.caption, report.panels(outline.name, panels, outline.heading)]
 
 
 def budgets_section(report: Report, outline: Outline) -> list[Block]:
@@ -180,13 +119,13 @@ def budgets_section(report: Report, outline: Outline) -> list[Block]:
         for i, s in enumerate(report.sets):
             found = list(s.evaluations(benchmark).values())
             for each in [*found[:1], *found[1:][-1:]]:
-                for name, points in _over_k(estimates(*scores(each, True))).items():
+                for name, points in _over_k(estimate(*by_unit(each, True))).items():
                     curve = Curve(i, points, faded=each is not found[-1])
-                    _add(panels, curve, f"{benchmark}: {name}", name, bounds=(0, 1), **_OVER_K)
+                    _add(panels, curve, f"{benchmark}: {name}", name, bounds=(0, 1), over="k")
     if not panels:
         return report.nothing(outline, "no evaluation with several samples per problem")
     alt = f"{outline.heading}, over samples per problem"
-    return [outline.caption, report.panels(outline.name, [*panels.values()], alt)]
+    return [outline.caption, report.panels(outline.name, panels, alt)]
 
 
 def differences_section(report: Report, outline: Outline) -> list[Block]:
@@ -214,12 +153,18 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
             except RunError as error:
                 notes.append((other.name, f"{benchmark}: {error}"))
                 continue
-            rows += [(other.name, f"{benchmark}: {m}", *_cells(each)) for m, each in scored.to_dict("index").items()]
+            rows += [
+                (other.name, f"{benchmark}: {m}", *difference_texts(each))
+                for m, each in scored.to_dict("index").items()
+            ]
             for name, points in _over_k(scored).items():
-                _add(panels, Curve(i, points), f"{benchmark}: {name}", f"difference of {name}", zero=True, **_OVER_K)
+                _add(panels, Curve(i, points), f"{benchmark}: {name}", f"difference of {name}", zero=True, over="k")
         metrics = final_metrics()
-        finals = differences(*(final_values(side.runs, metrics) for side in sides), units="seeds").to_dict("index")
-        rows += [(other.name, m.label, *_cells(finals[m.key], m.decimals)) for m in metrics if m.key in finals]
+        one, two = (final_values(side.runs, metrics) for side in sides)
+        finals = differences(one, two, "seeds").to_dict("index")
+        rows += [
+            (other.name, m.label, *difference_texts(finals[m.key], m.decimals)) for m in metrics if m.key in finals
+        ]
         for metric in [metric for metric in metrics if metric.paired]:
             series = (one.series(metric.key).align(two.series(metric.key), join="inner") for one, two in both)
             curve = band(metric.scale * (two - one) for one, two in series)
@@ -231,7 +176,7 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
     content: list[Block] = [outline.caption.format(baseline=baseline.name), *(f"{a}: {b}." for a, b in notes)]
     if panels:
         alt, labels = f"{outline.heading} to {baseline.name}", [f"{s.name} − {baseline.name}" for s in report.sets]
-        content.append(report.panels(outline.name, [*panels.values()], alt, labels))
+        content.append(report.panels(outline.name, panels, alt, labels))
     if rows:
         header = ("set", "metric", baseline.name, "the set", "difference", "p", "over")
         content.append(HtmlTable(header, rows, 2))
@@ -255,7 +200,7 @@ def shares_section(report: Report, outline: Outline) -> list[Block]:
     return [outline.caption, report.picture(outline.name, draw_shares(columns), alt)]
 
 
-def verdicts_section(report: Report, outline: Outline) -> list[Block]:
+def evaluation_verdicts_section(report: Report, outline: Outline) -> list[Block]:
     """Verdicts of the samples of the last evaluation."""
     found = {
         f"{benchmark}: {s.name}": sum((each.verdicts for each in last), Counter())
@@ -289,24 +234,12 @@ def options_section(report: Report, outline: Outline) -> list[Block]:
 
 def missing_section(report: Report, outline: Outline) -> list[Block]:
     """The last one: the others have said what they lack."""
-    rows = [(run.name, s.name, note) for s in report.sets for run in s.runs for note in run.notes] + report.missing
+    rows = [
+        (run.path.name, s.name, note) for s in report.sets for run in s.runs for note in run.notes
+    ] + report.missing
     same = "seeds that are not known to differ: the intervals take the runs for independent all the same"
     rows += [("seeds", s.name, same) for s in report.sets if len(s.runs) > 1 and not s.has_seeds]
     return [outline.caption, HtmlTable(("where", "set", "what"), rows, 3) if rows else "None."]
-
-
-#: Sections that are no pictures of metrics over steps, by their names in `panels.yaml`.
-SECTIONS: dict[str, Callable[[Report, Outline], list[Block]]] = {
-    "runs": runs_section,
-    "summary": summary_section,
-    "evaluations": evaluations_section,
-    "budgets": budgets_section,
-    "differences": differences_section,
-    "shares": shares_section,
-    "evaluation_verdicts": verdicts_section,
-    "options": options_section,
-    "missing": missing_section,
-}
 
 
 def _add(panels: dict[str, Panel], curve: Curve, title: str, unit: str, **kwargs: Any) -> None:
@@ -328,21 +261,11 @@ def _metric_name(name: str, samples: int) -> str:
     return f"mean@{samples}" if name == "mean" else name
 
 
-def _cells(d: Mapping[str, Any], decimals: int = 3) -> tuple[str, ...]:
-    """Of a difference: both sides, the interval, p, and what it is over."""
-    over = f"{d['n']} {d['units']}" if d["n"] > 1 else "1 seed: no interval"
-    p = _MISSING if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else _number(d["p"])
-    return _number(d["first"], decimals), _number(d["second"], decimals), _interval(d, decimals, "+"), p, over
-
-
-def _interval(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str:
-    """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
-    if e is None or pd.isna(e["mean"]):
-        return _MISSING
-    mean, low, high = (_number(e[name], decimals, sign) for name in ("mean", "low", "high"))
-    return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"
-
-
-def _number(value: float, decimals: int = 3, sign: str = "") -> str:
-    """A number for a table, never `-0.000`."""
-    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
+#: Sections that are no pictures of metrics over steps, by their names in `panels.yaml`.
+SECTIONS: dict[str, Callable[[Report, Outline], list[Block]]] = {
+    section.__name__.removesuffix("_section"): section
+    for section in (
+        *(runs_section, summary_section, evaluations_section, budgets_section, differences_section, shares_section),
+        *(evaluation_verdicts_section, options_section, missing_section),
+    )
+}

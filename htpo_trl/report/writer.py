@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils import write_atomically
-from .page import Section, render
+from .page import Report, Section, render
 from .panels import outlines
 from .pictures import require_matplotlib
-from .sections import SECTIONS, Report, plot_section
+from .sections import SECTIONS, plot_section
 from .sets import read_sets
 
 

@@ -37,7 +37,8 @@ def test_exported_names():
         ),
         ("import htpo_trl.data", {"torch", "trl", "transformers", "datasets", "reasoning_gym"}),
         ("import htpo_trl.objective", {"trl", "transformers", "datasets", "accelerate"}),
-        ("import htpo_trl.report", {"trl", "transformers", "matplotlib"}),
+        ("import htpo_trl.report", {"torch", "trl", "transformers", "matplotlib", "pandas"}),
+        ("from htpo_trl.report import write_report", {"torch", "trl", "transformers", "matplotlib"}),
     ],
 )
 def test_imports_cost_no_more_than_they_need(statement, absent):
