@@ -1,5 +1,4 @@
-from .pictures import require_matplotlib
 from .runs import RunError
-from .writer import write_report
+from .writer import require_matplotlib, write_report
 
 __all__ = ["RunError", "require_matplotlib", "write_report"]

@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..utils import write_atomically
-from .panels import Outline
+from .panels import Outline, outlines
 from .pictures import Panel, draw_curves
 from .sets import RunSet
 
@@ -57,7 +57,8 @@ class Report:
     """
 
     def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
-        self.sets, self.directory = sets, directory
+        self.sets, self.directory, self.outlines = sets, directory, outlines(sets)
+        self.final = [metric for outline in self.outlines for metric in outline.metrics if metric.final]
         self.labels = [s.label for s in sets]
         self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
         self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,17 +57,8 @@ def outlines(sets: Sequence[RunSet]) -> list[Outline]:
     pattern = re.compile(rf"(?!eval_)(.+)/({'|'.join(Verdict)})")
     names = {name for _, runs in sets for run in runs for name in run.log}
     rewards = sorted({match[1] for name in names if (match := pattern.fullmatch(name))}) or ["math_reward"]
-    return [Outline(**each | {"metrics": _metrics(each.get("metrics", ()), rewards)}) for each in _content()]
-
-
-def final_metrics() -> list[Metric]:
-    """Metrics whose final values are shown and compared."""
-    return [Metric(**each) for outline in _content() for each in outline.get("metrics", ()) if each.get("final")]
-
-
-@cache
-def _content() -> list[dict[str, Any]]:
-    return yaml.safe_load(Path(__file__).with_name("panels.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(Path(__file__).with_name("panels.yaml").read_text(encoding="utf-8"))
+    return [Outline(**each | {"metrics": _metrics(each.get("metrics", ()), rewards)}) for each in content]
 
 
 def _metrics(entries: Sequence[dict[str, Any]], rewards: Sequence[str]) -> list[Metric]:

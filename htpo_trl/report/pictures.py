@@ -5,15 +5,16 @@ Sets of runs are told apart by colour, dash and mark, stacked parts by colour an
 can read every picture, and all can in grey. A panel without data says so.
 """
 
-import importlib.util
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..objective.table import GROUPS
 from ..palette import group_colour, group_label, set_style
@@ -21,6 +22,7 @@ from ..palette import group_colour, group_label, set_style
 
 _WIDTH = 11.0  # inches, of three panels
 _MAX_LABEL = 48
+_styled = style.context(Path(__file__).with_name("report.mplstyle"))  # while a picture is made, and no longer
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _EDGES: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}  # of stacked parts
 _VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
@@ -46,23 +48,6 @@ class Panel(NamedTuple):
     zero: bool = False  # a line at zero: differences
 
 
-def require_matplotlib() -> None:
-    """Raise with the mend where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("Reports need matplotlib: pip install 'htpo_trl[report]'.")
-
-
-def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(draw)
-    def styled(*args: Any) -> Any:
-        from matplotlib import style
-
-        with style.context(Path(__file__).with_name("report.mplstyle")):
-            return draw(*args)
-
-    return styled
-
-
 @_styled
 def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     """
@@ -74,8 +59,6 @@ def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
         labels (`Sequence[str]`):
             Of the sets, by their positions.
     """
-    from matplotlib.lines import Line2D
-
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     figure, axes = _grid(len(panels), columns, 0.6, 2.9, _WIDTH * max(columns, 2) / 3)
     for axis, panel in zip(axes, panels, strict=True):
@@ -137,8 +120,6 @@ def draw_verdicts(counts: pd.DataFrame) -> Any:
 
 def _grid(n: int, columns: int, margin: float, height: float, width: float = _WIDTH) -> tuple[Any, Any]:
     """A figure of `n` axes in rows of this height, in inches, that draws to files alone."""
-    from matplotlib.figure import Figure
-
     rows = -(-n // columns)
     figure = Figure(figsize=(width, margin + height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -13,7 +13,7 @@ from ..verifier import Verdict
 from . import estimates
 from .estimates import band, by_unit, differences, estimate, final_values, paired_scores, pairs
 from .page import MISSING, Block, HtmlTable, Report, difference_texts, interval_text
-from .panels import Outline, final_metrics, why_missing
+from .panels import Outline, why_missing
 from .pictures import Curve, Panel, draw_shares, draw_verdicts
 from .runs import RunError
 from .sets import RunSet, differing_options
@@ -34,9 +34,8 @@ def runs_section(report: Report, outline: Outline) -> list[Block]:
 
 def summary_section(report: Report, outline: Outline) -> list[Block]:
     """Final values of training; first and last evaluation, and the gain."""
-    metrics = final_metrics()
-    finals = [estimate(final_values(s.runs, metrics), "seeds").to_dict("index") for s in report.sets]
-    rows = [(m.label, *(interval_text(found[m.key], m.decimals) for found in finals)) for m in metrics]
+    finals = [estimate(final_values(s.runs, report.final), "seeds").to_dict("index") for s in report.sets]
+    rows = [(m.label, *(interval_text(found[m.key], m.decimals) for found in finals)) for m in report.final]
     content: list[Block] = ["Final values of training:", HtmlTable(("metric", *report.labels), rows)]
     if all(set(cells) == {MISSING} for _, *cells in rows):
         content = ["Final values of training: not logged."]
@@ -159,13 +158,14 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
             ]
             for name, points in _over_k(scored).items():
                 _add(panels, Curve(i, points), f"{benchmark}: {name}", f"difference of {name}", zero=True, over="k")
-        metrics = final_metrics()
-        one, two = (final_values(side.runs, metrics) for side in sides)
+        one, two = (final_values(side.runs, report.final) for side in sides)
         finals = differences(one, two, "seeds").to_dict("index")
         rows += [
-            (other.name, m.label, *difference_texts(finals[m.key], m.decimals)) for m in metrics if m.key in finals
+            (other.name, m.label, *difference_texts(finals[m.key], m.decimals))
+            for m in report.final
+            if m.key in finals
         ]
-        for metric in [metric for metric in metrics if metric.paired]:
+        for metric in [metric for metric in report.final if metric.paired]:
             series = (one.series(metric.key).align(two.series(metric.key), join="inner") for one, two in both)
             curve = band(metric.scale * (two - one) for one, two in series)
             if curve is not None:

@@ -1,14 +1,17 @@
 """The report as a whole: reads the runs, has every section of `panels.yaml` made, writes the page."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils import write_atomically
-from .page import Report, Section, render
-from .panels import outlines
-from .pictures import require_matplotlib
-from .sections import SECTIONS, plot_section
 from .sets import read_sets
+
+
+def require_matplotlib() -> None:
+    """Raise with the mend where matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("Reports need matplotlib: pip install 'htpo_trl[report]'.")
 
 
 def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") -> Path:
@@ -39,9 +42,12 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     ```
     """
     require_matplotlib()
+    from .page import Report, Section, render
+    from .sections import SECTIONS, plot_section
+
     report = Report(read_sets(runs), Path(output_dir))
     sections = []
-    for outline in outlines(report.sets):
+    for outline in report.outlines:
         if content := SECTIONS.get(outline.name, plot_section)(report, outline):
             sections.append(Section(outline.name, outline.heading, content))
     page = report.directory / "index.html"

@@ -66,6 +66,7 @@ def test_wheel_holds_the_package_and_no_tests(tmp_path):
     assert top == {"htpo_trl", f"htpo_trl-{htpo_trl.__version__}.dist-info"}
     assert "htpo_trl/py.typed" in names
     assert {f"htpo_trl/{p.name}" for p in (ROOT / "htpo_trl").glob("*.py")} <= set(names)
+    assert {f"htpo_trl/report/{p.name}" for p in (ROOT / "htpo_trl" / "report").glob("*.*")} <= set(names)
     assert f"htpo_trl-{htpo_trl.__version__}.dist-info/licenses/LICENSE" in names
     where = run_python(
         "import htpo_trl; from htpo_trl.objective import PRESETS; print(htpo_trl.__file__)",
