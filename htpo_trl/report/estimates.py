@@ -6,7 +6,7 @@ seeds by Student's t, over problems by the bootstrap. What was not logged is NaN
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,8 @@ FINAL_SHARE = 0.1
 
 def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
     """
-    The mean of every column with its interval, `mean`, `low`, `high`; `n` and `units`, what it is over.
-
-    Args:
-        values (`pd.DataFrame`):
-            One row per unit, NaN where it has no value. A single seed has no interval.
-        units (`str`):
-            `"seeds"` or `"problems"`.
+    The mean of every column with its interval, `mean`, `low`, `high`; `n` and `units`, what it is over: `"seeds"` or
+    `"problems"`. A unit without a value is NaN; a single seed has no interval.
     """
     if units == "seeds":
         columns = dict(zip(("mean", "low", "high", "n"), t_intervals(values), strict=True))
@@ -54,19 +49,20 @@ def differences(first: pd.DataFrame, second: pd.DataFrame, units: str) -> pd.Dat
     return table.dropna(subset="mean")
 
 
-def band(series: Iterable[pd.Series]) -> pd.DataFrame | None:
+def band(series: pd.DataFrame) -> pd.DataFrame | None:
     """
-    The [`estimate`] over runs of a metric at every step, from each run's values by step; `width` is the number of
+    The [`estimate`] of a metric at every step, from its values by step, a column per run; `width` is the number of
     steps that a point is the mean of. A point that only one of several runs has is a gap; where that leaves nothing,
     there is no band.
     """
-    runs = [one for one in series if one.notna().any()]
-    if not runs:
+    logged = series.dropna(axis=1, how="all")
+    if logged.empty:
         return None
-    logged = pd.concat(runs, axis=1).sort_index()
     width = -(-logged.index[-1] // MAX_POINTS) or 1
     found = estimate(logged.groupby(-(-logged.index // width) * width).mean().T, "seeds")
-    found.loc[found.n < min(2, len(runs)), "mean"] = np.nan  # one seed has no interval, and is not the mean of all
+    found.loc[found.n < min(2, len(logged.columns)), "mean"] = (
+        np.nan
+    )  # one seed has no interval, and is not the mean of all
     if found["mean"].isna().all():
         return None
     # A point without a value wherever two are further apart than usual, so that no line crosses the gap. Of a metric
@@ -97,25 +93,26 @@ def _by_unit(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame([table.mean() for table in tables]).dropna(axis=1), "seeds"
 
 
-def pairs(first: RunSet, second: RunSet) -> list[tuple[Run, Run]]:
+def paired(first: RunSet, second: RunSet) -> tuple[RunSet, RunSet]:
     """
-    Runs of the same seed, or the only run of each set.
+    Both with the runs that are paired, one by one: those of the same seed, or the only run of each.
 
     Raises:
         RunError: if there is no pair, saying why.
     """
     if len(first.runs) == len(second.runs) == 1:
-        return [(first.runs[0], second.runs[0])]
+        return first, second
     by_seed = []
     for name, runs in (first, second):
-        counts = Counter(run.seed for run in runs if run.seed is not None)
-        if repeated := [seed for seed, count in counts.items() if count > 1]:
+        seeds = [run.seed for run in runs if run.seed is not None]
+        if repeated := [seed for seed, count in Counter(seeds).items() if count > 1]:
             raise RunError(f"not paired: {name} has several runs of seed {repeated[0]}")
         by_seed.append({run.seed: run for run in runs if run.seed is not None})
     common = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if not common:
         raise RunError(f"not paired: {first.name} and {second.name} have no seed in common")
-    return [(by_seed[0][seed], by_seed[1][seed]) for seed in common]
+    one, two = (RunSet("", [runs[seed] for seed in common]) for runs in by_seed)
+    return one, two
 
 
 def paired_scores(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> pd.DataFrame:

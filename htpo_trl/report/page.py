@@ -46,15 +46,7 @@ class Section(NamedTuple):
 
 
 class Report:
-    """
-    What all sections share.
-
-    Args:
-        sets (`Sequence[RunSet]`):
-            In the order in which they are drawn; the first is the baseline of differences.
-        directory (`Path`):
-            Where pictures go; made if it is not there.
-    """
+    """What all sections share: the sets, the first of which is the baseline, and the directory, made for pictures."""
 
     def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
         self.sets, self.directory, self.outlines = sets, directory, outlines(sets)
@@ -71,17 +63,22 @@ class Report:
         write_atomically(self.directory / f"{name}.png", buffer.getvalue())
         return Picture(buffer.getvalue(), f"{alt} Sets: {', '.join(self.labels)}.")
 
-    def panels(self, name: str, panels: Mapping[str, Panel], alt: str, labels: Sequence[str] = ()) -> Picture:
-        """Draw panels, by their titles."""
-        figure = draw_curves([*panels.values()], labels or self.labels)
-        return self.picture(name, figure, f"{alt}: {', '.join(panels)}.")
+    def panels(self, outline: Outline, panels: Mapping[str, Panel], alt: str, why: Mapping[str, str]) -> list[Block]:
+        """A picture of panels, by their titles, or, where none has a curve, why."""
+        if not any(panel.curves for panel in panels.values()):
+            return self.nothing(outline, why)
+        figure = draw_curves([*panels.values()], self.labels)
+        return [outline.caption, self.picture(outline.name, figure, f"{alt}: {', '.join(panels)}.")]
 
-    def nothing(self, outline: Outline, why: str | Mapping[str, str]) -> list[Block]:
-        """Say why no set, or each, has anything to draw; a picture of an earlier report is removed."""
-        why = dict.fromkeys((s.name for s in self.sets), why) if isinstance(why, str) else why
+    def nothing(self, outline: Outline, why: Mapping[str, str]) -> list[Block]:
+        """Say why no set has anything to draw; a picture of an earlier report is removed."""
         (self.directory / f"{outline.name}.png").unlink(missing_ok=True)
         self.missing += [(outline.heading, set_name, reason) for set_name, reason in why.items()]
         return [f"Not logged: {self.reasons(why)}."]
+
+    def all_sets(self, reason: str) -> dict[str, str]:
+        """Set → reason, the same for all."""
+        return {s.name: reason for s in self.sets}
 
     def reasons(self, why: Mapping[str, str]) -> str:
         """Set → reason in words: the reason alone, where all sets share it."""

@@ -50,15 +50,7 @@ class Panel(NamedTuple):
 
 @_styled
 def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
-    """
-    A grid of panels with one legend.
-
-    Args:
-        panels (`Sequence[Panel]`):
-            What to draw, row by row.
-        labels (`Sequence[str]`):
-            Of the sets, by their positions.
-    """
+    """A grid of panels, row by row, with one legend; `labels` are those of the sets, by their positions."""
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     figure, axes = _grid(len(panels), columns, 0.6, 2.9, _WIDTH * max(columns, 2) / 3)
     for axis, panel in zip(axes, panels, strict=True):
@@ -74,13 +66,7 @@ def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
 
 @_styled
 def draw_shares(columns: Mapping[str, Mapping[str, pd.DataFrame] | str]) -> Any:
-    """
-    Stacked shares of the eight groups, one column per set of runs.
-
-    Args:
-        columns (`Mapping`):
-            Label → group of `GROUPS` → band of its share over steps, in 0..1; or why there is none.
-    """
+    """Stacked shares of the eight groups, from set → group → band of its share, in 0..1; or why there is none."""
     figure, axes = _grid(len(columns), min(len(columns), 3), 1.0, 3.2)
     areas = []
     for axis, (label, bands) in zip(axes, columns.items(), strict=True):

@@ -201,4 +201,4 @@ def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
 def _number(value: Any) -> float:
     """What a line can be drawn through; NaN for the rest."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) <= 1e300 and math.isfinite(value) else math.nan
+    return float(value) if is_number and abs(value) < 1e300 else math.nan

@@ -11,10 +11,10 @@ from .. import __version__
 from ..objective.table import GROUPS
 from ..verifier import Verdict
 from . import estimates
-from .estimates import band, by_unit, differences, estimate, final_values, paired_scores, pairs
+from .estimates import band, by_unit, differences, estimate, final_values, paired, paired_scores
 from .page import MISSING, Block, HtmlTable, Report, difference_texts, interval_text
 from .panels import Outline, why_missing
-from .pictures import Curve, Panel, draw_shares, draw_verdicts
+from .pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
 from .runs import RunError
 from .sets import RunSet, differing_options
 
@@ -75,23 +75,23 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
     lacking: dict[tuple[str, str], list[str]] = {}  # set, reason → titles of metrics
     for metric in outline.metrics:
         curves, why, partly = [], {}, {}
-        for i, (name, runs) in enumerate(report.sets):
-            points = band(metric.scale * run.series(metric.key) for run in runs)
+        for i, s in enumerate(report.sets):
+            points = band(metric.scale * s.series(metric.key))
             if points is None:
-                why[name] = why_missing(runs, metric.key)
+                why[s.name] = why_missing(s.runs, metric.key)
                 continue
             curves.append(Curve(i, points))
-            if (fewest := points.n.min()) < len(runs):
-                n = f"{fewest:.0f} to {points.n.max():.0f} of {len(runs)} runs at a point"
-                partly[name] = n if len(runs) > 1 else "steps without a value"
+            if (fewest := points.n.min()) < len(s.runs):
+                n = f"{fewest:.0f} to {points.n.max():.0f} of {len(s.runs)} runs at a point"
+                partly[s.name] = n if len(s.runs) > 1 else "steps without a value"
         if curves or not metric.optional:
             panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), metric.bounds)
             for each in (*why.items(), *partly.items()):
                 lacking.setdefault(each, []).append(metric.title)
-    if not any(panel.curves for panel in panels.values()):
-        return report.nothing(outline, {s.name: why_missing(s.runs, outline.metrics[0].key) for s in report.sets})
-    report.missing += [(outline.heading, name, f"{why}: {', '.join(each)}") for (name, why), each in lacking.items()]
-    return [outline.caption, report.panels(outline.name, panels, f"{outline.heading}, over optimizer steps")]
+    if any(panel.curves for panel in panels.values()):
+        report.missing += [(outline.heading, s, f"{why}: {', '.join(each)}") for (s, why), each in lacking.items()]
+    nothing = {s.name: why_missing(s.runs, outline.metrics[0].key) for s in report.sets}
+    return report.panels(outline, panels, f"{outline.heading}, over optimizer steps", nothing)
 
 
 def evaluations_section(report: Report, outline: Outline) -> list[Block]:
@@ -106,9 +106,7 @@ def evaluations_section(report: Report, outline: Outline) -> list[Block]:
                 title = f"{benchmark}: {_metric_name(metric, [*found.values()][-1][0].samples)}"
                 curve = Curve(i, table.loc[[metric]].set_index("step"))
                 _add(panels, curve, title, "share of problems", bounds=(0, 1), over="evaluations")
-    if not panels:
-        return report.nothing(outline, "no evaluation during training")
-    return [outline.caption, report.panels(outline.name, panels, outline.heading)]
+    return report.panels(outline, panels, outline.heading, report.all_sets("no evaluation during training"))
 
 
 def budgets_section(report: Report, outline: Outline) -> list[Block]:
@@ -121,10 +119,8 @@ def budgets_section(report: Report, outline: Outline) -> list[Block]:
                 for name, points in _over_k(estimate(*by_unit(each, True))).items():
                     curve = Curve(i, points, faded=each is not found[-1])
                     _add(panels, curve, f"{benchmark}: {name}", name, bounds=(0, 1), over="k")
-    if not panels:
-        return report.nothing(outline, "no evaluation with several samples per problem")
-    alt = f"{outline.heading}, over samples per problem"
-    return [outline.caption, report.panels(outline.name, panels, alt)]
+    why = report.all_sets("no evaluation with several samples per problem")
+    return report.panels(outline, panels, f"{outline.heading}, over samples per problem", why)
 
 
 def differences_section(report: Report, outline: Outline) -> list[Block]:
@@ -136,50 +132,44 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
     notes: list[tuple[str, str]] = []
     for i, other in enumerate(others, 1):
         try:
-            both = pairs(baseline, other)
+            sides = paired(baseline, other)
         except RunError as error:
             notes.append((other.name, str(error)))
             continue
-        sides = [RunSet("", list(runs)) for runs in zip(*both, strict=True)]
         for benchmark in report.benchmarks:
             if not any(benchmark in run.evaluations for side in sides for run in side.runs):
                 continue
             try:
                 last = [side.last_evaluations(benchmark) for side in sides]
-                if any(len(each) < len(both) for each in last):
+                if any(len(each) < len(sides[0].runs) for each in last):
                     raise RunError("not paired: not evaluated in both sets, or not by all seeds")
                 scored = paired_scores(*last)
             except RunError as error:
                 notes.append((other.name, f"{benchmark}: {error}"))
                 continue
-            rows += [
-                (other.name, f"{benchmark}: {m}", *difference_texts(each))
-                for m, each in scored.to_dict("index").items()
-            ]
+            for name, each in scored.to_dict("index").items():
+                rows.append((other.name, f"{benchmark}: {name}", *difference_texts(each)))
             for name, points in _over_k(scored).items():
                 _add(panels, Curve(i, points), f"{benchmark}: {name}", f"difference of {name}", zero=True, over="k")
         one, two = (final_values(side.runs, report.final) for side in sides)
         finals = differences(one, two, "seeds").to_dict("index")
-        rows += [
-            (other.name, m.label, *difference_texts(finals[m.key], m.decimals))
-            for m in report.final
-            if m.key in finals
-        ]
-        for metric in [metric for metric in report.final if metric.paired]:
-            series = (one.series(metric.key).align(two.series(metric.key), join="inner") for one, two in both)
-            curve = band(metric.scale * (two - one) for one, two in series)
-            if curve is not None:
+        for metric in report.final:
+            if metric.key in finals:
+                rows.append((other.name, metric.label, *difference_texts(finals[metric.key], metric.decimals)))
+            first, second = (side.series(metric.key) for side in sides)
+            curve = band((metric.scale * (second - first)).dropna(how="all"))  # at steps that both logged
+            if metric.paired and curve is not None:
                 _add(panels, Curve(i, curve), metric.title, f"difference, {metric.unit}", zero=True)
     if not others:
         return []
     report.missing += [(outline.heading, name, note) for name, note in notes]
     content: list[Block] = [outline.caption.format(baseline=baseline.name), *(f"{a}: {b}." for a, b in notes)]
     if panels:
-        alt, labels = f"{outline.heading} to {baseline.name}", [f"{s.name} − {baseline.name}" for s in report.sets]
-        content.append(report.panels(outline.name, panels, alt, labels))
+        labels = [f"{s.name} − {baseline.name}" for s in report.sets]
+        alt = f"{outline.heading} to {baseline.name}: {', '.join(panels)}."
+        content.append(report.picture(outline.name, draw_curves([*panels.values()], labels), alt))
     if rows:
-        header = ("set", "metric", baseline.name, "the set", "difference", "p", "over")
-        content.append(HtmlTable(header, rows, 2))
+        content.append(HtmlTable(("set", "metric", baseline.name, "the set", "difference", "p", "over"), rows, 2))
     return content
 
 
@@ -188,7 +178,7 @@ def shares_section(report: Report, outline: Outline) -> list[Block]:
     columns: dict[str, dict[str, pd.DataFrame] | str] = {}
     why: dict[str, str] = {}
     for s in report.sets:
-        bands = {group: band(run.series(f"htpo/share/{group}") for run in s.runs) for group in GROUPS}
+        bands = {group: band(s.series(f"htpo/share/{group}")) for group in GROUPS}
         found = {group: points for group, points in bands.items() if points is not None}
         if len(found) < len(GROUPS):
             why[s.name] = why_missing(s.runs, f"htpo/share/{GROUPS[0]}")
@@ -209,7 +199,7 @@ def evaluation_verdicts_section(report: Report, outline: Outline) -> list[Block]
         if (last := s.last_evaluations(benchmark))
     }
     if not found:
-        return report.nothing(outline, "no evaluation")
+        return report.nothing(outline, report.all_sets("no evaluation"))
     words = {verdict: verdict.replace("_", " ") for verdict in Verdict}
     counts = pd.DataFrame([{word: each[v] for v, word in words.items()} for each in found.values()], [*found])
     counts = counts.loc[:, counts.any()]
@@ -234,9 +224,8 @@ def options_section(report: Report, outline: Outline) -> list[Block]:
 
 def missing_section(report: Report, outline: Outline) -> list[Block]:
     """The last one: the others have said what they lack."""
-    rows = [
-        (run.path.name, s.name, note) for s in report.sets for run in s.runs for note in run.notes
-    ] + report.missing
+    rows = [(run.path.name, s.name, note) for s in report.sets for run in s.runs for note in run.notes]
+    rows += report.missing
     same = "seeds that are not known to differ: the intervals take the runs for independent all the same"
     rows += [("seeds", s.name, same) for s in report.sets if len(s.runs) > 1 and not s.has_seeds]
     return [outline.caption, HtmlTable(("where", "set", "what"), rows, 3) if rows else "None."]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from .runs import Evaluation, Run, RunError, read_run
 
 
@@ -34,6 +36,10 @@ class RunSet(NamedTuple):
         """The name, and how many runs there are."""
         what = "seeds" if self.has_seeds else "runs" if len(self.runs) > 1 else "run"
         return f"{self.name} ({len(self.runs)} {what})"
+
+    def series(self, key: str) -> pd.DataFrame:
+        """Values of a metric, a row per step that any run logged it at, a column per run."""
+        return pd.concat([run.series(key) for run in self.runs], axis=1, keys=range(len(self.runs))).sort_index()
 
     def evaluations(self, benchmark: str) -> dict[int | None, list[Evaluation]]:
         """Step → evaluations, one per run that has the benchmark; of the steps at which they all evaluated it."""

@@ -13,7 +13,7 @@ from htpo_trl import cli
 from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
 from htpo_trl.report import RunError, write_report
-from htpo_trl.report.estimates import MAX_POINTS, band, differences, final_values, paired_scores, pairs
+from htpo_trl.report.estimates import MAX_POINTS, band, differences, final_values, paired, paired_scores
 from htpo_trl.report.page import number_text
 from htpo_trl.report.panels import Metric
 from htpo_trl.report.pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
@@ -179,7 +179,7 @@ def test_tables_hold_means_and_intervals_over_seeds(mixture):
 
 def band_of(*runs):
     """The band over runs, of each one's step → value."""
-    return band(pd.Series(run, dtype=float) for run in runs)
+    return band(pd.concat([pd.Series(run, dtype=float) for run in runs], axis=1).sort_index())
 
 
 def test_bands_are_means_and_t_intervals():
@@ -288,7 +288,7 @@ def test_checkpoints_evaluated_apart_are_no_seeds(tmp_path):
 def test_one_pair_of_runs_is_paired_by_problem(tmp_path):
     before, after = [3, 1, 4, 0, 2, 2], [4, 1, 4, 2, 1, 3]
     first, second = read_sets([evaluated_run(tmp_path / n, 0, c, n) for n, c in (("dapo", before), ("htpo", after))])
-    ((one, two),) = pairs(first, second)
+    (one,), (two,) = (side.runs for side in paired(first, second))
     found = paired_scores(*([run.evaluations["countdown"][12]] for run in (one, two)))
     for metric, k in (("mean", 1), ("pass@2", 2)):
         expected = mean_with_interval(pass_at_k(N, after, k) - pass_at_k(N, before, k))
@@ -307,10 +307,10 @@ def test_what_cannot_be_paired_says_why(tmp_path):
     runs[3] = evaluated_run(tmp_path / "b-seed3", 3, after=(1, 2))
     sets = read_sets([f"a={runs[0]}", f"a={runs[1]}", f"b={runs[2]}", f"b={runs[3]}"])
     with pytest.raises(RunError, match="no seed in common"):
-        pairs(*sets)
+        paired(*sets)
     again = sets[0]._replace(runs=[sets[0].runs[0]] * 2)
     with pytest.raises(RunError, match="several runs of seed 0"):
-        pairs(sets[0], again)
+        paired(sets[0], again)
     one, two = sets[0].runs[0].evaluations["countdown"][12], sets[1].runs[1].evaluations["countdown"][12]
     with pytest.raises(RunError, match="problems are not the same"):
         paired_scores([one], [two])
