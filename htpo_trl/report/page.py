@@ -34,6 +34,7 @@ class Picture(NamedTuple):
     alt: str
 
 
+#: What the content of a section is made of.
 Block = str | HtmlTable | Picture
 
 
