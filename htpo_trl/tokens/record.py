@@ -102,6 +102,9 @@ class Settings:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Settings":
         values = json.loads(text)
+        for name in ("step", "completions_in_step"):
+            if type(values[name]) is not int:
+                raise TypeError(f"{name} is {values[name]!r}, which is no whole number")
         table = values["table"]
         return cls(**values | {"table": Table(**table | {"rows": tuple(map(parse_rule, table["rows"]))})})
 

@@ -13,7 +13,7 @@ class View(NamedTuple):
     """A record under one or two objectives. Completions in which rules changed most come first."""
 
     record: Record
-    names: list[str]
+    names: list[str]  # as they can be shown: a record may be a stranger's
     tables: list[Table]
     rows: list[tuple[Completion, list[Outcome]]]  # one outcome per table
 
@@ -25,6 +25,7 @@ class View(NamedTuple):
         if versus is not None:
             tables.append(get_table(versus) if isinstance(versus, str) else versus)
             names.append(tables[1].name if tables[1].name != trained.name else f"{trained.name}, for comparison")
+        names = list(map(visible, names))
         rows = [
             (completion, [record.outcome(completion), *(record.outcome(completion, table) for table in tables[1:])])
             for completion in record.completions
@@ -61,7 +62,7 @@ class View(NamedTuple):
         """`hard · correct · Â +1.234 · 64 tokens · math_reward 1`"""
         advantages = np.unique(completion.values["advantages"])
         rewards = (
-            f"{name} {'none' if reward is None else f'{reward:.4g}'}"
+            f"{visible(name)} {'none' if reward is None else f'{reward:.4g}'}"
             for name, reward in zip(self.record.settings.reward_funcs, completion.rewards, strict=True)
         )
         parts = [
