@@ -10,7 +10,7 @@ import pytest
 
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, judge
 
-from .hostile import hanging_answers
+from ..hostile import hanging_answers
 
 
 BIG = "2^{10^{12}}"  # takes all memory, and seconds where there is much

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from htpo_trl.generation import Completion, Sampling, VLLMGenerator
+from htpo_trl.evaluation.generation import Completion, Sampling, VLLMGenerator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from htpo_trl.results import Results, summarize
+from htpo_trl.evaluation.results import Results, summarize
 
 
 def maj(*wrong: str, correct: int = 2) -> float:

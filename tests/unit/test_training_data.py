@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from htpo_trl.countdown import problems
-from htpo_trl.resolve import PromptArguments, benchmark
+from htpo_trl.data.countdown import problems
+from htpo_trl.data.names import PromptArguments, benchmark
 from htpo_trl.scripts import htpo
 
-from .conftest import CPU_ARGUMENTS
+from ..conftest import CPU_ARGUMENTS
 
 
 def test_countdown_is_evaluated_on_its_test_problems():
