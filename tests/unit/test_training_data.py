@@ -5,14 +5,15 @@ import json
 import pytest
 
 from htpo_trl.data.countdown import problems
-from htpo_trl.data.names import PromptArguments, benchmark
+from htpo_trl.data.names import evaluation_problems
+from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts import htpo
 
 from ..conftest import CPU_ARGUMENTS
 
 
 def test_countdown_is_evaluated_on_its_test_problems():
-    name, found = benchmark("countdown", PromptArguments())
+    name, found = evaluation_problems("countdown", PromptArguments())
     expected = [f"{a},{b},{c}>{target}" for (a, b, c), target in problems("test")]
     assert (name, found["problem"][:]) == ("countdown", expected)
 
@@ -38,7 +39,7 @@ def trained_on(*benchmarks: str) -> list[str]:
         **{"model_name_or_path": "model", "dtype": "float32", "output_dir": "out", "dataset_name": "train.jsonl"},
         **{"template": "none", "chat": False, "eval_steps": 4, "eval_benchmarks": [*benchmarks] or None},
     }
-    trainer = htpo.build(*htpo.parse([], options, "htpo train"))
+    trainer = htpo.build(*htpo.parse([], options))
     return trainer.train_dataset["problem"][:]
 
 

@@ -6,7 +6,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from htpo_trl.evaluation.generation import Completion, Sampling, VLLMGenerator
+from htpo_trl.evaluation import Sampling, VLLMGenerator
+from htpo_trl.evaluation.generation import Completion
 
 
 @dataclass(frozen=True, kw_only=True)
