@@ -8,7 +8,6 @@ judge may cost money. It can tell itself, by raising an error that has the attri
 
 import functools
 import inspect
-import reprlib
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -98,4 +97,6 @@ def _checked(rewards: Any, n: int) -> list[Any]:
     return rewards
 
 
-_shortened = reprlib.Repr(maxstring=300, maxother=300).repr
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:150]} [...] {text[-150:]}"
