@@ -72,5 +72,6 @@ def check_columns(functions: Sequence[Callable], dataset: Any) -> None:
             if not is_optional and parameter.name not in {*given, *columns}:
                 raise ValueError(
                     f"The reward function {function.__name__!r} needs the column {parameter.name!r}; the data has "
-                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename them."
+                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
+                    "them."
                 )
