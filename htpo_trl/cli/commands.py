@@ -138,7 +138,7 @@ class Tokens(Command):
         parser.add_argument("--terminal", action="store_true", help="print to the terminal instead")
 
     def run(self, args: Namespace) -> None:
-        from ..tokens.token_map import print_token_map, write_token_map
+        from ..tokens import print_token_map, write_token_map
 
         with mendable("htpo tokens", ValueError, ImportError, OSError):
             if args.terminal:

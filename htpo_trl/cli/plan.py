@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import HTPOConfig
-from ..data.names import is_local
+from ..data.names import hub_id
 from ..objective.rules import Detach, KeepGradient
 from ..scripts.arguments import Arguments, UsageError
 from ..scripts.htpo import load_data, missing_packages, parse
@@ -107,7 +107,7 @@ def _off_policy(args: Any) -> list[str]:
 def _data(script: Any, args: Any) -> list[str]:
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
     remote = [script.dataset_name] if script.dataset_name and not script.dataset_path else []
-    remote = [name for name in [*remote, *(script.eval_benchmarks or [])] if name != "test" and not is_local(name)]
+    remote = [name for name in [*remote, *(script.eval_benchmarks or [])] if name != "test" and hub_id(name)]
     if remote:
         return [f"from the Hub, not looked at: {', '.join(remote)}"]
     data = load_data(script, args)

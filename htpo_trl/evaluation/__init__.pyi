@@ -1,6 +1,6 @@
 from .callback import EvaluationCallback
 from .comparison import compare, comparison_table
-from .generation import Generator, TransformersGenerator, VLLMGenerator
+from .generation import Generator, TransformersGenerator, VLLMGenerator, load_generator
 from .results import ResultsError, summarize, summary_table
 from .runner import evaluate
 from .sampling import Sampling
@@ -16,6 +16,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "evaluate",
+    "load_generator",
     "majority_at_k",
     "mean_with_interval",
     "pass_at_k",

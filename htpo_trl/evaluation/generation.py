@@ -7,6 +7,7 @@ what was generated before (but for round-off, which differs between shapes of ba
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from .sampling import Sampling
 
 
-class Completion(NamedTuple):
+class Generation(NamedTuple):
     """One sample of a model."""
 
     text: str  #: without special tokens
@@ -30,7 +31,7 @@ class Generator(Protocol):
     name: str  # of backend and model: kept with the results, which are resumed by the same alone
     tokenizer: Any
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
         ...
 
@@ -39,45 +40,47 @@ def load_generator(
     model: Any, *, backend: str = "auto", dtype: str = "auto", vllm_options: Mapping[str, Any] | None = None
 ) -> Generator:
     """
-    The generator for a model.
+    The generator for a model: the one place where evaluation loads weights.
 
     Args:
-        model (`str`, `tuple` or [`Generator`]):
-            A name or path, a pair (model, tokenizer) of transformers, or a generator, which is returned as it is.
+        model (`str`, `Path`, `tuple` or [`Generator`]):
+            Id on the Hub, or directory, of a model (with transformers, of a LoRA adapter too); a pair (model,
+            tokenizer) of transformers; or a generator, which is returned as it is.
         backend (`str`, *optional*, defaults to `"auto"`):
-            For a name: `"vllm"`, `"transformers"`, or `"auto"`, the first of them that is installed.
+            Of a model that is to be loaded: `"vllm"`, `"transformers"`, or the first of them that is installed.
         dtype (`str`, *optional*, defaults to `"auto"`):
-            For a name: type of the weights.
-        vllm_options (`Mapping[str, Any]`, *optional*):
-            Of `vllm.LLM`, such as `{"tensor_parallel_size": 4}`.
+            Of its weights: `"bfloat16"`, `"float32"`, ..., or as they were saved.
+        vllm_options (`Mapping`, *optional*):
+            Options of `vllm.LLM`, such as `{"tensor_parallel_size": 4}`.
 
     Raises:
-        ValueError: for a backend that is none, or options that are not the backend's.
-        ImportError: for a backend that is not installed.
+        ValueError: if there is no such backend, or `vllm_options` are given to another one.
+        ImportError: if the backend is not installed.
+        TypeError: if `model` is none of these.
     """
-    if isinstance(model, str):
-        if backend not in ("auto", "vllm", "transformers"):
-            raise ValueError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
-        if backend == "auto":
-            backend = "vllm" if find_spec("vllm") else "transformers"
-        if backend == "vllm":
-            if not find_spec("vllm"):
-                raise ImportError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
-            from vllm import LLM  # type: ignore[import-not-found]
-
-            return VLLMGenerator(LLM(model, dtype=dtype, **(vllm_options or {})))
-        if vllm_options:
-            raise ValueError("vllm_options are of backend='vllm', but this is 'transformers'.")
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
-        return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
+    if backend not in ("auto", "vllm", "transformers"):
+        raise ValueError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
     if isinstance(model, tuple):
         return TransformersGenerator(*model)
-    if not hasattr(model, "generate") or isinstance(model, torch.nn.Module):
-        raise TypeError(
-            f"model is a `{type(model).__name__}`; pass a name or path, a pair (model, tokenizer), or a generator, "
-            "e.g. `VLLMGenerator(LLM(...))`."
-        )
-    return model
+    if not isinstance(model, str | Path):
+        if not hasattr(model, "generate") or isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"model is a `{type(model).__name__}`; pass a name or path, a pair (model, tokenizer), or a generator "
+                "such as `VLLMGenerator(LLM(...))`."
+            )
+        return model
+    if backend == "auto":
+        backend = "vllm" if find_spec("vllm") else "transformers"
+    if backend == "vllm":
+        if not find_spec("vllm"):
+            raise ImportError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
+        from vllm import LLM  # type: ignore[import-not-found]
+
+        return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})))
+    if vllm_options:
+        raise ValueError("vllm_options are of backend='vllm', but this is 'transformers'.")
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
+    return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
 
 
 class TransformersGenerator:
@@ -91,7 +94,7 @@ class TransformersGenerator:
         self.eos = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos[0]
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """As a batch, in evaluation mode; see [`Generator`]."""
         device = self.model.device
         length = max(map(len, prompts))
@@ -101,33 +104,32 @@ class TransformersGenerator:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
-                output = self.model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    logits_processor=processors,
-                    # Whatever is left out here comes from the model's own generation config, which may penalise
-                    # repetitions; the sampling is that of the processor alone.
-                    generation_config=GenerationConfig(
-                        do_sample=False,
-                        max_new_tokens=sampling.max_new_tokens,
-                        eos_token_id=self.eos,
-                        pad_token_id=self.pad,
-                        num_beams=1,
-                        min_length=0,
-                        repetition_penalty=1.0,
-                        no_repeat_ngram_size=0,
-                        use_cache=True,
-                    ),
-                )
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                logits_processor=processors,
+                # Whatever is left out here comes from the model's own generation config, which may penalise
+                # repetitions; the sampling is that of the processor alone.
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=self.eos,
+                    pad_token_id=self.pad,
+                    num_beams=1,
+                    min_length=0,
+                    repetition_penalty=1.0,
+                    no_repeat_ngram_size=0,
+                    use_cache=True,
+                ),
+            )
         finally:
             self.model.train(training)
         return [self._completion(row) for row in output[:, length:].tolist()]
 
-    def _completion(self, ids: list[int]) -> Completion:
+    def _completion(self, ids: list[int]) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in self.eos), None)
         ids = ids if end is None else ids[: end + 1]
-        return Completion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
+        return Generation(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
 
 
 class _SeededSampler(LogitsProcessor):
@@ -160,7 +162,7 @@ class VLLMGenerator:
         self.llm, self.tokenizer = llm, llm.get_tokenizer()
         self.name = f"vllm {llm.llm_engine.model_config.model}"
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """One request for each prompt; see [`Generator`]."""
         from vllm import SamplingParams
 
@@ -172,4 +174,4 @@ class VLLMGenerator:
         ]
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         outputs = [request.outputs[0] for request in self.llm.generate(requests, parameters, use_tqdm=False)]
-        return [Completion(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]
+        return [Generation(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.files import rows_of
-from ..evaluation.results import Results, ResultsError, budgets, read, scores
+from ..evaluation.results import Results, ResultsError, check_ks, read, scores
 
 
 #: A metric that is not logged, but made of two that are.
@@ -43,7 +43,7 @@ class Evaluation:
 
     def _scores(self, majority: bool = False) -> dict[str, dict[str, float]]:
         """Metric → problem → value, see [`~htpo_trl.evaluation.results.scores`]."""
-        return scores(self.results, budgets(self.samples), majority)
+        return scores(self.results, check_ks(self.samples), majority)
 
     def mean(self, key: str) -> float:
         """Mean of a field of the samples, `tokens` or `truncated`; NaN where it was not recorded."""

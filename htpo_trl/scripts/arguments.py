@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ..data.names import PromptArguments
+from ..data.prompts import PromptArguments
 from ..utils import nearest
 from .flags import Flag, option
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.names import PromptArguments, benchmark, check_options
+from ..data.names import check_options, evaluation_problems
+from ..data.prompts import PromptArguments
 from .arguments import UsageError, mendable, read, set_environment, strict
 from .flags import Flag, flags_of, option
 from .reward_names import reward_functions
@@ -16,7 +17,7 @@ from .reward_names import reward_functions
 TITLES = {
     "htpo_trl.scripts.evaluate.EvalArguments": "Evaluation",
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
-    "htpo_trl.data.names.PromptArguments": "Prompts",
+    "htpo_trl.data.prompts.PromptArguments": "Prompts",
 }
 
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
         check_options(args.benchmarks, args)
-        benchmarks = dict(benchmark(name, args) for name in args.benchmarks)
+        benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
         judge = reward_functions([args.judge])[0] if args.judge else None
         generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
     output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"

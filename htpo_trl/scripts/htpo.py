@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import benchmark, check_options, dataset, hub_id, is_ours
+from ..data.names import check_options, evaluation_problems, hub_id, load
 from ..utils import versions
 from .arguments import HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
 from .flags import Flag, flags_of
@@ -28,7 +28,7 @@ from .reward_names import check_columns, reward_functions
 TITLES = {
     "htpo_trl.config.HTPOConfig": "HTPO, and TRL's options whose defaults it changes (HTPOConfig)",
     "htpo_trl.scripts.arguments.HTPOScriptArguments": "Data, rewards, benchmarks (HTPOScriptArguments)",
-    "htpo_trl.data.names.PromptArguments": "Prompts (PromptArguments)",
+    "htpo_trl.data.prompts.PromptArguments": "Prompts (PromptArguments)",
     "trl.trainer.model_config.ModelConfig": "Model, LoRA, quantization (TRL's ModelConfig)",
     "trl.trainer.grpo_config.GRPOConfig": "TRL's GRPOConfig",
     "trl.trainer.base_config._BaseConfig": "Of all trainers of TRL",
@@ -79,19 +79,18 @@ class Data(NamedTuple):
 
 def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
     """Find what the options name, with the test part held out of the training data, and the benchmarks' problems."""
-    from ..data.loaders import exclude, split
+    from ..data.splits import exclude, split
 
     name = script_args.dataset_name
     if not name:
         raise UsageError("Set dataset_name: the data to train on.")
     check_options([name, *(script_args.eval_benchmarks or [])], script_args)
 
-    def load(part: str | None) -> Any:
+    def of_split(part: str | None) -> Any:
         path, config = script_args.dataset_path, script_args.dataset_config
-        streaming = script_args.dataset_streaming
-        return dataset(name, script_args, path=path, config=config, split=part, streaming=streaming)
+        return load(name, script_args, path=path, config=config, split=part, streaming=script_args.dataset_streaming)
 
-    train, held_out = load(script_args.dataset_train_split or (None if is_ours(name) else "train")), None
+    train, held_out = of_split(script_args.dataset_train_split), None
     if script_args.test_split_size is not None:
         # Whatever the run's seed: runs are compared on the same problems.
         parts = split(train, {"train": 1 - script_args.test_split_size, "test": script_args.test_split_size})
@@ -99,7 +98,9 @@ def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
     names = script_args.eval_benchmarks or []
     if "test" in names and held_out is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
-    benchmarks = dict(("test", held_out) if each == "test" else benchmark(each, script_args) for each in names)
+    benchmarks = dict(
+        ("test", held_out) if each == "test" else evaluation_problems(each, script_args) for each in names
+    )
     if benchmarks and "problem" in (train.column_names or []):
         before = len(train)
         train = exclude(train, *benchmarks.values())
@@ -108,7 +109,7 @@ def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
     if training_args.eval_strategy == "no":
         return Data(train, None, benchmarks)
     if held_out is None and script_args.dataset_test_split:
-        held_out = load(script_args.dataset_test_split)
+        held_out = of_split(script_args.dataset_test_split)
     if held_out is None:
         raise UsageError(
             f"eval_strategy={str(training_args.eval_strategy.value)!r} needs data: set test_split_size, or "

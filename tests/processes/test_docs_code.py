@@ -24,8 +24,8 @@ from htpo_trl.rewards import math_reward
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
 
+from ..hub_files import ROWS, write_jsonl
 from ..markdown import DOCUMENTS, ROOT, blocks, name, tokens
-from ..unit.test_data import ROWS, hub, write_jsonl  # noqa: F401  (fixture)
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -48,7 +48,7 @@ def test_every_block_has_a_language(document):
 
 
 @pytest.fixture
-def offline(hub, tiny_chat_model, tmp_path, monkeypatch):  # noqa: F811
+def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
     """What the pages name, on this machine, and shorter: data sets where `load_dataset` looks first, a model, runs."""
     for each in ("dapo-math-17k", "aime24"):
         hub(each, ROWS[each][0])

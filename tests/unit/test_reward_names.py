@@ -2,15 +2,16 @@
 
 import pytest
 
-from htpo_trl.data.names import PromptArguments, dataset
+from htpo_trl.data import load
+from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts.reward_names import reward_functions
 
 
 def test_own_columns_and_procedural_tasks(tmp_path):
     (tmp_path / "own.csv").write_text("question,answer\n1 + 1,2\n")
-    rows = dataset(str(tmp_path / "own.csv"), PromptArguments(problem_column="question", solution_column="answer"))
+    rows = load(str(tmp_path / "own.csv"), PromptArguments(problem_column="question", solution_column="answer"))
     assert rows[0]["solution"] == "2"
-    task = dataset("chain_sum", PromptArguments(dataset_options='{"size": 5, "max_terms": 2}'))
+    task = load("chain_sum", PromptArguments(dataset_options='{"size": 5, "max_terms": 2}'))
     assert 1 <= len(task) <= 5
 
 
@@ -19,9 +20,9 @@ def test_hub_data_set_in_trls_format_is_taken_as_it_is(tmp_path, monkeypatch):
     folder = tmp_path / "org" / "set"
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text('{"prompt": "p", "extra": 1}\n')
-    assert dataset("org/set", PromptArguments(), split="train")[0] == {"prompt": "p", "extra": 1}
-    with pytest.raises(ValueError, match="no column 'question', only prompt, extra"):
-        dataset("org/set", PromptArguments(problem_column="question"), split="train")
+    assert load("org/set", PromptArguments(), split="train")[0] == {"prompt": "p", "extra": 1}
+    with pytest.raises(ValueError, match=r"no column .question., only .prompt., .extra."):
+        load("org/set", PromptArguments(problem_column="question"), split="train")
 
 
 def test_last_number():
