@@ -35,7 +35,8 @@ def test_exported_names():
         ),
         ("import htpo_trl.data", {"torch", "trl", "transformers", "datasets", "reasoning_gym"}),
         ("import htpo_trl.objective", {"trl", "transformers", "datasets", "accelerate"}),
-        ("import htpo_trl.report", {"trl", "transformers", "matplotlib"}),
+        ("import htpo_trl.report", {"torch", "trl", "transformers", "matplotlib", "pandas"}),
+        ("from htpo_trl.report import write_report", {"torch", "trl", "transformers", "matplotlib"}),
     ],
 )
 def test_imports_cost_no_more_than_they_need(statement, absent):
@@ -59,6 +60,7 @@ def test_wheel_holds_the_package_and_no_tests(tmp_path):
     assert top == {"htpo_trl", f"htpo_trl-{htpo_trl.__version__}.dist-info"}
     assert "htpo_trl/py.typed" in names
     assert {f"htpo_trl/{p.name}" for p in (ROOT / "htpo_trl").glob("*.py")} <= set(names)
+    assert {f"htpo_trl/report/{p.name}" for p in (ROOT / "htpo_trl" / "report").glob("*.*")} <= set(names)
     assert f"htpo_trl-{htpo_trl.__version__}.dist-info/licenses/LICENSE" in names
     where = run_python(
         "import htpo_trl; from htpo_trl.objective import PRESETS; print(htpo_trl.__file__)",
