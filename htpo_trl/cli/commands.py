@@ -65,13 +65,14 @@ The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_fr
             print(describe(TITLES))
             return
         from .launch import launch, parallelism, parse
-        from .plan import plan_run
 
         with mendable("htpo train", ValueError, ImportError, OSError):
             arguments, accelerate = parse(args.options)
             set_environment(arguments.env)
             spread = parallelism(accelerate)
             if args.dry_run:
+                from .plan import plan_run
+
                 print(plan_run(arguments, spread))
                 return
         launch(accelerate)

@@ -66,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table."""
     from ..evaluation import ResultsError, compare, comparison_table, evaluate
     from ..evaluation.generation import load_generator
+    from ..evaluation.results import check_ks
 
     with mendable("htpo eval", ValueError, ImportError, OSError):
         arguments = read(argv, flags())
@@ -73,14 +74,18 @@ def main(argv: Sequence[str]) -> None:
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
+        check_ks(sampling.num_samples, args.ks)  # what follows takes hours
         check_options(args.benchmarks, args)
         benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
+        others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
+        if missing := [str(path) for path in others.values() if not path.is_file()]:
+            raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
         judge = reward_functions([args.judge])[0] if args.judge else None
         generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
     output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
     with mendable("htpo eval", ResultsError):
         evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks)
         print(f"Samples and summaries: {output_dir}")
-        if args.against:
-            files = [(Path(args.against, f"{name}.jsonl"), Path(output_dir, f"{name}.jsonl")) for name in benchmarks]
-            print(comparison_table([record for pair in files for record in compare(*pair, args.ks)]))
+        if others:
+            pairs = [(path, Path(output_dir, f"{name}.jsonl")) for name, path in others.items()]
+            print(comparison_table([record for pair in pairs for record in compare(*pair, args.ks)]))
