@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from htpo_trl.evaluation.comparison import compare, comparison_table
+from htpo_trl.evaluation.comparison import aligned, compare, comparison_table
 from htpo_trl.evaluation.results import ResultsError
 from htpo_trl.evaluation.statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 
@@ -86,6 +86,13 @@ def test_pairing_finds_what_lies_between_problems_of_very_different_difficulty(t
     assert mixed["difference"] == pytest.approx(0.125)
     assert mixed["low"] < 0 < mixed["high"]
     assert mixed["p"] > 0.05
+
+
+def test_what_both_have_is_aligned():
+    one = {"mean": {"a": 0.1, "b": 0.2, "c": 0.3}, "pass@2": {"a": 0.4, "b": 0.5, "c": 0.6}}
+    two = {"mean": {"c": 1.0, "d": 2.0, "a": 3.0}, "maj@2": {"c": 4.0, "d": 5.0, "a": 6.0}}
+    names, before, after = aligned(one, two)
+    assert (names, before.tolist(), after.tolist()) == (["mean"], [[0.1], [0.3]], [[3.0], [1.0]])
 
 
 def test_different_numbers_of_samples(tmp_path):
