@@ -225,9 +225,11 @@ class HTPOConfig(GRPOConfig):
             f"or num_generations={' or '.join(map(str, choices))}."
         ) from None
 
+    _is_published = False  # set by the trainer, while it writes `training_args.bin`
+
     def __getstate__(self):
-        # `training_args.bin`, a pickle, is published beside the model.
-        return self.__dict__ | {"hub_token": None}
+        # A copy, or that of another process, keeps the Hub's token.
+        return self.__dict__ | ({"hub_token": None, "_is_published": False} if self._is_published else {})
 
     __repr__ = GRPOConfig.__str__  # without tokens; a dataclass's own shows them
 

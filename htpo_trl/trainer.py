@@ -1,29 +1,32 @@
-"""`HTPOTrainer`: TRL's `GRPOTrainer` in which every token has the objective of its functional group.
+"""
+`HTPOTrainer`: TRL's `GRPOTrainer` in which every token has the objective of its functional group.
 
-What differs from `GRPOTrainer`: after scoring, each response is labelled (hard prompt? correct?); in the loss,
-between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by the effective
-ones of the objective table (see `objective.py`). Nothing of TRL's loss is copied. Before scoring, dynamic sampling can
-discard groups that teach nothing (`sampling.py`). A run resumes exactly at any step (`resume.py`).
+What differs from `GRPOTrainer`:
+
+1. After scoring, each response is labelled: is its prompt hard, is it correct (`_generate_and_score_completions`)?
+2. In the loss, between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by
+   the effective ones of the objective table (`_compute_loss`, `objective/`). Nothing of TRL's loss is copied.
+3. Before scoring, dynamic sampling can discard groups that teach nothing (`training/sampling.py`).
+4. A run resumes exactly at any step (`training/resume.py`), an error of a reward function ends it on all processes
+   (`training/reward_errors.py`), and the model card says what was trained (`training/model_card.py`).
 """
 
 import textwrap
-import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
 from .config import HTPOConfig
 from .objective.rules import KeepGradient
-from .objective.table import EFFECTS, GROUPS
-from .objective.transform import Control, control
-from .training import model_card
+from .objective.table import Table
+from .objective.transform import Control, control, token_sums
+from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
-from .training.sampling import Batch, PromptStream, Rollouts, SamplingExhaustedError, collect, join_rows, split_rows
+from .training.sampling import DynamicSampler, Sampled
 
 
 class HTPOTrainer(ResumableGRPOTrainer):
@@ -41,12 +44,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
-    - with dynamic sampling, `htpo/sampling/<what>`: `rounds` of generation; of all groups generated `frac_informative`,
-      `frac_all_correct`, `frac_all_wrong` and the mean `accuracy`; `generated_per_trained` completions; `frac_filled`,
-      the share of trained groups that are not informative; `seconds` of generating and judging. TRL's `completions/*`
-      and token counts are of all that was generated, its rewards of what is trained on.
-
-    Checkpoints resume exactly, also between two generations: see [`ResumableGRPOTrainer`].
+    - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
     `inputs`, TRL's inputs of the loss, in which nothing has been replaced yet; `mask`, `per_token_logps`,
@@ -72,6 +70,15 @@ class HTPOTrainer(ResumableGRPOTrainer):
     args: HTPOConfig
     num_generations: int
     train_dataset: Any
+    table: Table
+    loss_observers: Sequence[Callable[..., None]] = ()
+    # Defaults of the class, since TRL's own tests build trainers without `__init__`.
+    _sampler: Any = None
+    _sampled: Sampled | None = None  # what was sampled dynamically, while TRL scores it
+    _reward_errors: RewardErrors | None = None
+    _correctness_index: int = 0
+    _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
+    _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
 
     _tag_names = ["trl", "htpo", "grpo"]
     _name = "HTPO"
@@ -100,7 +107,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self._reward_errors = RewardErrors(self.accelerator.process_index)
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
-        self.loss_observers: list[Callable[..., None]] = []
+        self.loss_observers = []
         name = args.correctness_reward
         if name is not None and self.reward_func_names.count(name) != 1:
             raise ValueError(
@@ -108,13 +115,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 f"{', '.join(self.reward_func_names)}."
             )
         self._correctness_index = 0 if name is None else self.reward_func_names.index(name)
-        self._rewards_per_func: torch.Tensor  # (P·B, F), of the batch that is being scored
-        self._loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
-        # What generation, rewards and their extra columns were, while TRL scores a batch that was sampled dynamically.
-        self._sampled: tuple[tuple, torch.Tensor, dict[str, list]] | None = None
-        if args.dynamic_sampling:
-            self._check_dynamic_sampling()
-        self._prompts = PromptStream(self.train_dataset, args.seed, bool(self.shuffle_dataset))
+        self._sampler = DynamicSampler(self)
         keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
         if args.is_on_policy and keeps and self.accelerator.is_main_process:
             warnings.warn(
@@ -127,29 +128,18 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 stacklevel=2,
             )
 
-    def _check_dynamic_sampling(self) -> None:
-        for name in ("rollout_func", "environment_factories", "tools"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"dynamic_sampling=True draws prompts of its own, which `{name}` cannot follow: it keeps state per "
-                    "row of the batch. Set dynamic_sampling=False, or leave the argument out."
-                )
-        if columns := {"image", "images"} & set(next(iter(self.train_dataset))):
-            raise ValueError(
-                f"dynamic_sampling=True supports text only; the training data has the column {min(columns)!r}. Set "
-                "dynamic_sampling=False, or remove the column."
-            )
-
     def _generate(self, prompts):
-        return super()._generate(prompts) if self._sampled is None else self._sampled[0]
+        return super()._generate(prompts) if self._sampled is None else self._sampled.generated
 
     def _calculate_rewards(self, *args, **kwargs):
         if self._sampled is None:
             self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
-            self._reward_errors.raise_if_any(save=self.save_last_step)
+            if self._reward_errors is not None:
+                self._reward_errors.raise_if_any(save=self.save_last_step)
         else:
-            _, self._rewards_per_func, extra_logs = self._sampled
-            self._pending_extra_logs.update(extra_logs)
+            self._rewards_per_func = self._sampled.rewards
+            self._pending_extra_logs.update(self._sampled.extra_logs)
+            self._pending_metrics.update(self._sampled.metrics)
         return self._rewards_per_func
 
     def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -166,7 +156,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode
         if mode == "train" and self.args.dynamic_sampling:
-            inputs = self._sample(inputs)
+            inputs, self._sampled = self._sampler.sample(inputs)
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
@@ -186,90 +176,19 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self._metrics[mode]["htpo/accuracy"].append(_ratio(counts[2], counts[3]))
         return output
 
-    def _sample(self, inputs: list[dict]) -> list[dict]:
-        """
-        Generate until every group is informative. Returns the rows to train on, and leaves their completions and
-        rewards in `_sampled`. Only TRL scores, later: completions that are discarded cost no forward pass.
-        """
-        started = time.perf_counter()
-        first: tuple = ()  # what generation returned at first
-
-        def roll_out(rows):
-            nonlocal first
-            prompts = [row["prompt"] for row in rows]
-            generated = self._generate(prompts)
-            _, completion_ids, _, completions, *_ = generated
-            rewards = self._calculate_rewards(rows, prompts, completions, completion_ids)
-            extra_logs = dict(self._pending_extra_logs)
-            self._pending_extra_logs.clear()
-            logs = [{name: values[i] for name, values in extra_logs.items()} for i in range(len(rows))]
-            first = first or generated
-            _, _, accuracy = self._labels("train")
-            fields = split_rows(generated, len(rows))
-            return Rollouts(list(zip(rows, fields, logs, strict=True)), rewards, accuracy.tolist())
-
-        def draw(n, held):
-            # One process reads, so that all have the same prompts, whatever the data set does.
-            drawn = [self._prompts.draw(n, held) if self.accelerator.is_main_process else None]
-            broadcast_object_list(drawn)
-            return [{name: example[name] for name in inputs[0]} for example in drawn[0] or []]
-
-        batch = collect(
-            inputs,
-            roll_out=roll_out,
-            draw=draw,
-            exchange=gather_object,
-            group_size=self.num_generations,
-            rank=self.accelerator.process_index,
-            n_processes=self.accelerator.num_processes,
-            max_rounds=self.args.max_sampling_rounds,
-        )
-        metrics = batch.metrics(self.num_generations) | {"seconds": time.perf_counter() - started}
-        for name, value in metrics.items():
-            self._metrics["train"][f"htpo/sampling/{name}"].append(value)
-        if batch.missing:
-            self._sampling_exhausted(batch, metrics)
-        rows, fields, logs = (list(column) for column in zip(*batch.rows, strict=True))
-        names = {name for log in logs for name in log}
-        extra_logs = {name: [log.get(name) for log in logs] for name in names}
-        self._sampled = join_rows(fields, first, len(inputs)), batch.rewards, extra_logs
-        return rows
-
-    def _sampling_exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
-        n_groups = len(batch.rewards) // self.num_generations
-        why = (
-            f"dynamic_sampling found {n_groups - batch.missing} informative groups of the {n_groups} of a batch, in "
-            f"{batch.rounds} rounds (max_sampling_rounds={self.args.max_sampling_rounds}). Of the {len(batch.accuracy)} "
-            f"groups generated, {metrics['frac_informative']:.1%} were informative, {metrics['frac_all_correct']:.1%} "
-            f"all correct and {metrics['frac_all_wrong']:.1%} all wrong."
-        )
-        if self.args.on_sampling_exhausted == "train":
-            if self.accelerator.is_main_process:
-                warnings.warn(f"{why} The batch is filled with discarded groups.", stacklevel=2)
-            return
-        raise SamplingExhaustedError(
-            f"{why} Use prompts that the model solves sometimes (easier ones if most are all wrong, harder ones if most "
-            "are all correct), raise num_generations or max_sampling_rounds, or set on_sampling_exhausted='train'. "
-            f"{self.save_last_step()}"
-        )
-
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[override]
         """
         Write TRL's model card with the objective table, rewards, data, hyper-parameters and evaluation of this run to
         `output_dir/README.md`. The arguments are TRL's; a data set that `load_dataset` took from the Hub is named.
         """
-        directory = Path(str(self.args.output_dir))
-        model_name = model_name or directory.name
-        super().create_model_card(model_name, dataset_name or model_card.dataset_id(self.train_dataset), tags)
-        if self.is_world_process_zero():
-            model_card.extend(directory / "README.md", self)
+        write_model_card(self, super().create_model_card, model_name, dataset_name, tags)
 
     def _counters(self):
-        return super()._counters() | {"prompts_drawn": self._prompts.drawn}
+        return super()._counters() | {"prompts_drawn": self._sampler.prompts.drawn}
 
     def _restore_counters(self, counters):
         super()._restore_counters(counters)
-        self._prompts.drawn = counters["prompts_drawn"]
+        self._sampler.prompts.drawn = counters["prompts_drawn"]
 
     def _compute_loss(self, model, inputs):
         # TRL's loss reads `advantages` and `old_per_token_logps` after its forward pass: they are replaced in between,
@@ -298,78 +217,55 @@ class HTPOTrainer(ResumableGRPOTrainer):
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
             mask = mask * inputs["tool_mask"]
-        mask = mask.bool()
-        advantages = inputs["advantages"]
-        # TRL leaves the old log-probs out where they equal the current ones.
-        old_per_token_logps = inputs.get("old_per_token_logps", per_token_logps)
+        tokens = {
+            "mask": mask.bool(),
+            "per_token_logps": per_token_logps,
+            # TRL leaves the old log-probs out where they equal the current ones.
+            "old_per_token_logps": inputs.get("old_per_token_logps", per_token_logps),
+            "entropies": entropies,
+        }
+        clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
         result = control(
-            per_token_logps=per_token_logps,
-            old_per_token_logps=old_per_token_logps,
-            entropies=entropies,
-            advantages=advantages,
+            **tokens,
+            **clip_range,
+            advantages=inputs["advantages"],
             is_hard=inputs["is_hard"],
             is_correct=inputs["is_correct"],
             is_judged=inputs.get("is_judged"),
-            mask=mask,
             table=self.table,
-            epsilon_low=self.epsilon_low,
-            epsilon_high=self.epsilon_high,
             top_entropy_share=self.args.top_entropy_share,
         )
         for observe in self.loss_observers:
-            observe(
-                inputs=inputs,
-                mask=mask,
-                per_token_logps=per_token_logps,
-                old_per_token_logps=old_per_token_logps,
-                entropies=entropies,
-                result=result,
-            )
+            observe(inputs=inputs, result=result, **tokens)
+        sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
         inputs["advantages"] = result.advantages
         inputs["old_per_token_logps"] = result.old_per_token_logps
         # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
-        inputs.setdefault("sampling_per_token_logps", old_per_token_logps)
-        finite = per_token_logps.isfinite() & old_per_token_logps.isfinite() & entropies.isfinite()
-        self._log_groups(result, mask, finite, entropies, torch.exp(per_token_logps - old_per_token_logps), advantages)
+        inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
+        self._log_sums(sums)
         return result
 
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"  # type: ignore[union-attr]
 
-    def _log_groups(self, result: Control, mask, finite, entropies, ratio, advantages) -> None:
-        """Log what [`control`] did; the tensors are (B, T), but `advantages`, which may be (B,)."""
-        advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
-        members = [result.groups == i for i in range(len(GROUPS))]
-        counts = [
-            mask & ~finite,
-            mask,
-            mask & (ratio < 1 - self.epsilon_low) & (advantages < 0),
-            mask & (ratio > 1 + self.epsilon_high) & (advantages > 0),
-            *(mask & (result.effects == i) for i in range(1, 1 + len(EFFECTS))),
-            *members,
-        ]
-        sums = [count.sum() for count in counts] + [entropies.masked_fill(~group, 0).sum() for group in members]
+    def _log_sums(self, sums: dict[str, Tensor]) -> None:
+        """Reduce what [`token_sums`] counted over the processes, and log it as shares and means."""
         # One collective and one transfer for all of them.
-        totals = self.accelerator.reduce(torch.stack([s.float() for s in sums]), reduction="sum").tolist()
-        n_not_finite, n_tokens, n_low, n_high, *rest = totals
-        if n_not_finite:
+        totals = self.accelerator.reduce(torch.stack([*sums.values()]), reduction="sum").tolist()
+        total = dict(zip(sums, totals, strict=True))
+        if total["not_finite"]:
             raise FloatingPointError(
-                f"{n_not_finite:.0f} of {n_tokens:.0f} tokens have no finite log-probability or entropy after step "
-                f"{self.state.global_step}: the model's logits are NaN or infinite, and no token was trained on them. "
-                "Resume from the last checkpoint with a lower learning_rate or max_grad_norm, or bf16 instead of fp16."
+                f"{total['not_finite']:.0f} of {total['tokens']:.0f} tokens have no finite log-probability or entropy "
+                f"after step {self.state.global_step}: the model's logits are NaN or infinite, and no token was trained "
+                "on them. Resume from the last checkpoint with a lower learning_rate or max_grad_norm, or bf16 instead "
+                "of fp16."
             )
-        last = len(GROUPS)
-        n_effects, n_groups, entropy_sums = rest[: -2 * last], rest[-2 * last : -last], rest[-last:]
-
         metrics = self._metrics[self._mode()]
-        metrics["htpo/clip_ratio/low"].append(_ratio(n_low, n_tokens))
-        metrics["htpo/clip_ratio/high"].append(_ratio(n_high, n_tokens))
-        for effect, n in zip(EFFECTS, n_effects, strict=True):
-            metrics[f"htpo/special/{effect}"].append(_ratio(n, n_tokens))
-        for group, n, entropy in zip(GROUPS, n_groups, entropy_sums, strict=True):
-            metrics[f"htpo/share/{group}"].append(_ratio(n, n_tokens))
-            if n:  # a group without tokens has no entropy, and TensorBoard warns of every None
-                metrics[f"htpo/entropy/{group}"].append(entropy / n)
+        for name, value in total.items():
+            kind, _, group = name.partition("/")
+            n = total[f"share/{group}"] if kind == "entropy" else total["tokens"]
+            if group and (n or kind != "entropy"):  # no entropy of no tokens: TensorBoard warns of every None
+                metrics[f"htpo/{name}"].append(_ratio(value, n))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -20,6 +20,8 @@ from transformers import (
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.demo.warm_start import build_tokenizer
 
+from .hub_files import publisher
+
 
 torch.set_num_threads(1)
 settings.register_profile("htpo", deadline=None, derandomize=True)
@@ -48,6 +50,15 @@ def tokenizer():
     return build_tokenizer(string.digits)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer):
+    """A working directory for the command line: a model, data, a reward function and a recipe."""
+    from .place import make_place
+
+    with make_place(tmp_path_factory.mktemp("place"), tokenizer) as path:
+        yield path
+
+
 def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
     """A Qwen3 of 30 thousand parameters, the same at every call."""
     torch.manual_seed(seed)
@@ -67,6 +78,12 @@ def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
             bos_token_id=None,
         )
     )
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Publishes data sets where `load_dataset` looks before it asks the Hub, see `publisher`."""
+    return publisher(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 from .rules import Clip, Detach, KeepGradient, Rule, parse_rule, rule_spec
 from .table import EFFECTS, GROUPS, PRESETS, Table, get_table
-from .transform import Control, control, effective_weight
+from .transform import Control, control, effective_weight, token_sums
 
 __all__ = [
     "EFFECTS",
@@ -17,4 +17,5 @@ __all__ = [
     "get_table",
     "parse_rule",
     "rule_spec",
+    "token_sums",
 ]

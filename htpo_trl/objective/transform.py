@@ -178,6 +178,47 @@ def effective_weight(
     return torch.where(passes, ratio * advantages, 0.0)
 
 
+@torch.no_grad()
+def token_sums(
+    result: Control,
+    *,
+    mask: Bool[Tensor, "batch token"],
+    per_token_logps: Float[Tensor, "batch token"],
+    old_per_token_logps: Float[Tensor, "batch token"],
+    entropies: Float[Tensor, "batch token"],
+    advantages: Float[Tensor, "batch"] | Float[Tensor, "batch token"] | Float[Tensor, "batch 1"],
+    epsilon_low: float,
+    epsilon_high: float,
+) -> dict[str, Float[Tensor, ""]]:
+    """
+    What the trainer logs, as sums over tokens: processes and micro-batches add up, a mean is a sum by another one.
+
+    Args:
+        result ([`Control`]):
+            What [`control`] returned for these tokens; the other arguments are those that it was given.
+
+    Returns:
+        `dict` of scalar tensors. Numbers of tokens: `tokens` that are trained on, `not_finite`, those of them without
+        a finite log-probability or entropy, `clip_ratio/low` and `clip_ratio/high`, which plain PPO-clip would clip,
+        `special/<effect>`, whose objective a rule changed, `share/<group>`; and `entropy/<group>`, in nats.
+    """
+    advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
+    ratio = torch.exp(per_token_logps - old_per_token_logps)
+    finite = per_token_logps.isfinite() & old_per_token_logps.isfinite() & entropies.isfinite()
+    members = {group: result.groups == code for code, group in enumerate(GROUPS)}
+    counted = {
+        "tokens": mask,
+        "not_finite": mask & ~finite,
+        "clip_ratio/low": mask & (ratio < 1 - epsilon_low) & (advantages < 0),
+        "clip_ratio/high": mask & (ratio > 1 + epsilon_high) & (advantages > 0),
+        **{f"special/{effect}": mask & (result.effects == code) for code, effect in enumerate(EFFECTS, 1)},
+        **{f"share/{group}": tokens for group, tokens in members.items()},
+    }
+    dtype = torch.promote_types(entropies.dtype, torch.float32)  # bfloat16 counts no further than 256
+    sums = {name: tokens.sum().to(dtype) for name, tokens in counted.items()}
+    return sums | {f"entropy/{g}": entropies.masked_fill(~t, 0).sum(dtype=dtype) for g, t in members.items()}
+
+
 def _rows_by_rule(table: Table) -> dict[tuple[Rule, str], list[tuple[bool, bool]]]:
     """The rows that do something, rows of one rule and entropy together: a response is in at most one of them."""
     merged: dict[tuple[Rule, str], list[tuple[bool, bool]]] = {}

@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
+#: Of the state file. It goes up when what an older version wrote can no longer be resumed from.
+FORMAT = 1
 #: The file that lists all others of a complete checkpoint.
 SEAL = "htpo_checkpoint.json"
 #: Bytes. Larger files, the weights of real models, are compared by size alone: hashing them would take minutes.
@@ -35,17 +37,10 @@ def state_file(checkpoint: str | Path, rank: int) -> Path:
     return Path(checkpoint, f"htpo_state_{rank}.safetensors")
 
 
-def save_state(file: Path, batches: list[dict[str, Any]] | None, counters: dict[str, Any]) -> None:
+def save_state(file: Path, writer: str, batches: list[dict[str, Any]] | None, counters: dict[str, Any]) -> None:
     """
-    Write buffered rollouts and counters to a file.
-
-    Args:
-        file (`Path`):
-            Where to.
-        batches (`list[dict]`, *optional*):
-            The buffered batches: tensors, and values that JSON can hold.
-        counters (`dict`):
-            Anything that JSON can hold.
+    Write buffered rollouts, whose values are tensors or JSON, and counters, which are JSON. `writer` is the class of
+    the trainer, which alone can go on from there.
     """
     tensors, others = {}, []
     for i, batch in enumerate(batches or []):
@@ -54,21 +49,37 @@ def save_state(file: Path, batches: list[dict[str, Any]] | None, counters: dict[
             if isinstance(value, torch.Tensor):
                 # A copy, since batches are views of one tensor, and safetensors refuses shared memory.
                 tensors[f"{i}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
-    state = {"batches": None if batches is None else others, "counters": counters}
+    state = {"format": FORMAT, "writer": writer, "batches": batches if batches is None else others}
+    state["counters"] = counters
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file, metadata={"htpo": json.dumps(state)})
 
 
-def load_state(file: Path, device: torch.device | str = "cpu") -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
-    """What [`save_state`] wrote, with the tensors on `device`."""
+def load_state(
+    file: Path, writer: str, device: torch.device | str = "cpu"
+) -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
+    """
+    What [`save_state`] wrote, with the tensors on `device`.
+
+    Raises:
+        CheckpointError: if the file is damaged, or of another format or class of trainer.
+    """
     try:
         with safe_open(file, framework="pt") as stored:
             state = json.loads(stored.metadata()["htpo"])
+            found = state.get("format", "none"), state.get("writer", "unknown")
+            if found != (FORMAT, writer):
+                raise CheckpointError(
+                    f"{file} has format {found[0]} and was written by {found[1]}; this is format {FORMAT} and "
+                    f"{writer}. Resume with the trainer and the version of htpo_trl that wrote it. {_MEND}"
+                )
             batches = state["batches"]
             for name in stored.keys():  # noqa: SIM118 (not a mapping)
                 i, key = name.split("/", maxsplit=1)
                 batches[int(i)][key] = stored.get_tensor(name).to(device)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({error}). {_MEND}") from error
     return batches, state["counters"]
 

@@ -52,12 +52,14 @@ def stop_on_signals(trainer: Any) -> Iterator[None]:
             "stop_on_signals saves a checkpoint on SIGTERM."
         )
     stop = _Stop(trainer)
+    save_strategy = trainer.args.save_strategy
     handlers = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
     trainer.add_callback(stop)
     try:
         yield
     finally:
         trainer.remove_callback(stop)
+        trainer.args.save_strategy = save_strategy
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     if stop.received:

@@ -7,6 +7,7 @@ when all of it is written; one that is not is never resumed from (see `checkpoin
 
 import os
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -61,6 +62,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 )
         elif resume_from_checkpoint:
             checkpoint.check(resume_from_checkpoint)
+        # Nothing of an earlier training by this trainer, which may have been stopped anywhere.
+        self._step, self._buffered_inputs, self._saved_step = 0, None, None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
@@ -85,7 +88,21 @@ class ResumableGRPOTrainer(GRPOTrainer):
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
         if self.args.push_to_hub:
             self._warn_of_failed_push()
-            super()._push_from_checkpoint(directory)
+            with self._without_token():
+                super()._push_from_checkpoint(directory)
+
+    def _save(self, output_dir=None, state_dict=None):
+        with self._without_token():
+            super()._save(output_dir, state_dict)
+
+    @contextmanager
+    def _without_token(self):
+        """Within, the arguments are pickled without the Hub's token: `training_args.bin` is published."""
+        self.args._is_published = True
+        try:
+            yield
+        finally:
+            self.args._is_published = False
 
     def _push_from_checkpoint(self, checkpoint_folder):
         """The caller would push the checkpoint before it is sealed; `_save_checkpoint` does it later."""
@@ -126,6 +143,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         super()._save_rng_state(output_dir)
         checkpoint.save_state(
             checkpoint.state_file(output_dir, self.accelerator.process_index),
+            self._writer(),
             batches=self._buffered_inputs if self._is_in_mid_batch() else None,
             counters=self._counters(),
         )
@@ -139,9 +157,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def _load_state(self, directory: str) -> None:
         file = checkpoint.state_file(directory, self.accelerator.process_index)
-        batches, counters = checkpoint.load_state(file, self.accelerator.device)
-        for name, value in self._layout().items():
-            saved = counters["layout"][name]
+        batches, counters = checkpoint.load_state(file, self._writer(), self.accelerator.device)
+        for name, value in self._batch_shape().items():
+            saved = counters["batch_shape"][name]
             if saved != value and (batches is not None or name == "num_processes"):
                 raise CheckpointError(
                     f"{file} was written with {name}={saved}, this run has {value}. Resume with the same, or start "
@@ -158,10 +176,14 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self._train_sampler = super()._get_train_sampler(dataset)
         return self._train_sampler
 
+    def _writer(self) -> str:
+        """This package's class of trainer, whatever users derive from it: which counters a checkpoint has."""
+        return next(cls.__name__ for cls in type(self).__mro__ if cls.__module__.split(".")[0] == "htpo_trl")
+
     def _is_in_mid_batch(self) -> bool:
         return self._step % ((self.args.steps_per_generation or 1) * self.num_iterations) != 0
 
-    def _layout(self) -> dict[str, Any]:
+    def _batch_shape(self) -> dict[str, Any]:
         """What buffered rollouts must agree with."""
         names = ("per_device_train_batch_size", "steps_per_generation", "num_iterations", "num_generations")
         return {"num_processes": self.accelerator.num_processes} | {name: getattr(self.args, name) for name in names}
@@ -172,7 +194,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             # Where a batch is to be generated next, TRL starts from 0.
             "step": self._step if self._is_in_mid_batch() else 0,
             "metrics": self._metrics["train"],  # not yet logged
-            "layout": self._layout(),
+            "batch_shape": self._batch_shape(),
         }
 
     def _restore_counters(self, counters: dict[str, Any]) -> None:

@@ -1,15 +1,15 @@
 """
-Errors of reward functions: they name the function and the sample, and end the run on all processes.
+Errors of reward functions: they name the function and its batch, and end the run on all processes.
 
 If one process raised while the others wait for its rewards, they would go on waiting. So an error is held until all
-processes have shared their rewards, and then all of them raise.
+processes have shared their rewards, and then all of them raise. A function is not called again to find the row: a
+judge may cost money. It can tell itself, by raising an error that has the attribute `row`.
 """
 
-import asyncio
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,13 +17,7 @@ from accelerate.utils import gather_object
 
 
 class RewardErrors:
-    """
-    Holds the error of this process's reward functions.
-
-    Args:
-        rank (`int`):
-            This process.
-    """
+    """Holds the error of the reward functions of one process, that of `rank`."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -33,54 +27,41 @@ class RewardErrors:
         """The reward function as TRL calls it, but that its error is held; a reward model as it is."""
         if isinstance(function, torch.nn.Module):
             return function
-        return self._guard_async(function, name) if _is_async(function) else self._guard(function, name)
-
-    def _guard(self, function: Callable, name: str) -> Callable:
-        def judge(**kwargs):
-            return _checked(function(**kwargs), len(kwargs["prompts"]))
 
         @functools.wraps(function)
         def guarded(**kwargs):
             try:
-                return judge(**kwargs)
+                return _checked(function(**kwargs), len(kwargs["prompts"]))
             except Exception as error:
-                return self._hold(error, name, kwargs, (_outcome(judge, row) for row in _rows(kwargs)))
-
-        return guarded
-
-    def _guard_async(self, function: Callable, name: str) -> Callable:
-        async def judge(**kwargs):
-            return _checked(await function(**kwargs), len(kwargs["prompts"]))
+                return self._hold(error, name, kwargs)
 
         @functools.wraps(function)
-        async def guarded(**kwargs):
+        async def guarded_async(**kwargs):
             try:
-                return await judge(**kwargs)
+                return _checked(await function(**kwargs), len(kwargs["prompts"]))
             except Exception as error:
-                outcomes = await asyncio.gather(*(judge(**row) for row in _rows(kwargs)), return_exceptions=True)
-                return self._hold(error, name, kwargs, outcomes)
+                return self._hold(error, name, kwargs)
 
-        return guarded
+        return guarded_async if _is_async(function) else guarded
 
-    def _hold(self, error: Exception, name: str, kwargs: dict[str, Any], outcomes: Iterable[Any]) -> list[float]:
-        """Name function and sample, by the `outcomes` of the rows alone; returns rewards that nobody will use."""
-        n = len(kwargs["prompts"])
-        row = next((i for i, outcome in enumerate(outcomes) if type(outcome) is type(error)), None)
-        where = f"a batch of {n}, but on none of its rows alone"
-        if row is not None:
-            prompt, completion = (_shortened(kwargs[key][row]) for key in ("prompts", "completions"))
-            where = f"row {row} of a batch of {n}.\n  prompt: {prompt}\n  completion: {completion}"
-        error.add_note(f"The reward function {name!r} failed on process {self.rank}, on {where}")
+    def _hold(self, error: Exception, name: str, kwargs: dict[str, Any]) -> list[float]:
+        """Name function and batch, and the row that the error tells; returns rewards that nobody will use."""
+        n, row = len(kwargs["prompts"]), getattr(error, "row", None)
+        known = isinstance(row, int) and 0 <= row < n
+        place = row if isinstance(row, int) and known else 0
+        prompt, completion = (_shortened(kwargs[key][place]) for key in ("prompts", "completions"))
+        error.add_note(
+            f"The reward function {name!r} failed on process {self.rank}, on "
+            f"{f'row {row} of a batch of {n}' if known else f'a batch of {n}, which begins with'}\n"
+            f"  prompt: {prompt}\n  completion: {completion}"
+        )
         self.error = self.error or error
         return [0.0] * n
 
     def raise_if_any(self, save: Callable[[], str]) -> None:
         """
-        Raise on all processes if any of them holds an error; to be called on all.
-
-        Args:
-            save (`Callable`):
-                Called before, on all processes; returns what it did, as a note for the error.
+        Raise on all processes if any of them holds an error; to be called on all. `save` is called before, and says
+        what it did, in a note of the error.
         """
         text = self.error and "".join(traceback.format_exception_only(self.error)).strip()
         texts = [text for text in gather_object([text]) if text]
@@ -106,26 +87,14 @@ def _checked(rewards: Any, n: int) -> list[Any]:
     rewards = list(rewards)
     if len(rewards) != n:
         raise ValueError(f"{len(rewards)} rewards were returned for {n} completions.")
-    try:
-        values = torch.tensor([torch.nan if reward is None else reward for reward in rewards], dtype=torch.float32)
-        torch.empty(n)[:] = values
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"Rewards must be numbers or None: {error}") from error
+    for row, reward in enumerate(rewards):
+        try:
+            torch.empty(1, dtype=torch.float32)[0] = torch.nan if reward is None else reward
+        except (TypeError, ValueError, RuntimeError) as cause:
+            error = TypeError(f"Rewards must be numbers or None, not {reward!r:.60}: {cause}")
+            error.row = row  # type: ignore[attr-defined]
+            raise error from cause
     return rewards
-
-
-def _rows(kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arguments of a reward function for each row alone."""
-    n = len(kwargs["prompts"])
-    for i in range(n):
-        yield {k: [v[i]] if isinstance(v, list) and len(v) == n else v for k, v in kwargs.items()}
-
-
-def _outcome(judge: Callable, kwargs: dict[str, Any]) -> Any:
-    try:
-        return judge(**kwargs)
-    except Exception as error:
-        return error
 
 
 def _shortened(value: Any) -> str:

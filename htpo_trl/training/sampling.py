@@ -2,92 +2,32 @@
 Dynamic sampling (DAPO, arXiv 2503.14476): a group whose responses are all right or all wrong carries no signal. It is
 discarded, and fresh prompts are drawn until every group of the batch is informative.
 
-[`collect`] is the loop, on any number of processes: each decision is a function of gathered verdicts, so all processes
-take the same one; [`PromptStream`] is where the fresh prompts come from. Nothing here knows of TRL.
+[`is_informative`] is the criterion. [`collect`] is the loop, on any number of processes: each decision is a function
+of gathered verdicts, so all processes take the same one; [`PromptStream`] is where the fresh prompts come from. Only
+[`DynamicSampler`], which ties them to a trainer, knows of TRL.
 """
 
 import copy
-import itertools
-import json
 import math
-from collections.abc import Callable, Iterator, Sized
+import time
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
+
+from .prompts import PromptStream, prompt_key
+
+
+def is_informative(accuracy: float) -> bool:
+    """Whether a group is kept: its responses have both verdicts. NaN, where none was judged, is not informative."""
+    return 0 < accuracy < 1
 
 
 class SamplingExhaustedError(RuntimeError):
     """No full batch of informative groups was found."""
-
-
-class PromptStream:
-    """
-    An endless, seeded walk through the training data, apart from the trainer's own.
-
-    Its order is a function of the data and the seed, so that `drawn`, the number of examples taken so far, is all its
-    state: set it to go on from there.
-
-    Args:
-        dataset (map-style dataset or [`~datasets.IterableDataset`]):
-            The training data. Going on in an iterable one reads the examples before `drawn` again.
-        seed (`int`):
-            Seed of the order, which is another one in each pass.
-        shuffle (`bool`, *optional*, defaults to `True`):
-            Whether to shuffle: a permutation of a map-style data set, a buffered shuffle of an iterable one.
-    """
-
-    def __init__(self, dataset: Any, seed: int, shuffle: bool = True) -> None:
-        self.dataset, self.seed, self.shuffle = dataset, seed, shuffle
-        self._is_map = isinstance(dataset, Sized)
-        self.drawn = 0
-        self._position = 0  # of the open walk; where it is not `drawn`, the walk is opened anew
-        self._walk: Iterator[tuple[int, Any]] | None = None
-
-    def draw(self, n: int, held: set[str]) -> list[dict[str, Any]]:
-        """
-        The next `n` examples whose prompts differ from each other and are not in `held` (keys by [`prompt_key`]).
-        Fewer, if a whole pass through the data offers no more.
-        """
-        if self._walk is None or self._position != self.drawn:
-            self._walk = itertools.islice(self._endless(), self.drawn, None)
-        held = set(held)
-        examples: list[dict[str, Any]] = []
-        last_pass: int | None = None
-        while len(examples) < n:
-            current_pass, item = next(self._walk)
-            self.drawn += 1
-            if last_pass is None:
-                last_pass = current_pass + 1  # a whole pass, wherever this one began
-            elif current_pass > last_pass:
-                break
-            example = self.dataset[item] if self._is_map else item
-            if (key := prompt_key(example["prompt"])) not in held:
-                held.add(key)
-                examples.append(example)
-        self._position = self.drawn
-        return examples
-
-    def _endless(self) -> Iterator[tuple[int, Any]]:
-        """(number of the pass, index or example), for ever."""
-        stream = self.dataset.shuffle(seed=self.seed) if self.shuffle and not self._is_map else self.dataset
-        for n_pass in itertools.count():
-            items: Any = range(len(self.dataset)) if self._is_map else stream
-            if self.shuffle and self._is_map:
-                items = np.random.default_rng([self.seed, n_pass]).permutation(items).tolist()
-            elif self.shuffle:
-                stream.set_epoch(n_pass)
-            item = None
-            for item in items:
-                yield n_pass, item
-            if item is None:
-                raise ValueError("The training data is empty.")
-
-
-def prompt_key(prompt: Any) -> str:
-    """What makes two prompts, text or conversations, the same."""
-    return json.dumps(prompt, sort_keys=True)
 
 
 def split_rows(columns: tuple, n: int) -> list[tuple]:
@@ -128,12 +68,16 @@ class Batch(NamedTuple):
     missing: int  #: groups of the batch that are not informative
 
     def metrics(self, group_size: int) -> dict[str, float]:
-        """What the sampling was like; shares of the groups that were generated unless said otherwise."""
+        """
+        `rounds` of generation; shares of the groups that were generated, `frac_informative`, `frac_all_correct` and
+        `frac_all_wrong`, and their mean `accuracy`; `generated_per_trained` completions; `frac_filled`, the share of
+        the groups trained on that are not informative.
+        """
         n = len(self.accuracy)
         judged = [share for share in self.accuracy if not math.isnan(share)]
         return {
             "rounds": self.rounds,
-            "frac_informative": sum(0 < share < 1 for share in judged) / n,
+            "frac_informative": sum(map(is_informative, judged)) / n,
             "frac_all_correct": judged.count(1.0) / n,
             "frac_all_wrong": judged.count(0.0) / n,
             "accuracy": sum(judged) / len(judged) if judged else math.nan,
@@ -165,16 +109,11 @@ def collect(
         roll_out (`Callable`):
             Generates and judges a completion for each row; called on every process with equally many rows.
         draw (`Callable`):
-            Takes a number and the keys of the prompts that the batch holds; returns that many fresh examples, or
-            fewer if there are no more. The same on every process.
+            Number, keys of the prompts that the batch holds → as many fresh examples, or fewer; the same everywhere.
         exchange (`Callable`):
             Concatenates the lists of all processes, in the order of their ranks.
-        group_size (`int`):
-            Number of responses to each prompt.
-        rank, n_processes (`int`):
-            This process, and how many there are.
-        max_rounds (`int`):
-            Rounds of generation, the first included.
+        group_size, rank, n_processes, max_rounds (`int`):
+            Responses to each prompt; this process, and how many there are; rounds of generation, the first included.
 
     Returns:
         [`Batch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full, `missing`
@@ -199,7 +138,7 @@ def collect(
                 rewards=rollouts.rewards[i * group_size : (i + 1) * group_size],
                 key=key,
             )
-            if 0 < share < 1:
+            if is_informative(share):
                 informative.append(group)
             elif n_rounds == 1:
                 spare.append(group)
@@ -217,20 +156,128 @@ def collect(
         inputs = [copy.deepcopy(examples[place // group_size]) for place in places]
 
     groups = (informative + spare)[:wanted]
-    rows: dict[int, Any] = {}
-    leaving = []
-    for i, group in enumerate(groups):
-        for j, row in group.rows.items():
-            place = i * group_size + j
-            if place // n_rows == rank:
-                rows[place] = row
-            else:
-                leaving.append((place, row))
-    rows.update((place, row) for place, row in exchange(leaving) if place // n_rows == rank)
+    held = {i * group_size + j: row for i, group in enumerate(groups) for j, row in group.rows.items()}
+    held.update(exchange([(place, row) for place, row in held.items() if place // n_rows != rank]))
     return Batch(
-        rows=[rows[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
+        rows=[held[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
         rewards=torch.cat([group.rewards for group in groups]),
         rounds=n_rounds,
         accuracy=accuracy,
         missing=max(needed, 0),
     )
+
+
+class Sampled(NamedTuple):
+    """What dynamic sampling leaves to be scored."""
+
+    generated: tuple  #: as TRL's `_generate` returns it
+    rewards: Tensor  #: (n_processes * B, n_rewards), of all processes
+    extra_logs: dict[str, list]  #: by `log_extra`, one value per row of this process
+    metrics: dict[str, list[float]]  #: by `log_metric`, one mean over all rows that were judged
+
+
+class DynamicSampler:
+    """
+    Samples the batches of a trainer dynamically. Only TRL scores, later: completions that are discarded cost no
+    forward pass. It logs `htpo/sampling/<what>`, see [`Batch.metrics`], and `seconds` of generating and judging. TRL's
+    `completions/*` and token counts are of all that was generated, its rewards of what is trained on.
+
+    Raises:
+        ValueError: if the trainer samples dynamically, and has something that cannot follow prompts drawn here.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.prompts = PromptStream(trainer.train_dataset, trainer.args.seed, bool(trainer.shuffle_dataset))
+        if not trainer.args.dynamic_sampling:
+            return
+        for name in ("rollout_func", "environment_factories", "tools"):
+            if getattr(trainer, name):
+                raise ValueError(
+                    f"dynamic_sampling=True draws prompts of its own, which `{name}` cannot follow: it keeps state "
+                    "per row of the batch. Set dynamic_sampling=False, or leave the argument out."
+                )
+        if columns := {"image", "images"} & set(next(iter(trainer.train_dataset))):
+            raise ValueError(
+                f"dynamic_sampling=True supports text only; the training data has the column {min(columns)!r}. Set "
+                "dynamic_sampling=False, or remove the column."
+            )
+
+    def sample(self, inputs: list[dict]) -> tuple[list[dict], Sampled]:
+        """
+        Generate, from this process's rows of a batch on, until every group is informative. Returns the rows to train
+        on and what has been sampled for them, and logs what it took.
+
+        Raises:
+            SamplingExhaustedError: if no full batch was found; a checkpoint is saved before.
+        """
+        trainer, started = self.trainer, time.perf_counter()
+        accelerator = trainer.accelerator
+        first: tuple = ()  # what generation returned at first
+        logged: dict[str, list[tuple[float, int]]] = {}  # metric -> value, rows it is the mean of
+
+        def roll_out(rows):
+            nonlocal first
+            prompts = [row["prompt"] for row in rows]
+            generated = trainer._generate(prompts)
+            _, completion_ids, _, completions, *_ = generated
+            rewards = trainer._calculate_rewards(rows, prompts, completions, completion_ids)
+            extra_logs = dict(trainer._pending_extra_logs)
+            trainer._pending_extra_logs.clear()
+            for name, values in trainer._pending_metrics.items():
+                logged.setdefault(name, []).extend((value, len(rows)) for value in values)
+            trainer._pending_metrics.clear()
+            logs = [{name: values[i] for name, values in extra_logs.items()} for i in range(len(rows))]
+            first = first or generated
+            accuracy = trainer._labels("train")[2].tolist()
+            return Rollouts(list(zip(rows, split_rows(generated, len(rows)), logs, strict=True)), rewards, accuracy)
+
+        def draw(n, held):
+            # One process reads, so that all have the same prompts, whatever the data set does.
+            drawn = [self.prompts.draw(n, held) if accelerator.is_main_process else None]
+            broadcast_object_list(drawn)
+            return [{name: example[name] for name in inputs[0]} for example in drawn[0] or []]
+
+        batch = collect(
+            inputs,
+            roll_out=roll_out,
+            draw=draw,
+            exchange=gather_object,
+            group_size=trainer.num_generations,
+            rank=accelerator.process_index,
+            n_processes=accelerator.num_processes,
+            max_rounds=trainer.args.max_sampling_rounds,
+        )
+        metrics = batch.metrics(trainer.num_generations) | {"seconds": time.perf_counter() - started}
+        for name, value in metrics.items():
+            trainer._metrics["train"][f"htpo/sampling/{name}"].append(value)
+        if batch.missing:
+            self._exhausted(batch, metrics)
+        rows, fields, logs = (list(column) for column in zip(*batch.rows, strict=True))
+        names = {name for log in logs for name in log}
+        extra_logs = {name: [log.get(name) for log in logs] for name in names}
+        # A round counts as often as it has rows: TRL would average calls.
+        means = {
+            name: [sum(value * n for value, n in calls) / sum(n for _, n in calls)] for name, calls in logged.items()
+        }
+        return rows, Sampled(join_rows(fields, first, len(inputs)), batch.rewards, extra_logs, means)
+
+    def _exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
+        args = self.trainer.args
+        n_groups = len(batch.rewards) // self.trainer.num_generations
+        why = (
+            f"dynamic_sampling found {n_groups - batch.missing} informative groups of the {n_groups} of a batch, in "
+            f"{batch.rounds} rounds (max_sampling_rounds={args.max_sampling_rounds}). Of the {len(batch.accuracy)} "
+            f"groups generated, {metrics['frac_informative']:.1%} were informative, {metrics['frac_all_correct']:.1%} "
+            f"all correct and {metrics['frac_all_wrong']:.1%} all wrong."
+        )
+        if args.on_sampling_exhausted == "train":
+            if self.trainer.accelerator.is_main_process:
+                warnings.warn(f"{why} The batch is filled with discarded groups.", stacklevel=2)
+            return
+        saved = self.trainer.save_last_step()
+        raise SamplingExhaustedError(
+            f"{why} Use prompts that the model solves sometimes (easier ones if most are all wrong, harder ones if "
+            "most are all correct), raise num_generations or max_sampling_rounds, or set "
+            f"on_sampling_exhausted='train'. {saved}"
+        )

@@ -173,14 +173,7 @@ class Verifier:
 
 _verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
 _verifier = Verifier()
-
-
-def _forget_servers() -> None:
-    for verifier in _verifiers:
-        verifier._forget()
-
-
-os.register_at_fork(after_in_child=_forget_servers)
+os.register_at_fork(after_in_child=lambda: [*map(Verifier._forget, _verifiers)])
 
 
 def configure(config: VerifierConfig) -> None:

@@ -19,7 +19,7 @@ import pytest
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from htpo_trl.training.checkpoint import check, last_complete
+from htpo_trl.training.checkpoint import SEAL, check, last_complete
 from htpo_trl.training.interruption import stop_on_signals
 
 from ..conftest import even_digits
@@ -42,6 +42,13 @@ class Send(TrainerCallback):
 
 
 class TestSignals:
+    @pytest.fixture(autouse=True)
+    def ctrl_c_interrupts(self):
+        """Python started in the background, or by nohup, leaves SIGINT ignored."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, handler)
+
     @pytest.fixture
     def make(self, make_trainer, make_model):
         """One and a half epochs of eight steps, which one generation batch serves; an evaluation after each epoch."""
@@ -165,17 +172,20 @@ class Demanding:
 
     def __call__(self, prompts, completions, trainer_state, **kwargs):
         if trainer_state.global_step >= 3 and POISON in prompts:
-            raise KeyError("no such unit")
+            error = KeyError("no such unit")
+            error.row = prompts.index(POISON)
+            raise error
         return [1.0] * len(completions)
 
 
 POISON = "07"
 
 
-def needs_groups(completions, **kwargs):
-    if len(completions) > 1:
-        raise ZeroDivisionError("no spread")
-    return [1.0]
+def paid(completions, calls=[], **kwargs):  # noqa: B006
+    """Each call costs."""
+    calls.append(len(completions))
+    assert len(calls) == 1
+    raise ZeroDivisionError("no spread")
 
 
 async def slow_judge(prompts, **kwargs):
@@ -204,8 +214,8 @@ class TestRewardFunctions:
         step = trainer.state.global_step
         assert step >= 3
         named, saved = raised.value.__notes__
-        assert re.match(r"The reward function 'Demanding' failed on process 0, on row [04] of a batch of 8\.\n", named)
-        assert f"  prompt: '{POISON}'\n  completion: '" in named
+        assert named.startswith("The reward function 'Demanding' failed on process 0, on row ")
+        assert f" of a batch of 8\n  prompt: '{POISON}'\n  completion: '" in named
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         assert saved == f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={checkpoint}"
         assert "__call__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
@@ -217,13 +227,13 @@ class TestRewardFunctions:
         ("function", "error", "message"),
         [
             (
-                needs_groups,
+                paid,
                 ZeroDivisionError,
-                "'needs_groups' failed on process 0, on a batch of 8, but on none of its",
+                "'paid' failed on process 0, on a batch of 8, which begins with\n  prompt: '10'",
             ),
             (slow_judge, TypeError, "'slow_judge' failed on process 0, on row 4 of a batch of 8"),
-            (skips, ValueError, "'skips' failed on process 0, on row 4 of a batch of 8"),
-            (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on row 0 of a batch of 8"),
+            (skips, ValueError, "'skips' failed on process 0, on a batch of 8, which"),
+            (lambda **kwargs: 1.0, TypeError, "'<lambda>' failed on process 0, on a batch of 8"),
             (lambda prompts, **kwargs: [[1.0]] * len(prompts), TypeError, "Rewards must be numbers or None"),
         ],
     )
@@ -339,7 +349,8 @@ class TestTwoProcesses:
     @pytest.mark.skipif(not CAN_RESUME, reason="this transformers cannot resume on several CPU processes")
     def test_one_of_them_gets_the_signal_fails_or_dies(self, tmp_path):
         """On two nodes, as far as the launchers know: each sees its own process alone."""
-        drills = ["whole", "stopped", "resumed", "raised", "killed:backward:5"]
+        drills = ["whole", "stopped", "resumed", "raised", "held", "killed:backward:5"]
+        os.mkfifo(tmp_path / "release")
         with launched(tmp_path, *drills, n_nodes=2) as launchers:
             assert all(process.wait(timeout=300) != 0 for process in launchers)
         whole, stopped, resumed, raised = (outcomes(tmp_path, drill) for drill in drills[:4])
@@ -352,4 +363,8 @@ class TestTwoProcesses:
         )
         assert raised[0]["error"].startswith("RuntimeError: A reward function failed on another process: KeyError")
         assert last_complete(tmp_path / "raised") == str(tmp_path / "raised" / "checkpoint-2")
+        # Sealed when all processes have written, not when the first has.
+        sealed = json.loads((tmp_path / "held" / "checkpoint-1" / SEAL).read_text())["files"]
+        assert {"htpo_state_0.safetensors", "htpo_state_1.safetensors"} <= sealed.keys()
+        check(tmp_path / "held" / "checkpoint-1")
         assert "SIGKILL" in (tmp_path / "stderr-1").read_text()

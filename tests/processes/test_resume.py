@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 
@@ -5,9 +6,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from htpo_trl import HTPOTrainer
 from htpo_trl.training.checkpoint import (
     SEAL,
     CheckpointError,
@@ -22,7 +26,7 @@ from htpo_trl.training.checkpoint import (
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
 from ..distributed_run import ROOT
-from ..kill_and_resume import kill_and_resume, model_and_tokenizer, table, uninterrupted
+from ..kill_and_resume import MOMENTS, OPTIONS, kill_and_resume, model_and_tokenizer, table, uninterrupted
 from ..training_run import prompts
 
 
@@ -33,7 +37,7 @@ def checkpoint(tmp_path):
     (directory / "nested").mkdir(parents=True)
     (directory / "model.safetensors").write_bytes(bytes(100))
     (directory / "nested" / "shard").write_bytes(b"abc")
-    save_state(state_file(directory, 0), [{"x": torch.arange(3)}], {"step": 3})
+    save_state(state_file(directory, 0), "HTPOTrainer", [{"x": torch.arange(3)}], {"step": 3})
     seal(directory)
     return directory
 
@@ -47,8 +51,8 @@ class TestState:
             for i in (0, 2)
         ]
         counters = {"step": 5, "metrics": {"a": [1.0, float("inf")]}, "none": None}
-        save_state(tmp_path / "new" / "state", batches, counters)
-        got, got_counters = load_state(tmp_path / "new" / "state")
+        save_state(tmp_path / "new" / "state", "HTPOTrainer", batches, counters)
+        got, got_counters = load_state(tmp_path / "new" / "state", "HTPOTrainer")
         assert got_counters == counters
         for batch, expected in zip(got, batches, strict=True):
             assert batch.keys() == expected.keys()
@@ -60,23 +64,23 @@ class TestState:
                     assert batch[name] == value
 
     def test_without_rollouts(self, tmp_path):
-        save_state(tmp_path / "state", None, {"step": 0})
-        assert load_state(tmp_path / "state") == (None, {"step": 0})
+        save_state(tmp_path / "state", "HTPOTrainer", None, {"step": 0})
+        assert load_state(tmp_path / "state", "HTPOTrainer") == (None, {"step": 0})
 
     def test_what_json_cannot_hold_is_refused(self, tmp_path):
         with pytest.raises(TypeError):
-            save_state(tmp_path / "state", [{"x": object()}], {})
+            save_state(tmp_path / "state", "HTPOTrainer", [{"x": object()}], {})
 
     def test_damage(self, tmp_path):
         file = tmp_path / "state"
         with pytest.raises(CheckpointError, match=f"{file} is missing or damaged"):
-            load_state(file)
-        save_state(file, [{"x": torch.arange(3)}], {})
+            load_state(file, "HTPOTrainer")
+        save_state(file, "HTPOTrainer", [{"x": torch.arange(3)}], {})
         whole = file.read_bytes()
         for damaged in (b"", whole[:20], whole[:-1], b"\xff" * 200):
             file.write_bytes(damaged)
             with pytest.raises(CheckpointError, match=f"{file} is missing or damaged"):
-                load_state(file)
+                load_state(file, "HTPOTrainer")
 
 
 class TestSeal:
@@ -177,6 +181,39 @@ def test_plain_grpo(make_trainer, make_model, tmp_path, cpu_arguments, cls, exac
     assert same_parameters(whole, resumed) == exact
 
 
+def test_another_class_or_format_is_refused(make_trainer, make_model, tmp_path, cpu_arguments):
+    """What a trainer counts depends on its class: another one cannot go on, and says so before it trains."""
+    options = {"steps_per_generation": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    plain = make_trainer(ResumableGRPOTrainer, config=GRPOConfig(**cpu_arguments | options))
+    plain.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    with pytest.raises(CheckpointError, match=r"written by ResumableGRPOTrainer; this is format 1 and HTPOTrainer"):
+        make_trainer(**options).train(resume_from_checkpoint=str(checkpoint))
+
+    class Own(HTPOTrainer):
+        """A user's trainer has the state of the one that it derives from."""
+
+    own = options | {"output_dir": str(tmp_path / "own")}
+    make_trainer(Own, **own).train()
+    checkpoint = tmp_path / "own" / "checkpoint-2"
+    resumed = make_trainer(**own)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.state.global_step == 4
+    with pytest.raises(CheckpointError, match="written by HTPOTrainer; this is format 1 and ResumableGRPOTrainer"):
+        make_trainer(ResumableGRPOTrainer, config=GRPOConfig(**cpu_arguments | own)).train(
+            resume_from_checkpoint=str(checkpoint)
+        )
+    file = state_file(checkpoint, 0)
+    with safe_open(file, framework="pt") as stored:
+        state = json.loads(stored.metadata()["htpo"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    for found, said in (({**state, "format": 2}, "has format 2"), ({"counters": {}, "batches": None}, "format none")):
+        save_file(tensors, file, metadata={"htpo": json.dumps(found)})
+        seal(checkpoint)
+        with pytest.raises(CheckpointError, match=said):
+            make_trainer(**own).train(resume_from_checkpoint=str(checkpoint))
+
+
 def test_metrics_not_yet_logged_are_kept(make_trainer, tmp_path):
     """Logs every four steps; saved after the second."""
     whole, options = save_all(make_trainer, logging_steps=4)
@@ -234,9 +271,9 @@ def test_rollouts_must_fit(make_trainer, tmp_path):
     assert other.state.global_step == 12
 
     file = state_file(tmp_path / "run" / "checkpoint-8", 0)
-    batches, counters = load_state(file)
-    counters["layout"]["num_processes"] = 2
-    save_state(file, batches, counters)
+    batches, counters = load_state(file, "HTPOTrainer")
+    counters["batch_shape"]["num_processes"] = 2
+    save_state(file, "HTPOTrainer", batches, counters)
     seal(file.parent)
     with pytest.raises(CheckpointError, match="num_processes=2, this run has 1"):
         make_trainer(**options).train(resume_from_checkpoint=str(file.parent))
@@ -300,10 +337,17 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path, moment, iterable):
 
 
 def test_recorded_kills():
-    """What the page says of all the moments is what was measured."""
+    """
+    What the page shows is of the moments and options that `kill_and_resume` has now, each on one process and on two:
+    the last complete checkpoint is that of the arithmetic, where a moment is told by its step.
+    """
     rows = json.loads((ROOT / "benchmarks" / "results" / "kill_and_resume.json").read_text())
-    for n_processes in (1, 2):
-        killed = [row for row in rows if row["processes"] == n_processes and row["killed"]]
-        assert len({row["moment"] for row in killed}) >= 20
-        assert all(row["same_weights"] and row["same_log"] and row["same_rollouts"] for row in killed)
+    assert sorted((row["processes"], row["moment"]) for row in rows) == sorted(itertools.product((1, 2), MOMENTS))
+    for row in rows:
+        assert all(row[name] for name in ("killed", "same_weights", "same_log", "same_rollouts")), row
+        kind, n = row["moment"].split(":")
+        if kind in ("backward", "step"):  # one backward pass per step, and the one under way is lost
+            last = (int(n) - 1) // OPTIONS["save_steps"] * OPTIONS["save_steps"]
+            assert row["complete"][-1:] == ([last] if last else []), row
+        assert len(row["complete"]) <= OPTIONS["save_total_limit"] + 1, row
     assert table(rows) in (ROOT / "docs" / "resume.md").read_text()

@@ -248,13 +248,14 @@ def test_a_shaped_reward_does_not_rescue_a_group(make_trainer):
 
 def test_columns_logs_and_none(make_trainer, make_model, tokenizer, make_config):
     """Extra columns reach the reward functions, in later rounds too; their extra logs stay with their completions."""
-    seen = []
+    seen, sizes = [], []
 
     def verdict(prompts, completions, number, log_extra, log_metric, **kwargs):
         assert number == [int(p) for p in prompts]
         log_extra("copy", list(completions))
-        log_metric("answered", 1.0)
+        log_metric("rows", len(completions))
         seen.extend(prompts)
+        sizes.append(len(prompts))
         rewards = half_solvable(prompts, completions)
         return [None if i % 4 == 0 else reward for i, reward in enumerate(rewards)]
 
@@ -265,7 +266,9 @@ def test_columns_logs_and_none(make_trainer, make_model, tokenizer, make_config)
     assert len(seen) > 32
     assert len(trainer._logs["extra"]["copy"]) == 32
     assert list(trainer._logs["extra"]["copy"]) == list(trainer._logs["completion"])
-    assert trainer._metrics["train"]["answered"] == [1.0]
+    # A call of a later, smaller round weighs as much as it has rows.
+    assert len(set(sizes)) > 1
+    assert trainer._metrics["train"]["rows"] == [pytest.approx(sum(n * n for n in sizes) / sum(sizes))]
     decoded = [tokenizer.decode(ids, skip_special_tokens=True) for ids in output["completion_ids"]]
     assert decoded == list(trainer._logs["completion"])
     judged = output["is_judged"].view(8, 4)

@@ -1,5 +1,7 @@
 import argparse
+import copy
 import json
+import pickle
 
 import pytest
 from trl import GRPOConfig, TrlParser
@@ -113,3 +115,15 @@ def test_every_option_of_ours_has_help():
     assert all(actions[name].help for name in ours)
     documented = HTPOConfig.__doc__
     assert all(f"{name} (`" in documented for name in ours)
+
+
+def test_copies_keep_the_token_and_what_is_published_does_not(make_config, make_trainer, tmp_path):
+    config = make_config(hub_token="hf_secret")
+    assert copy.deepcopy(config).hub_token == pickle.loads(pickle.dumps(config)).hub_token == "hf_secret"
+    assert "hf_secret" not in repr(config)
+    trainer = make_trainer(config=config)
+    trainer.save_model()
+    written = (tmp_path / "run" / "training_args.bin").read_bytes()
+    assert b"hf_secret" not in written
+    assert config.output_dir.encode() in written  # negative control: it is the arguments that are there
+    assert trainer.args.hub_token == "hf_secret"

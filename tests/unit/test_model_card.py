@@ -1,4 +1,5 @@
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import Qwen3ForCausalLM
 
 from htpo_trl import HTPOTrainer, __version__
 from htpo_trl.objective import GROUPS, get_table
+from htpo_trl.training.checkpoint import check
 from htpo_trl.utils import write_json
 
 from ..conftest import even_digits
@@ -74,7 +76,7 @@ def test_objective_rewards_and_hyper_parameters(make_card, model, dataset):
     for option, value in {"learning_rate": "0.01", "num_generations": "4", "delta": "10.0", "seed": "42"}.items():
         assert cells(text, option) == [[option, value]]
     assert {"trl", "htpo", "grpo"} <= set(data.tags)
-    assert f"- htpo_trl: {__version__}\n- TRL: " in text
+    assert f"- htpo_trl: {__version__}\n- trl: " in text
     assert "@article{yao2026htpo" in text
     assert "@software{vonwerra2020trl" in text
     assert text.index("### Objective") < text.index("### Framework versions") < text.index("## Citations")
@@ -107,6 +109,31 @@ def test_evaluation(make_card, model, dataset, tmp_path):
     assert "unfinished" not in text
     results = {(result.dataset_name, result.metric_type): result.metric_value for result in data.eval_results}
     assert results == {("easy sums", "mean@2"): 0.81, ("new", "mean@2"): 0.25}
+
+
+def test_a_card_that_fails_costs_no_checkpoint(make_trainer, tmp_path, monkeypatch):
+    """TRL writes the card within every save; a summary that is no JSON breaks it."""
+    broken = tmp_path / "run" / "evaluation" / "step-1" / "sums.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    other = tmp_path / "run" / "evaluation" / "step-best"
+    other.mkdir()
+    write_json(other / "sums.json", {"summary": {"metrics": {}}})
+    trainer = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
+    with pytest.warns(UserWarning, match="model card .* could not be written: JSONDecodeError"):
+        trainer.train()
+    check(tmp_path / "run" / "checkpoint-2")
+    broken.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer.create_model_card()
+    assert "### Objective" in (tmp_path / "run" / "README.md").read_text()
+    # An option that this TRL does not have is left out.
+    monkeypatch.setattr("htpo_trl.training.model_card.OPTIONS", ("beta", "renamed_option"))
+    trainer.create_model_card()
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert cells(text, "beta") == [["beta", "0.0"]]
+    assert "renamed_option" not in text
 
 
 def test_model_and_data_of_the_hub(make_card, model, dataset):

@@ -1,0 +1,69 @@
+"""Where the fresh prompts of dynamic sampling come from: an endless, seeded walk through the training data."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import numpy as np
+
+
+class PromptStream:
+    """
+    An endless, seeded walk through the training data, apart from the trainer's own.
+
+    Its order is a function of the data and the seed, another one in each pass, so that `drawn`, the number of examples
+    taken so far, is all its state: set it to go on from there. With `shuffle` a map-style data set is permuted, an
+    iterable one shuffled in its buffer; to go on in an iterable one reads what lies before `drawn` again.
+    """
+
+    def __init__(self, dataset: Any, seed: int, shuffle: bool = True) -> None:
+        self.dataset, self.seed, self.shuffle = dataset, seed, shuffle
+        self._is_map = isinstance(dataset, Sized)
+        self.drawn = 0
+        self._position = 0  # of the open walk; where it is not `drawn`, the walk is opened anew
+        self._walk: Iterator[tuple[int, Any]] | None = None
+
+    def draw(self, n: int, held: set[str]) -> list[dict[str, Any]]:
+        """
+        The next `n` examples whose prompts differ from each other and are not in `held` (keys by [`prompt_key`]).
+        Fewer, if a whole pass through the data offers no more.
+        """
+        if self._walk is None or self._position != self.drawn:
+            self._walk = itertools.islice(self._endless(), self.drawn, None)
+        held = set(held)
+        examples: list[dict[str, Any]] = []
+        last_pass: int | None = None
+        while len(examples) < n:
+            current_pass, item = next(self._walk)
+            self.drawn += 1
+            if last_pass is None:
+                last_pass = current_pass + 1  # a whole pass, wherever this one began
+            elif current_pass > last_pass:
+                break
+            example = self.dataset[item] if self._is_map else item
+            if (key := prompt_key(example["prompt"])) not in held:
+                held.add(key)
+                examples.append(example)
+        self._position = self.drawn
+        return examples
+
+    def _endless(self) -> Iterator[tuple[int, Any]]:
+        """(number of the pass, index or example), for ever."""
+        stream = self.dataset.shuffle(seed=self.seed) if self.shuffle and not self._is_map else self.dataset
+        for n_pass in itertools.count():
+            items: Any = range(len(self.dataset)) if self._is_map else stream
+            if self.shuffle and self._is_map:
+                items = np.random.default_rng([self.seed, n_pass]).permutation(items).tolist()
+            elif self.shuffle:
+                stream.set_epoch(n_pass)
+            item = None
+            for item in items:
+                yield n_pass, item
+            if item is None:
+                raise ValueError("The training data is empty.")
+
+
+def prompt_key(prompt: Any) -> str:
+    """What makes two prompts, text or conversations, the same."""
+    return json.dumps(prompt, sort_keys=True)
