@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from htpo_trl.evaluation.comparison import aligned, compare, comparison_table
+from htpo_trl.evaluation.comparison import compare, comparison_table
 from htpo_trl.evaluation.results import ResultsError
 from htpo_trl.evaluation.statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 
@@ -88,11 +88,12 @@ def test_pairing_finds_what_lies_between_problems_of_very_different_difficulty(t
     assert mixed["p"] > 0.05
 
 
-def test_what_both_have_is_aligned():
-    one = {"mean": {"a": 0.1, "b": 0.2, "c": 0.3}, "pass@2": {"a": 0.4, "b": 0.5, "c": 0.6}}
-    two = {"mean": {"c": 1.0, "d": 2.0, "a": 3.0}, "maj@2": {"c": 4.0, "d": 5.0, "a": 6.0}}
-    names, before, after = aligned(one, two)
-    assert (names, before.tolist(), after.tolist()) == (["mean"], [[0.1], [0.3]], [[3.0], [1.0]])
+def test_a_problem_that_one_of_them_could_not_judge_is_left_out(tmp_path):
+    before = {"p1": ["no gold"] * N, "p2": ["a"] * N, "p3": ["right"] * N, "p4": ["a"] * N}
+    after = {"p4": ["no gold"] * N, "p3": ["right"] * N, "p2": ["right", "a", "a", "a"], "p1": ["right"] * N}
+    record = compare(write(tmp_path / "a.jsonl", before), write(tmp_path / "b.jsonl", after), ks=[1])[0]
+    expected = {"metric": "mean@4", "problems": 2, "first": 0.5, "second": 0.625, "difference": 0.125}
+    assert {name: record[name] for name in expected} == expected
 
 
 def test_different_numbers_of_samples(tmp_path):
