@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..utils import markdown_table
 from .results import ResultsError, check_ks, read, scores
 from .statistics import means_with_intervals, sign_flip_test
 
-
-Scores = dict[str, dict[str, float]]  # metric -> problem -> value
 
 _CELLS = {
     **{name: f"{{{name}}}" for name in ("benchmark", "metric", "problems")},
@@ -53,14 +50,15 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
                 f"{len(two - one)} in the second, {len(one & two)} in both."
             )
         n = {result.settings["sampling"]["num_samples"] for result in results}
-        names, before, after = aligned(*(scores(result, check_ks(min(n), ks)) for result in results))
+        tables = [scores(result, check_ks(min(n), ks)) for result in results]
+        before, after = tables[0].align(tables[1], join="inner")  # what both have and could judge
         difference, low, high = np.transpose(means_with_intervals(after - before))
         table = {
             "benchmark": benchmark,
-            "metric": [f"mean@{min(n)}" if name == "mean" and len(n) == 1 else name for name in names],
+            "metric": [f"mean@{min(n)}" if name == "mean" and len(n) == 1 else name for name in before],
             "problems": len(before),
-            "first": before.mean(axis=0),
-            "second": after.mean(axis=0),
+            "first": before.mean().to_numpy(),
+            "second": after.mean().to_numpy(),
             "difference": difference,
             "low": low,
             "high": high,
@@ -68,15 +66,6 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
         }
         records += pd.DataFrame(table).to_dict("records")
     return records
-
-
-def aligned(one: Scores, two: Scores) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """
-    Two [`~htpo_trl.evaluation.results.scores`] side by side: the metrics that both have, (M,), and their values,
-    (P, M) each, for the problems that both could judge.
-    """
-    before, after = pd.DataFrame(one).align(pd.DataFrame(two), join="inner")
-    return before.columns.tolist(), before.to_numpy(), after.to_numpy()
 
 
 def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import pandas as pd
 
 from ..data.files import rows_of
 from ..utils import markdown_table, write_json
@@ -126,11 +126,11 @@ def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:
     return ks
 
 
-def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[str, dict[str, float]]:
+def scores(results: Results, ks: Iterable[int], majority: bool = True) -> pd.DataFrame:
     """
-    Metric -> problem -> value: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers, `maj@k`, which
-    takes some milliseconds per problem and can be left out. A problem whose gold answer cannot be parsed is left out:
-    no answer to it can be right.
+    A row per problem and a column per metric: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers,
+    `maj@k`, which takes a millisecond per problem or more and can be left out. A problem whose gold answer cannot be
+    parsed is left out: no answer to it can be right.
     """
     n = results.settings["sampling"]["num_samples"]
     ks = [k for k in ks if k > 1]
@@ -140,10 +140,10 @@ def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[s
         if all(row["verdict"] != "unparsable_gold" for row in rows)
     }
     correct = [c for c, _ in votes.values()]
-    columns = {"mean": pass_at_k(n, correct, 1)} | {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
+    columns: dict[str, Any] = {"mean": pass_at_k(n, correct, 1)} | {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
     if majority and all("answer" in row for rows in results.problems.values() for row in rows):
-        columns |= {f"maj@{k}": np.array([majority_at_k(n, c, rivals, k) for c, rivals in votes.values()]) for k in ks}
-    return {name: dict(zip(votes, column.tolist(), strict=True)) for name, column in columns.items()}
+        columns |= {f"maj@{k}": [majority_at_k(n, c, rivals, k) for c, rivals in votes.values()] for k in ks}
+    return pd.DataFrame(columns, index=[*votes])
 
 
 def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
@@ -170,10 +170,9 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
     """
     n = results.settings["sampling"]["num_samples"]
     table = scores(results, check_ks(n, ks))
-    judged = len(table["mean"])
+    judged = len(table)
     rows = [row for samples in results.problems.values() for row in samples]
-    columns = np.array([list(values.values()) for values in table.values()])  # (M, P)
-    intervals = means_with_intervals(columns.T) if judged else []
+    intervals = means_with_intervals(table) if judged else []
     return {
         "problems": len(results.problems),
         "problems_without_gold": len(results.problems) - judged,

@@ -39,7 +39,7 @@ class Evaluation:
 
     def _scores(self, majority: bool = False) -> pd.DataFrame:
         """A row per problem, a column per metric, see [`~htpo_trl.evaluation.results.scores`]."""
-        return pd.DataFrame(scores(self.results, check_ks(self.samples), majority))
+        return scores(self.results, check_ks(self.samples), majority)
 
 
 class Run(NamedTuple):
