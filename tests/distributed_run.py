@@ -1,6 +1,6 @@
-"""Recorded training runs of a tiny model, in this process or in each of those that torchrun or accelerate starts:
+"""Recorded training runs of a tiny model, in this process, in forks, or in each process that a launcher starts:
 
-    torchrun --nproc_per_node 2 -m tests.distributed_run DIRECTORY
+    accelerate launch --num_processes 2 -m tests.distributed_run DIRECTORY
 
 `DIRECTORY/model` holds model and tokenizer, `DIRECTORY/jobs.json` the runs by name. Each process writes what it saw to
 `DIRECTORY/NAME/rank<i>.json`; the trained model goes to `DIRECTORY/NAME`.
@@ -28,7 +28,8 @@ from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.rewards import math_reward
 from htpo_trl.tokens.callback import TokenRecorder
-from tests.conftest import CPU_ARGUMENTS, even_digits
+from tests.forks import Forks
+from tests.tiny import CPU_ARGUMENTS, even_digits
 
 
 ROOT = Path(__file__).parent.parent
@@ -165,11 +166,20 @@ def run_command(command: list[str], place: Path) -> subprocess.CompletedProcess:
     return done
 
 
-def launch(launcher: tuple[str, ...], directory: Path, jobs: dict[str, dict]) -> None:
-    """Run the jobs one after the other in two processes."""
+def launch(directory: Path, jobs: dict[str, dict], launcher: tuple[str, ...] | None = None, n_machines=1) -> None:
+    """Run the jobs one after the other in two processes, of a launcher or of our own."""
     (directory / "jobs.json").write_text(json.dumps(jobs))
+    if launcher is None:
+        output = directory / "output.txt"
+        Forks(run_jobs, directory, output=output, n_processes=2, n_machines=n_machines).finish()
+        return
     done = run_command([sys.executable, "-m", *launcher, "-m", "tests.distributed_run", str(directory)], ROOT)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+def run_jobs(directory: Path) -> None:
+    for name, job in json.loads((directory / "jobs.json").read_text()).items():
+        run(directory, name, job)
 
 
 def records(directory: Path, name: str) -> list[dict]:
@@ -195,5 +205,4 @@ def _run(log, weights) -> Run:
 
 
 if __name__ == "__main__":
-    for job_name, job in json.loads((Path(sys.argv[1]) / "jobs.json").read_text()).items():
-        run(Path(sys.argv[1]), job_name, job)
+    run_jobs(Path(sys.argv[1]))

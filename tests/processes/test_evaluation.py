@@ -15,7 +15,7 @@ from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
 from htpo_trl.evaluation.generation import Completion, _SeededSampler, load
 
-from ..conftest import even_digits
+from ..tiny import even_digits
 from ..distributed_run import ENVIRONMENT, ROOT
 from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit
 

@@ -19,8 +19,8 @@ from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
-from ..conftest import even_digits, tiny_model
-from ..distributed_run import TORCHRUN, Recorder, Run, build, launch, launched, records, trained
+from ..tiny import even_digits, tiny_model
+from ..distributed_run import Recorder, Run, build, launch, launched, records, trained
 from ..losses import loss_and_grads
 
 
@@ -121,7 +121,7 @@ def distributed(loss_type="dapo", processes=1, **options):
 @pytest.fixture(scope="module")
 def ddp(directory):
     jobs = {loss_type: distributed(loss_type, 2) for loss_type in PPO_LOSS_TYPES}
-    launch(TORCHRUN, directory, jobs | {"local labels": distributed("dapo", 2, local_labels=True)})
+    launch(directory, jobs | {"local labels": distributed("dapo", 2, local_labels=True)})
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)

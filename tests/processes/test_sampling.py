@@ -20,8 +20,7 @@ from htpo_trl.training.sampling import (
     split_rows,
 )
 
-from ..kill_and_resume import LAUNCHERS
-from ..training_run import finish, half_solvable, mixed_groups, prompts, run
+from ..training_run import half_solvable, mixed_groups, prompts, start
 
 
 def stream(n, *, seed=0, iterable=False, shuffle=True):
@@ -219,7 +218,7 @@ def test_every_group_that_is_trained_on_is_mixed(make_model, tokenizer, tmp_path
             "dynamic_sampling": dynamic,
         }
         spec = {"directory": str(tmp_path), "options": options}
-        finish(run(spec, LAUNCHERS[n_processes]))
+        start(spec, n_processes).finish()
         ranks = [json.loads((tmp_path / f"result_{i}.json").read_text()) for i in range(n_processes)]
         share[dynamic] = mixed_groups([rank["seen"] for rank in ranks], 4)
         assert len({rank["weights"] for rank in ranks}) == 1

@@ -15,7 +15,7 @@ from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.objective import GROUPS
 
-from ..conftest import CPU_ARGUMENTS, even_digits, tiny_model
+from ..tiny import CPU_ARGUMENTS, even_digits, tiny_model
 from ..hub_server import TOKEN
 
 

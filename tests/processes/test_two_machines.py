@@ -10,7 +10,7 @@ import pytest
 
 from htpo_trl.tokens import record as token_record
 
-from ..conftest import tiny_model
+from ..tiny import tiny_model
 from ..distributed_run import launch, records
 
 
@@ -33,7 +33,7 @@ def directory(tokenizer, tmp_path_factory):
         "dynamic_sampling": True,
     }
     job = {"arguments": arguments, "forced": True, "record_tokens": {"steps": 1, "completions": 1000}}
-    launch(("tests.machines",), path, {"run": job})
+    launch(path, {"run": job}, n_machines=2)
     return path
 
 

@@ -13,7 +13,7 @@ from htpo_trl.objective import GROUPS, get_table
 from htpo_trl.training.checkpoint import check
 from htpo_trl.utils import write_json
 
-from ..conftest import even_digits
+from ..tiny import even_digits
 from ..hub_server import metadata_errors
 
 

@@ -11,7 +11,7 @@ from htpo_trl.objective import GROUPS
 from htpo_trl.tokens import record as token_record
 from htpo_trl.tokens.callback import TokenRecorder
 
-from ..conftest import CPU_ARGUMENTS, tiny_model
+from ..tiny import CPU_ARGUMENTS, tiny_model
 from ..reference import reference
 from ..rollouts import scripted_rollout
 
