@@ -2,19 +2,19 @@ import gc
 import os
 import string
 
-
-gc.disable()  # until the tests begin: to import and collect them makes no garbage
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import pytest
 from hypothesis import settings
 
 
-# torch and TRL are imported where they are used: the process that divides the tests among others needs neither.
+# Before torch and TRL are imported, which is done where they are used: the process that divides the tests among others
+# needs neither.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("htpo", deadline=None, derandomize=True)
 settings.load_profile("htpo")
+gc.disable()  # until the tests begin: to collect them makes no garbage
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -62,7 +62,7 @@ class Forks:
             process.kill()
 
     def join(self, timeout: float = 600) -> list[int | None]:
-        """Wait for all, and return their exit codes. When one has failed, the others, which may wait for it, are ended."""
+        """Wait for all, and return their exit codes. When one fails, the others, which may wait for it, are ended."""
         running = {process.sentinel: process for process in self.processes}
         while running:
             ended = wait(running, timeout)

@@ -22,9 +22,9 @@ from transformers import TrainerCallback
 from htpo_trl.training.checkpoint import SEAL, check, last_complete
 from htpo_trl.training.interruption import stop_on_signals
 
-from ..tiny import even_digits
 from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
 from ..kill_and_resume import model_and_tokenizer
+from ..tiny import even_digits
 from ..training_run import prompts
 from .test_resume import same_parameters
 

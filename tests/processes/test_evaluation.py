@@ -15,9 +15,9 @@ from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
 from htpo_trl.evaluation.generation import Completion, _SeededSampler, load
 
-from ..tiny import even_digits
 from ..distributed_run import ENVIRONMENT, ROOT
 from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit
+from ..tiny import even_digits
 
 
 @pytest.fixture

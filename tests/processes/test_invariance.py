@@ -19,9 +19,9 @@ from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
-from ..tiny import even_digits, tiny_model
 from ..distributed_run import Recorder, Run, build, launch, launched, records, trained
 from ..losses import loss_and_grads
+from ..tiny import even_digits, tiny_model
 
 
 # Those that divide by rows, or by tokens of the whole optimizer step.

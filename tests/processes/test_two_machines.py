@@ -10,8 +10,8 @@ import pytest
 
 from htpo_trl.tokens import record as token_record
 
-from ..tiny import tiny_model
 from ..distributed_run import launch, records
+from ..tiny import tiny_model
 
 
 GROUP_SIZE = 4
