@@ -144,3 +144,26 @@ def batch():
         "is_correct": correct,
         "is_judged": torch.ones(n_rows, dtype=torch.bool),
     }
+
+
+@pytest.fixture
+def compare(record_property):
+    """Measures how far two runs, or two losses, are apart; `benchmarks/invariance.py` collects what it measured."""
+    import torch
+
+    from .distributed_run import Run
+
+    def compare(group, varies, expected, actual, holds=True):
+        """The largest difference of two runs, or of two pairs of loss and gradients, relative to the largest value."""
+        parts = Run._fields if isinstance(expected, Run) else ("loss", "gradient")
+        row = {"class": group, "varies": varies, "holds": holds}
+        largest = 0.0
+        for part, *values in zip(parts, expected, actual, strict=True):
+            a, b = (torch.cat([v.flatten() for v in value]) if isinstance(value, list) else value for value in values)
+            difference = (a.double() - b.double()).abs()
+            row[part] = {"max": difference.max().item(), "mean": difference.mean().item()}
+            largest = max(largest, difference.max().item() / max(a.abs().max().item(), 1.0))
+        record_property("invariance", row)
+        return largest
+
+    return compare

@@ -47,3 +47,7 @@ def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
 def even_digits(completions, **kwargs):
     """1.0 where most digits of the completion are even: about half of a random model's completions."""
     return [float(sum(c in "02468" for c in text) * 2 > len(text)) for text in completions]
+
+
+def same_parameters(trainer, other) -> bool:
+    return all(map(torch.equal, trainer.model.parameters(), other.model.parameters()))

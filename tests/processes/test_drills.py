@@ -24,9 +24,8 @@ from htpo_trl.training.interruption import stop_on_signals
 
 from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
 from ..kill_and_resume import model_and_tokenizer
-from ..tiny import even_digits
+from ..tiny import even_digits, same_parameters
 from ..training_run import prompts
-from .test_resume import same_parameters
 
 
 class Send(TrainerCallback):

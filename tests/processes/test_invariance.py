@@ -19,7 +19,7 @@ from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
-from ..distributed_run import Recorder, Run, build, launch, launched, records, trained
+from ..distributed_run import Recorder, build, launch, launched, records, trained
 from ..losses import loss_and_grads
 from ..tiny import even_digits, tiny_model
 
@@ -47,24 +47,6 @@ def directory(tmp_path_factory, tokenizer):
     tiny_model().save_pretrained(path / "model")
     tokenizer.save_pretrained(path / "model")
     return path
-
-
-@pytest.fixture
-def compare(record_property):
-    def compare(group, varies, expected, actual, holds=True):
-        """The largest difference of two runs, or of two pairs of loss and gradients, relative to the largest value."""
-        parts = Run._fields if isinstance(expected, Run) else ("loss", "gradient")
-        row = {"class": group, "varies": varies, "holds": holds}
-        largest = 0.0
-        for part, *values in zip(parts, expected, actual, strict=True):
-            a, b = (torch.cat([v.flatten() for v in value]) if isinstance(value, list) else value for value in values)
-            difference = (a.double() - b.double()).abs()
-            row[part] = {"max": difference.max().item(), "mean": difference.mean().item()}
-            largest = max(largest, difference.max().item() / max(a.abs().max().item(), 1.0))
-        record_property("invariance", row)
-        return largest
-
-    return compare
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)
