@@ -3,7 +3,6 @@
 import difflib
 import json
 import os
-import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,19 +26,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def report() -> str:
-    """Versions and devices as text."""
-    import torch
-
-    installed = versions()
-    rows = {"Python": platform.python_version(), "Platform": platform.platform()}
-    rows |= {name: installed.get(name, "not installed") for name in PACKAGES}
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    rows["GPUs"] = ", ".join(devices) or "none"
-    rows["CUDA of torch"] = torch.version.cuda or "none"
-    return "\n".join(f"- {name}: {value}" for name, value in rows.items())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -35,6 +35,23 @@ def tokenizer():
     return build_tokenizer(string.digits)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer):
+    """A working directory for the command line: a model, data, a reward function and a recipe."""
+    from .place import make_place
+
+    with make_place(tmp_path_factory.mktemp("place"), tokenizer) as path:
+        yield path
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Publishes data sets where `load_dataset` looks before it asks the Hub, see `publisher`."""
+    from .hub_files import publisher
+
+    return publisher(tmp_path, monkeypatch)
+
+
 @pytest.fixture
 def make_model():
     from .tiny import tiny_model

@@ -6,9 +6,11 @@
 `DIRECTORY/NAME/rank<i>.json`; the trained model goes to `DIRECTORY/NAME`.
 """
 
+import importlib.util
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,6 +47,20 @@ ZERO3 = (
     f"--deepspeed_config_file={ROOT / 'tests' / 'data' / 'zero3.json'}",
 )
 
+# All rules act on completions this short, and the second pass over each generation batch is off-policy.
+ARGUMENTS = {
+    "max_steps": 6,
+    "num_iterations": 2,
+    "top_entropy_share": 0.3,
+    "difficulty_threshold": 0.45,
+    "objective_overrides": {
+        "hard_correct_low": {"rule": "detach", "share": 0.25, "which": "lowest"},
+        "easy_correct_high": {"rule": "detach", "share": 0.5, "which": "highest"},
+    },
+}
+# Some eighty float32 epsilons, relative to the largest value: sums of a few hundred terms, over six steps of AdamW.
+ROUND_OFF = 1e-5
+
 # transformers before 5.18 asks torch.load for a device "cpu:0" where several processes resume on CPU.
 CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
 
@@ -54,6 +70,14 @@ ENVIRONMENT = os.environ | {
     "DS_ACCELERATOR": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
 }
+
+
+def missing_for_zero3():
+    if importlib.util.find_spec("deepspeed") is None:
+        return "DeepSpeed is not installed"
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        return "DeepSpeed compiles its CPU collectives, and there is no C++ compiler"
+    return ""
 
 
 class Recorder(HTPOTrainer):

@@ -7,6 +7,7 @@ An evaluation in a process of its own, which can be told to kill itself, by SIGK
 """
 
 import itertools
+import json
 import os
 import signal
 import sys
@@ -30,6 +31,16 @@ def last_digit(completions, solution, **kwargs):
         right = Verdict.CORRECT if text[-1:] == gold else Verdict.WRONG
         judgements.append(Judgement(right if text else Verdict.UNPARSABLE_ANSWER, text[-1:] or None))
     return judgements
+
+
+def rows_of(samples: bytes):
+    """The samples of a result file."""
+    return [json.loads(line) for line in samples.splitlines()]
+
+
+def summary_of(directory: Path):
+    """The summary beside the result file `digits.jsonl`."""
+    return json.loads((directory / "digits.json").read_text())["summary"]
 
 
 class Recorder(TransformersGenerator):

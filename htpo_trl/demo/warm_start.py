@@ -1,9 +1,7 @@
 """The warm start of the laptop job: a small Qwen3 that has learned from sloppy searches what a search looks like."""
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,8 +13,6 @@ from ..data.countdown import SYMBOLS, problems, write_search
 
 
 ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
-#: TRL's defaults are a GPU's: bf16 and gradient checkpointing.
-CPU_ARGUMENTS: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 
 
 def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
@@ -72,7 +68,9 @@ def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM |
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
-            **CPU_ARGUMENTS,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
         ),
         data_collator=lambda rows: {key: torch.tensor([row[key] for row in rows]) for key in rows[0]},
         train_dataset=Dataset.from_list(_packed_searches(tokenizer, seed, steps)),
@@ -81,7 +79,8 @@ def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM |
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.train()
-    save(model, tokenizer, directory)
+    model.save_pretrained(directory)  # `Trainer.save_model` would add its arguments as a pickle
+    tokenizer.save_pretrained(directory)
 
 
 def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[int]]]:
@@ -111,21 +110,8 @@ def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[in
 
 
 class Progress(ProgressCallback):
-    """A bar with the time left; logs go to a file instead of the terminal."""
-
-    def __init__(self, path: Path | None = None):
-        super().__init__()
-        self.file = path.open("w") if path else None
+    """A bar with the time left, and no logs beside it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.file:
-            self.file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
-            self.file.flush()
         if "htpo/accuracy" in logs and self.training_bar is not None:
             self.training_bar.set_postfix_str(f"accuracy {logs['htpo/accuracy']:.2f}", refresh=False)
-
-
-def save(model, tokenizer, directory: Path) -> None:
-    """Model and tokenizer alone: `Trainer.save_model` would add its arguments as a pickle."""
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..data.files import rows_of
 from ..utils import markdown_table, write_json
 from .statistics import majority_at_k, means_with_intervals, pass_at_k
 
@@ -44,62 +45,78 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
                 f"{path} has no {record.name} beside it that says how it was made. Remove or rename it."
             )
         write_json(record, {"settings": settings})
-        path.write_bytes(b"")
-        return 0
-    if differences := _differences(json.loads(record.read_text())["settings"], settings):
+    old, new = (
+        s | {f"sampling.{k}": v for k, v in s.get("sampling", {}).items()} for s in (_settings(path), settings)
+    )
+    if differences := [
+        f"{name}={old.get(name)!r} there, {new.get(name)!r} now"
+        for name in dict.fromkeys([*old, *new])
+        if name != "sampling" and old.get(name) != new.get(name)
+    ]:
         raise ResultsError(
-            f"{path} was written with other settings: "
-            + "; ".join(f"{name}={old!r} there, {new!r} now" for name, old, new in differences)
-            + ". Evaluate with the same ones, or into another output_dir."
+            f"{path} was written with other settings: {'; '.join(differences)}. Evaluate with the same ones, or into "
+            "another output_dir."
         )
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    for i, (line, key) in enumerate(zip(lines, keys, strict=False)):
-        row = json.loads(line)
-        if (row["problem"], row["sample"]) != key:
-            raise ResultsError(f"Line {i + 1} of {path} is not sample {key[1]} of problem {key[0]}: it was edited.")
-    if len(lines) < len(keys):
-        del lines[len(lines) // batch_size * batch_size :]
-    with path.open("ab") as file:
-        file.truncate(sum(map(len, lines)))
-    return len(lines)
+    sizes: list[int] = []  # of the lines to keep; the lines are gigabytes, in the end
+    with path.open("ab+") as file:
+        file.seek(0)
+        for line, (problem, sample) in zip(file, keys, strict=False):
+            if not line.endswith(b"\n"):  # torn
+                break
+            row = json.loads(line)
+            if (row["problem"], row["sample"]) != (problem, sample):
+                raise ResultsError(
+                    f"Line {len(sizes) + 1} of {path} is not sample {sample} of problem {problem}: it was edited."
+                )
+            sizes.append(len(line))
+        if len(sizes) < len(keys):
+            del sizes[len(sizes) // batch_size * batch_size :]
+        file.truncate(sum(sizes))
+    return len(sizes)
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(name, old, new)]
-    names = dict.fromkeys([*old, *new])
-    return [d for key in names for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
-
-
-def to_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    """The lines of samples in a result file."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+def _settings(path: Path) -> dict[str, Any]:
+    return json.loads(path.with_suffix(".json").read_text())["settings"]
 
 
 def read(path: str | Path) -> Results:
     """
-    A finished result file, `<benchmark>.jsonl`.
+    A finished result file, `<benchmark>.jsonl`, without the completions.
 
     Raises:
-        ResultsError: if samples are missing.
+        ResultsError: if samples are missing, or a line is no sample, naming file and line.
     """
     path = Path(path)
-    settings = json.loads(path.with_suffix(".json").read_text())["settings"]
+    settings = _settings(path)
     problems: dict[str, list[dict[str, Any]]] = {}
-    with path.open() as file:
-        for line in file:
-            row = json.loads(line)
-            del row["completion"]  # gigabytes, in the end
+    try:
+        for place, row in rows_of(path):
+            if missing := {"problem", "verdict"} - row.keys():
+                raise ResultsError(f"{place}: no {min(missing)!r}, only {', '.join(row)}.")
+            row.pop("completion", None)  # gigabytes, in the end
             problems.setdefault(row["problem"], []).append(row)
+    except ValueError as error:  # names file and line
+        raise ResultsError(str(error)) from None
     expected = settings["n_problems"] * settings["sampling"]["num_samples"]
     if (found := sum(map(len, problems.values()))) != expected:
         raise ResultsError(f"{path} holds {found} of {expected} samples: run its evaluation again to complete it.")
     return Results(settings, problems)
 
 
-def budgets(n: int, ks: Iterable[int] | None = None) -> list[int]:
+def read_summaries(output_dir: str | Path) -> dict[int, dict[str, dict[str, Any]]]:
+    """
+    Step → benchmark → summary, of the finished evaluations below a run's directory, in `evaluation/step-<number>` as
+    [`~htpo_trl.evaluation.callback.EvaluationCallback`] writes them. Directories of other names are left out.
+    """
+    steps: dict[int, dict[str, dict[str, Any]]] = {}
+    for file in sorted(Path(output_dir).glob("evaluation/step-*/*.json")):
+        step = re.fullmatch(r"step-([0-9]+)", file.parent.name)
+        if step and (summary := json.loads(file.read_text()).get("summary")):
+            steps.setdefault(int(step[1]), {})[file.stem] = summary
+    return dict(sorted(steps.items()))
+
+
+def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:
     """`ks` after a check, by default the powers of two below n, and n."""
     if ks is None:
         return sorted({n} | {2**i for i in range(n.bit_length()) if 2**i < n})
@@ -152,7 +169,7 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
     every problem.
     """
     n = results.settings["sampling"]["num_samples"]
-    table = scores(results, budgets(n, ks))
+    table = scores(results, check_ks(n, ks))
     judged = len(table["mean"])
     rows = [row for samples in results.problems.values() for row in samples]
     columns = np.array([list(values.values()) for values in table.values()])  # (M, P)

@@ -1,9 +1,7 @@
 """
-n samples per problem → verdicts → mean@n, maj@k, pass@k with intervals over problems.
+[`~htpo_trl.evaluation.evaluate`]: n samples per problem, judged, written as they come, and summarised.
 
-[`evaluate`] samples and judges, and writes as it goes, so that a killed evaluation is resumed where it stopped;
-[`compare`] puts two of them side by side. The metrics are in `metrics.py`, the files in `results.py`, the models in
-`generation.py`.
+A killed evaluation is resumed where it stopped. [`SamplingRun`] serves the callback too, among several processes.
 """
 
 import hashlib
@@ -11,38 +9,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .. import verifier
 from ..utils import write_json
 from ..verifier.answers import gold_text
 from . import results
-from .comparison import compare, comparison_table
-from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator, load
-from .results import ResultsError, budgets, summarize, summary_table
-from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
+from .generation import Generator, load_generator
+from .sampling import Sampling
 
-
-__all__ = [
-    "Generator",
-    "ResultsError",
-    "Sampling",
-    "TransformersGenerator",
-    "VLLMGenerator",
-    "compare",
-    "comparison_table",
-    "evaluate",
-    "majority_at_k",
-    "mean_with_interval",
-    "pass_at_k",
-    "sign_flip_test",
-    "summarize",
-    "summary_table",
-]
 
 Problems = Iterable[dict[str, Any]]  # e.g. a `datasets.Dataset`; columns `prompt`, `solution`, and any for the judge
 Judge = Callable[..., Sequence[Any]]
@@ -65,8 +47,7 @@ def evaluate(
 
     Args:
         model (`str`, `tuple` or [`Generator`]):
-            Name or path (by vLLM if it is installed, else by transformers), a pair (model, tokenizer) of transformers,
-            or a generator, e.g. `VLLMGenerator(LLM(..., tensor_parallel_size=4))`.
+            Name or path, a pair (model, tokenizer) of transformers, or a generator, see [`load_generator`].
         benchmarks (`Mapping[str, Dataset]`):
             Name → problems, a [`~datasets.Dataset`] or a list of dictionaries, with the columns `prompt` (text or a
             conversation) and `solution`, as those of [`~htpo_trl.data`].
@@ -89,82 +70,46 @@ def evaluate(
 
     Raises:
         ResultsError: if `output_dir` holds results of other settings or problems, naming the difference.
-
-    Example:
-
-    ```python
-    from htpo_trl.evaluation import Sampling, evaluate
-
-    problems = [{"prompt": "1 + 2 =", "solution": "3"}]
-    evaluate("Qwen/Qwen3-0.6B", {"sums": problems}, "runs/evaluation/Qwen3-0.6B", Sampling(num_samples=8))
-    ```
     """
     sampling = sampling or Sampling()
-    budgets(sampling.num_samples, ks)  # before the work, so that it does not fail after it; as all that follows
-    generator = load(model)
+    results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
+    generator = load_generator(model)
     directory = Path(output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    plans = {name: Plan.make(name, problems, generator, sampling, judge) for name, problems in benchmarks.items()}
-    paths = {name: directory / f"{name}.jsonl" for name in plans}
-    drawn = {
-        name: results.resume(paths[name], plan.settings, [r.key for r in plan.requests], sampling.batch_size)
-        for name, plan in plans.items()
-    }
-    summaries = {}
-    for name, plan in plans.items():
-        path, done = paths[name], drawn[name]
-        with (
-            path.open("ab") as file,
-            tqdm(total=len(plan.requests), initial=done, desc=name, unit="sample", disable=disable_tqdm) as progress,
-        ):
-            for start in range(done, len(plan.requests), sampling.batch_size):
-                rows = plan.run(generator, start)
-                file.write(results.to_lines(rows))
-                file.flush()
-                progress.update(len(rows))
-        summaries[name] = write_summary(path, ks)
+    runs = [SamplingRun(directory, *benchmark, generator, sampling, judge) for benchmark in benchmarks.items()]
+    for run in runs:
+        run.resume()
+    summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
-        print(summary_table(summaries))
+        print(results.summary_table(summaries))
     return summaries
 
 
-def write_summary(path: Path, ks: Iterable[int] | None) -> dict[str, Any]:
-    """Summarise a finished result file, in the `.json` beside it too."""
-    finished = results.read(path)
-    summary = summarize(finished, ks)
-    write_json(path.with_suffix(".json"), {"settings": finished.settings, "summary": summary})
-    return summary
+class SamplingRun:
+    """
+    The samples of a benchmark, in the order in which they are drawn and written.
 
+    Args:
+        directory (`Path`):
+            Gets the result file `<benchmark>.jsonl`, and the `.json` beside it.
+        benchmark, problems, generator, sampling, judge:
+            As those of [`~htpo_trl.evaluation.evaluate`].
+    """
 
-class Request(NamedTuple):
-    """One sample to draw."""
-
-    problem: str
-    sample: int
-    row: dict[str, Any]
-    prompt: list[int]  #: tokens
-    seed: int
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.problem, self.sample
-
-
-class Plan(NamedTuple):
-    """All samples of a benchmark, in the order in which they are drawn and written; a function of the arguments."""
-
-    settings: dict[str, Any]
-    requests: list[Request]
-    sampling: Sampling
-    judge: Judge | None
-
-    @classmethod
-    def make(
-        cls, benchmark: str, problems: Problems, generator: Generator, sampling: Sampling, judge: Judge | None
-    ) -> "Plan":
+    def __init__(
+        self,
+        directory: Path,
+        benchmark: str,
+        problems: Problems,
+        generator: Generator,
+        sampling: Sampling,
+        judge: Judge | None,
+    ) -> None:
         if not re.fullmatch(r"[\w.-]+", benchmark):
             raise ValueError(f"The benchmark's name {benchmark!r} names files: use letters, digits, '_', '-' and '.'.")
-        requests: list[Request] = []
+        self.path, self.done = directory / f"{benchmark}.jsonl", 0
+        self.generator, self.sampling, self.judge = generator, sampling, judge
+        self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
         seen: Counter[str] = Counter()
         digest = hashlib.sha256()
         for row in problems:
@@ -180,39 +125,82 @@ class Plan(NamedTuple):
                 problem += f"-{seen[problem]}"
             prompt = _tokenize(generator.tokenizer, row["prompt"], sampling)
             digest.update(f"{problem} {prompt}".encode())
-            for sample in range(sampling.num_samples):
-                requests.append(Request(problem, sample, row, prompt, _seed(sampling.seed, problem, sample)))
-        if not requests:
+            self.problems[problem] = row, prompt
+        if not self.problems:
             raise ValueError(f"There are no problems in {benchmark!r}.")
-        described = asdict(sampling)
-        del described["batch_size"]  # may change: after running out of memory, say
-        settings = {
+        self.keys = [(problem, sample) for problem in self.problems for sample in range(sampling.num_samples)]
+        self.settings = {
             "benchmark": benchmark,
             "model": generator.name,
             "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "verifier",
-            "sampling": described,
-            "n_problems": seen.total(),
+            # Its size may change: after running out of memory, say.
+            "sampling": {name: value for name, value in asdict(sampling).items() if name != "batch_size"},
+            "n_problems": len(self.problems),
             # With the tokens of the prompts, so that another chat template is another set.
             "problems": digest.hexdigest()[:16],
         }
-        return cls(settings, requests, sampling, judge)
 
-    def run(self, generator: Generator, start: int) -> list[dict[str, Any]]:
-        """Draw and judge a batch, the requests from `start` on; its lines of the result file."""
-        batch = self.requests[start : start + self.sampling.batch_size]
-        completions = generator.generate([r.prompt for r in batch], [r.seed for r in batch], self.sampling)
-        verdicts = _judge(self.judge, [r.row for r in batch], [c.text for c in completions])
+    def resume(self) -> None:
+        """Go on after what the result file holds, see [`~htpo_trl.evaluation.results.resume`]."""
+        self.done = results.resume(self.path, self.settings, self.keys, self.sampling.batch_size)
+
+    def write(
+        self, ks: Iterable[int] | None = None, accelerator: Accelerator | None = None, disable_tqdm: bool = False
+    ) -> dict[str, Any]:
+        """
+        Draw the samples that are not there yet, append them to the result file batch by batch, and return the summary,
+        which goes to the `.json` beside it. With an accelerator each process draws a batch in every round; the main
+        one writes, the others return nothing.
+        """
+        processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+        starts = range(self.done, len(self.keys), self.sampling.batch_size)
+        with (
+            self.path.open("ab") if index == 0 else nullcontext() as file,
+            tqdm(
+                total=len(self.keys),
+                initial=self.done,
+                desc=f"{self.path.parent.name}/{self.path.stem}",
+                unit="sample",
+                leave=accelerator is None,
+                disable=disable_tqdm or index > 0,
+            ) as progress,
+        ):
+            for first in range(0, len(starts), processes):
+                mine = first + index
+                # Where parameters are sharded, generation is collective: a process without a batch repeats the last.
+                rows = self._draw(starts[min(mine, len(starts) - 1)])
+                if processes > 1:
+                    rows = gather_object(rows if mine < len(starts) else [])
+                if file is not None:
+                    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+                    file.flush()
+                    progress.update(len(rows))
+        if file is None:
+            return {}
+        record = {"settings": self.settings}
+        write_json(self.path.with_suffix(".json"), record)
+        summary = results.summarize(results.read(self.path), ks)
+        write_json(self.path.with_suffix(".json"), record | {"summary": summary})
+        return summary
+
+    def _draw(self, start: int) -> list[dict[str, Any]]:
+        """A batch of samples, from `start` on, drawn and judged: its rows of the result file."""
+        keys = self.keys[start : start + self.sampling.batch_size]
+        rows, prompts = zip(*(self.problems[problem] for problem, _ in keys), strict=True)
+        seeds = [_seed(self.sampling.seed, problem, sample) for problem, sample in keys]
+        completions = self.generator.generate(prompts, seeds, self.sampling)
+        verdicts = _judge(self.judge, rows, [completion.text for completion in completions])
         return [
             {
                 "benchmark": self.settings["benchmark"],
-                "problem": r.problem,
-                "sample": r.sample,
-                "completion": c.text,
-                "tokens": c.tokens,
-                "truncated": c.truncated,
+                "problem": problem,
+                "sample": sample,
+                "completion": completion.text,
+                "tokens": completion.tokens,
+                "truncated": completion.truncated,
                 **verdict,
             }
-            for r, c, verdict in zip(batch, completions, verdicts, strict=True)
+            for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
 
 
@@ -231,7 +219,7 @@ def _tokenize(tokenizer: Any, prompt: Any, sampling: Sampling) -> list[int]:
     return encoded["input_ids"]
 
 
-def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
+def _judge(judge: Judge | None, rows: Sequence[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
     """`verdict`, and `answer` where the judge tells it, of each completion."""
     if judge is None:
         golds = [gold_text(row["solution"]) for row in rows]
@@ -243,12 +231,9 @@ def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) ->
             for row, text in zip(rows, texts, strict=True)
         ]
         judgements = judge(prompts=[row["prompt"] for row in rows], completions=completions, **columns)
-    verdicts: list[dict[str, Any]] = []
-    for judgement in judgements:
-        if hasattr(judgement, "verdict"):
-            verdicts.append({"verdict": str(judgement.verdict), "answer": judgement.answer})
-        elif judgement is None:
-            verdicts.append({"verdict": "unparsable_gold"})
-        else:
-            verdicts.append({"verdict": "correct" if judgement > 0.5 else "wrong"})
-    return verdicts
+    return [
+        {"verdict": str(judgement.verdict), "answer": judgement.answer}
+        if hasattr(judgement, "verdict")
+        else {"verdict": "unparsable_gold" if judgement is None else "correct" if judgement > 0.5 else "wrong"}
+        for judgement in judgements
+    ]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .runs import Run, RunError, read_run
+import pandas as pd
+
+from .runs import Evaluation, Run, RunError, read_run
 
 
 # Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
@@ -35,6 +37,20 @@ class RunSet(NamedTuple):
         what = "seeds" if self.has_seeds else "runs" if len(self.runs) > 1 else "run"
         return f"{self.name} ({len(self.runs)} {what})"
 
+    def series(self, key: str) -> pd.DataFrame:
+        """Values of a metric, a row per step that any run logged it at, a column per run."""
+        return pd.concat([run.series(key) for run in self.runs], axis=1, keys=range(len(self.runs))).sort_index()
+
+    def evaluations(self, benchmark: str) -> dict[int | None, list[Evaluation]]:
+        """Step → evaluations, one per run that has the benchmark; of the steps at which they all evaluated it."""
+        found = [run.evaluations[benchmark] for run in self.runs if benchmark in run.evaluations]
+        steps = set.intersection(*map(set, found)) if found else set()
+        return {step: [each[step] for each in found] for step in sorted(steps, key=lambda s: (s is not None, s))}
+
+    def last_evaluations(self, benchmark: str) -> list[Evaluation]:
+        """Those of the last of these steps, if there is one."""
+        return next(reversed(self.evaluations(benchmark).values()), [])
+
 
 def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     """
@@ -44,19 +60,24 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     """
     if not runs:
         raise RunError("There is no run to report on: name at least one directory.")
-    sets: dict[Any, tuple[str | None, list[Run]]] = {}
+    sets: dict[Any, RunSet] = {}
     for text in map(str, runs):
         name, separator, directory = text.partition("=")
         if not separator or Path(text).is_dir():
             name, directory = "", text
         run = read_run(directory)
-        key = ("name", name) if name else _identity(run)
-        members = sets.setdefault(key, (name or None, []))[1]
+        members = sets.setdefault(name or _identity(run), RunSet(name, [])).runs
         if any(run.path == member.path for member in members):
             raise RunError(f"{directory} is named twice.")
         members.append(run)
-    names = _names([(name, members) for name, members in sets.values()])
-    return [RunSet(name, members) for name, (_, members) in zip(names, sets.values(), strict=True)]
+    names = iter(_names([s for s in sets.values() if not s.name]))
+    seen: Counter[str] = Counter()
+    named = []
+    for s in sets.values():
+        name = s.name or next(names)
+        seen[name] += 1
+        named.append(RunSet(name if seen[name] == 1 else f"{name} ({seen[name]})", s.runs))
+    return named
 
 
 def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
@@ -94,24 +115,14 @@ def _identity(run: Run) -> tuple[str, ...]:
     return run.source, run.stem, _text({name: value for name, value in options.items() if name != "model"})
 
 
-def _names(sets: list[tuple[str | None, list[Run]]]) -> list[str]:
-    """What tells the sets apart: their options where that is short, else their directories' names."""
-    unnamed = [RunSet("", runs) for name, runs in sets if name is None]
-    told = all(s.runs[0].options is not None and s.runs[0].source != "htpo eval" for s in unnamed)
-    differing = differing_options(unnamed, versions=False) if told else {}
+def _names(sets: Sequence[RunSet]) -> list[str]:
+    """What tells sets without a name apart: their options where that is short, else their directories' names."""
+    told = all(s.runs[0].options is not None and s.runs[0].source != "htpo eval" for s in sets)
+    differing = differing_options(sets, versions=False) if told else {}
     names = []
-    for i in range(len(unnamed)):
+    for i in range(len(sets)):
         values = {option: ", ".join(row[i]) or "not recorded" for option, row in differing.items()}
-        names.append(
-            ", ".join(text if option == "objective" else f"{option}={text}" for option, text in values.items())
-        )
+        names.append(", ".join(text if o == "objective" else f"{o}={text}" for o, text in values.items()))
     if len(set(names)) < len(names) or not all(0 < len(name) <= _MAX_NAME for name in names):
-        names = [runs[0].stem for _, runs in unnamed]
-    left = iter(names)
-    names = [name or next(left) for name, _ in sets]
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
-            names[i] = f"{name} ({seen[name]})"
+        names = [s.runs[0].stem for s in sets]
     return names

@@ -10,13 +10,13 @@ from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
 from ..utils import versions
-from . import record as token_record
+from .record import RecordSettings, write_record
 
 
 class TokenRecorder(TrainerCallback):
     """
     Stores what the trainer computed for sampled completions: every `steps` optimizer steps and in the last one, to
-    `output_dir/tokens/step-<N>.parquet` (see [`~htpo_trl.tokens.record`] for the columns). `htpo tokens` shows it.
+    `output_dir/tokens/step-<N>.parquet` (see [`~htpo_trl.tokens.record`]). `htpo tokens` shows it.
 
     A file holds completions of its own optimizer step alone: those of all micro-batches that were accumulated for it,
     on all processes, drawn without replacement and with equal chances. Where a generation batch feeds several steps,
@@ -70,7 +70,7 @@ class TokenRecorder(TrainerCallback):
         if not trainer.accelerator.is_main_process:
             return
         rows = {key: row for _, sample in gathered for key, row in sample.items()}
-        settings = token_record.Settings(
+        settings = RecordSettings(
             step=state.global_step,
             completions_in_step=sum(n for n, _ in gathered),
             table=trainer.table,
@@ -82,27 +82,26 @@ class TokenRecorder(TrainerCallback):
             versions=versions(),
         )
         chosen = [self._with_texts(rows[key]) for key in heapq.nsmallest(self.completions, rows)]
-        token_record.write(args.output_dir, settings, chosen)
+        write_record(args.output_dir, settings, chosen)
 
     def _observe(self, inputs: dict, result: Control, **tensors: Tensor) -> None:
         if not self._is_recording:
             return
-        n = len(inputs["completion_ids"])
-        keys = {self._random.random(): i for i in range(n)}
-        kept = heapq.nsmallest(self.completions, [*self._sample, *keys])
-        self._n_rows += n
+        keys = [self._random.random() for _ in inputs["completion_ids"]]
+        kept = {*heapq.nsmallest(self.completions, [*self._sample, *keys])}
+        self._n_rows += len(keys)
+        advantages = inputs["advantages"]
         columns = {
             "token_ids": inputs["completion_ids"],
-            "advantages": _by_token(inputs["advantages"], result.advantages),
+            "advantages": (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).expand_as(result.groups),
             "effective_advantages": result.advantages,
             "effective_old_per_token_logps": result.old_per_token_logps,
             "groups": result.groups,
             "effects": result.effects,
             **tensors,
         }
-        self._sample = {
-            key: self._sample[key] if key in self._sample else self._row(inputs, columns, keys[key]) for key in kept
-        }
+        self._sample = {key: row for key, row in self._sample.items() if key in kept}
+        self._sample |= {key: self._row(inputs, columns, i) for i, key in enumerate(keys) if key in kept}
 
     def _row(self, inputs: dict, columns: dict[str, Tensor], i: int) -> dict[str, Any]:
         ids = inputs["completion_ids"][i]
@@ -117,9 +116,34 @@ class TokenRecorder(TrainerCallback):
         }
 
     def _with_texts(self, row: dict[str, Any]) -> dict[str, Any]:
-        prompt = self.tokenizer.decode(row["prompt"], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return row | {"prompt": prompt, "tokens": token_record.token_texts(self.tokenizer, row["token_ids"])}
+        prompt = _decode(self.tokenizer, row["prompt"])
+        return row | {"prompt": prompt, "tokens": token_texts(self.tokenizer, row["token_ids"])}
 
 
-def _by_token(advantages: Tensor, like: Tensor) -> Tensor:
-    return (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).expand_as(like)
+_LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows
+
+
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """
+    The text of each token, such that together they are the text of all. A character of several tokens, as byte-level
+    vocabularies spell rare ones, belongs to the last of them; the others have no text.
+    """
+    texts: list[str] = []
+    # A tokenizer may decode the first token of a sequence differently: the tokens from `context` to `start` stand
+    # before those whose text is looked for.
+    context = start = 0
+    before = ""
+    for end in range(1, len(ids) + 1):
+        text = _decode(tokenizer, ids[context:end])
+        # It may be a part of a character, or bytes that spell none: then others follow that do not mend it.
+        if text.endswith("\ufffd") and end - start < _LONGEST_WAIT and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(text[len(before) :])
+        context, start = start, end
+        before = _decode(tokenizer, ids[context:start])
+    return texts
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..objective.table import GROUPS, Table, get_table
-from .record import Completion, Outcome, Record, read
+from ..palette import group_label
+from .record import Outcome, Record, RecordedCompletion, read_record
 
 
 class View(NamedTuple):
@@ -15,33 +16,23 @@ class View(NamedTuple):
     record: Record
     names: list[str]  # as they can be shown: a record may be a stranger's
     tables: list[Table]
-    rows: list[tuple[Completion, list[Outcome]]]  # one outcome per table
+    rows: list[tuple[RecordedCompletion, list[Outcome]]]  # one outcome per table
 
     @classmethod
     def make(cls, run: str | Path, step: int | None = None, versus: Table | str | None = None) -> "View":
-        record = read(run, step)
+        """A recorded step, by default the last; `versus` is another objective, or the name of its preset."""
+        record = read_record(run, step)
         trained = record.settings.table
         tables, names = [trained], [trained.name]
         if versus is not None:
             tables.append(get_table(versus) if isinstance(versus, str) else versus)
             names.append(tables[1].name if tables[1].name != trained.name else f"{trained.name}, for comparison")
-        names = list(map(visible, names))
         rows = [
             (completion, [record.outcome(completion), *(record.outcome(completion, table) for table in tables[1:])])
             for completion in record.completions
         ]
         rows.sort(key=lambda row: -np.count_nonzero(row[1][0].effects))
-        return cls(record, names, tables, rows)
-
-    def counts(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of each group, and those of them that a rule changed, under objective `i`; both (8,)."""
-        per_completion = [counts(outcomes[i]) for _, outcomes in self.rows]
-        return sum(n for n, _ in per_completion), sum(n for _, n in per_completion)  # type: ignore[return-value]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that are trained on, at least 1 for the shares of nothing."""
-        return max(sum(int(completion.values["mask"].sum()) for completion, _ in self.rows), 1)
+        return cls(record, list(map(visible, names)), tables, rows)
 
     @property
     def headline(self) -> str:
@@ -58,39 +49,26 @@ class View(NamedTuple):
             "of a response by entropy"
         )
 
-    def summary(self, completion: Completion) -> str:
+    def legend(self, i: int) -> list[tuple[str, str, str, str]]:
+        """Of each group under objective `i`: label, rule, share of the tokens, and how many of them a rule changed."""
+        trained_on = sum(int(completion.values["mask"].sum()) for completion, _ in self.rows)
+        counts = sum((outcomes[i].counts for _, outcomes in self.rows), np.zeros((2, len(GROUPS)), int))
+        return [
+            (group_label(group), str(rule), f"{n / max(trained_on, 1):.1%}", f"{changed:,}")
+            for group, rule, n, changed in zip(GROUPS, self.tables[i].rows, *counts, strict=True)
+        ]
+
+    def summary(self, completion: RecordedCompletion) -> str:
         """`hard · correct · Â +1.234 · 64 tokens · math_reward 1`"""
         advantages = np.unique(completion.values["advantages"])
-        rewards = (
-            f"{visible(name)} {'none' if reward is None else f'{reward:.4g}'}"
-            for name, reward in zip(self.record.settings.reward_funcs, completion.rewards, strict=True)
-        )
         parts = [
-            *kind(completion),
+            *completion.kind,
             f"Â {advantages[0]:+.3f}" if len(advantages) == 1 else "Â by token",
             f"{len(completion.tokens)} tokens",
-            *rewards,
         ]
+        for name, reward in zip(self.record.settings.reward_funcs, completion.rewards, strict=True):
+            parts.append(f"{visible(name)} {'none' if reward is None else f'{reward:.4g}'}")
         return " · ".join(parts)
-
-
-def kind(completion: Completion) -> tuple[str, str]:
-    """Difficulty of the prompt, and whether the response is correct."""
-    verdict = "correct" if completion.is_correct else "wrong"
-    return "hard" if completion.is_hard else "easy", verdict if completion.is_judged else "not judged"
-
-
-def changes(outcome: Outcome) -> str:
-    """How many tokens the rules changed, in words."""
-    n = np.count_nonzero(outcome.effects)
-    return f"{n} {'token' if n == 1 else 'tokens'} changed by a rule"
-
-
-def counts(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of each group, and those of them that a rule changed; both (8,)."""
-    grouped = outcome.groups >= 0
-    groups, changed = outcome.groups[grouped], outcome.groups[grouped & (outcome.effects > 0)]
-    return np.bincount(groups, minlength=len(GROUPS)), np.bincount(changed, minlength=len(GROUPS))
 
 
 def visible(text: str) -> str:

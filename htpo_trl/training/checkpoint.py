@@ -39,17 +39,8 @@ def state_file(checkpoint: str | Path, rank: int) -> Path:
 
 def save_state(file: Path, writer: str, batches: list[dict[str, Any]] | None, counters: dict[str, Any]) -> None:
     """
-    Write buffered rollouts and counters to a file.
-
-    Args:
-        file (`Path`):
-            Where to.
-        writer (`str`):
-            Class of the trainer, which alone can go on from there.
-        batches (`list[dict]`, *optional*):
-            The buffered batches: tensors, and values that JSON can hold.
-        counters (`dict`):
-            Anything that JSON can hold.
+    Write buffered rollouts, whose values are tensors or JSON, and counters, which are JSON. `writer` is the class of
+    the trainer, which alone can go on from there.
     """
     tensors, others = {}, []
     for i, batch in enumerate(batches or []):

@@ -1,6 +1,7 @@
 """Where the answer stands in a text, and the comparisons that need no computer algebra. All linear in the text."""
 
 import re
+from collections import deque
 from fractions import Fraction
 from itertools import accumulate
 
@@ -84,10 +85,7 @@ def _is_regular(text: str) -> bool:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    match = None
-    for match in pattern.finditer(text):  # noqa: B007
-        pass
-    return match
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def _content(text: str, box: re.Match[str]) -> str | None:

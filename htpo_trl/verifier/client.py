@@ -103,6 +103,9 @@ class Verifier:
                 Text or LaTeX without `\boxed{}`. `None` and empty ones are unparsable.
             golds (sequence of `str`, of the same length):
                 The right answers: bare, between dollars, or in a `\boxed{}`.
+
+        Raises:
+            RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
         pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
@@ -173,14 +176,7 @@ class Verifier:
 
 _verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
 _verifier = Verifier()
-
-
-def _forget_servers() -> None:
-    for verifier in _verifiers:
-        verifier._forget()
-
-
-os.register_at_fork(after_in_child=_forget_servers)
+os.register_at_fork(after_in_child=lambda: [*map(Verifier._forget, _verifiers)])
 
 
 def configure(config: VerifierConfig) -> None:
@@ -200,7 +196,7 @@ class _Server:
     def __init__(self, config: VerifierConfig):
         settings = asdict(config)
         del settings["max_length"]
-        self._workers, self._deadline = config.workers, config.deadline
+        self._config = config
         # -P: a file in the working directory that is named like a library must not be imported. A session of its own:
         # Ctrl-C is for the trainer, which then closes the server.
         self._process = subprocess.Popen(
@@ -220,9 +216,15 @@ class _Server:
     def judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
         self._requests.send_bytes(json.dumps(pairs).encode())
         # Every answer and every gold may take its deadline; a minute for the start, and for an overloaded machine.
-        rounds = math.ceil(len(pairs) / self._workers)
-        if not self._replies.poll(60 + 2 * rounds * (self._deadline + 1)):
-            raise TimeoutError("no reply")
+        rounds = math.ceil(len(pairs) / self._config.workers)
+        seconds = 60 + 2 * rounds * (self._config.deadline + 1)
+        if not self._replies.poll(seconds):
+            # No TimeoutError: that is an OSError, by which the pipes tell that the process has ended.
+            raise RuntimeError(
+                f"The verifier gave no reply on {len(pairs)} answers within {seconds:.0f} seconds, though each ends "
+                "at its deadline. The machine is overloaded, or the process was stopped: lower `workers` or raise "
+                f"`deadline` by htpo_trl.verifier.configure(VerifierConfig(...)); they are {self._config}."
+            )
         return [Verdict(verdict) for verdict in json.loads(self._replies.recv_bytes())]
 
     def stop(self) -> None:

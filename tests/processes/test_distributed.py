@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from htpo_trl.objective import GROUPS
-from htpo_trl.tokens import record as token_record
+from htpo_trl.tokens import read_record
+from htpo_trl.tokens.record import recorded_steps
 
 from ..distributed_run import launch, records
 
@@ -37,9 +38,9 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
             assert [row[f"htpo/share/{group}"] for group in GROUPS] == pytest.approx(shares)
 
     # The recorded tokens are those of both processes.
-    assert list(token_record.steps(tmp_path / "run")) == [8, 16]
+    assert list(recorded_steps(tmp_path / "run")) == [8, 16]
     for step in (8, 16):
-        settings, completions = token_record.read(tmp_path / "run", step)
+        settings, completions = read_record(tmp_path / "run", step)
         assert settings.completions_in_step == len(completions) == 4
         groups = np.concatenate([completion.values["groups"] for completion in completions])
         shares = np.bincount(groups, minlength=len(GROUPS)) / len(groups)

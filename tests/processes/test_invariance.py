@@ -3,11 +3,8 @@
 `benchmarks/invariance.py` runs this file and keeps every difference that `compare` has measured.
 """
 
-import importlib.util
 import json
 import math
-import os
-import shutil
 
 import pytest
 import torch
@@ -19,26 +16,13 @@ from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
-from ..distributed_run import Recorder, build, launch, launched, records, trained
+from ..distributed_run import ARGUMENTS, ROUND_OFF, Recorder, build, launch, launched, records, trained
 from ..losses import loss_and_grads
 from ..tiny import even_digits, tiny_model
 
 
 # Those that divide by rows, or by tokens of the whole optimizer step.
 INVARIANT = [loss_type for loss_type in PPO_LOSS_TYPES if loss_type != "bnpo"]
-# All rules act on completions this short, and the second pass over each generation batch is off-policy.
-ARGUMENTS = {
-    "max_steps": 6,
-    "num_iterations": 2,
-    "top_entropy_share": 0.3,
-    "difficulty_threshold": 0.45,
-    "objective_overrides": {
-        "hard_correct_low": {"rule": "detach", "share": 0.25, "which": "lowest"},
-        "easy_correct_high": {"rule": "detach", "share": 0.5, "which": "highest"},
-    },
-}
-# Some eighty float32 epsilons, relative to the largest value: sums of a few hundred terms, over six steps of AdamW.
-ROUND_OFF = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +107,6 @@ def test_labels_of_one_process_would_show(ddp, directory, compare):
     """Negative control: difficulty judged by each process's own rows gives another run."""
     one, local = trained(directory, **distributed()), launched(directory, "local labels")
     assert compare("1 process = 2 processes, DDP", "labels not gathered", one, local, holds=False) > 1e-3
-
-
-def missing_for_zero3():
-    if importlib.util.find_spec("deepspeed") is None:
-        return "DeepSpeed is not installed"
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        return "DeepSpeed compiles its CPU collectives, and there is no C++ compiler"
-    return ""
 
 
 def test_seeds(directory, compare):

@@ -28,14 +28,6 @@ BUSY = hanging_answers(16)
 HANGS = extract_answer(BUSY[0])
 
 
-@pytest.fixture(scope="module")
-def verifier():
-    """A verifier that is up."""
-    with Verifier(VerifierConfig(deadline=3.0)) as verifier:
-        verifier.judge_answers(["x"], ["y"])
-        yield verifier
-
-
 @pytest.fixture
 def strict_verifier():
     """One with little time and memory, for tests that end its processes."""
@@ -204,17 +196,16 @@ def test_plain_numbers_need_no_process():
 # --- Hostile answers
 
 
-def test_hostile_answers_are_judged_and_nothing_is_executed(verifier, tmp_path):
+def test_hostile_answers_are_judged_and_nothing_is_executed(quick_verifier, tmp_path):
     canary = tmp_path / "canary"
     corpus = [text for family in hostile_answers(str(canary)).values() for text in family]
     assert len(corpus) >= 300
     golds = ["5", "x^2+1", r"\{1,2\}", r"\frac{\pi}{2}"]
-    with Verifier(VerifierConfig(deadline=1.0)) as quick:
-        verdicts = Counter(quick.judge(corpus, [golds[i % 4] for i in range(len(corpus))]))
-        assert sum(verdicts.values()) == len(corpus)
-        assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
-        assert all(j.verdict is not Verdict.CORRECT or "5" in j.answer for j in verdicts)
-        assert quick.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+    verdicts = Counter(quick_verifier.judge(corpus, [golds[i % 4] for i in range(len(corpus))]))
+    assert sum(verdicts.values()) == len(corpus)
+    assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
+    assert all(j.verdict is not Verdict.CORRECT or "5" in j.answer for j in verdicts)
+    assert quick_verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
     assert list(tmp_path.iterdir()) == []
     # A control: the same commands do create the files where they are executed.
     subprocess.run(f"touch {canary}-0", shell=True, check=True)
@@ -227,30 +218,29 @@ def test_any_text_gets_a_verdict(verifier, texts):
     assert len(verifier.judge(completions, ["x+7"] * len(texts))) == len(texts)
 
 
-def test_a_batch_with_hostile_answers_ends_soon_and_spares_the_others(verifier):
+def test_hostile_answers_of_a_batch_end_and_spare_the_others(verifier):
     answers = [extract_answer(BUSY[i // 4]) if i % 4 == 0 else f"x+{i}" for i in range(64)]
-    start = time.monotonic()
     verdicts = verifier.judge_answers(answers, ["x+7"] * 64)
-    assert time.monotonic() - start < 3 * verifier.config.deadline
+    assert {*verdicts[::4]} == {Verdict.TIMED_OUT}
     assert Counter(verdicts) == {Verdict.TIMED_OUT: 16, Verdict.WRONG: 48 - 1, Verdict.CORRECT: 1}
 
 
-def test_an_answer_ends_at_its_deadline(strict_verifier):
-    """By half a second: the better of two, as the machine may be busy. Over 400 more: benchmarks/verifier.py."""
-    deadline, times = strict_verifier.config.deadline, []
+def test_an_answer_ends_at_its_deadline(verifier):
+    """The better of two, as the machine may be busy. By half a second, over 400 answers: benchmarks/verifier.py."""
+    times = []
     for _ in range(2):
         start = time.monotonic()
-        assert strict_verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
+        assert verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
         times.append(time.monotonic() - start)
-    assert deadline <= min(times) < deadline + 0.5
+    assert 1 <= min(times) / verifier.config.deadline < 2
 
 
-def test_a_gold_that_hangs_is_tried_once(strict_verifier):
+def test_a_gold_that_hangs_is_tried_once(quick_verifier):
     start = time.monotonic()
-    for i in range(3):
-        assert strict_verifier.judge_answers([f"{i}+3"], [HANGS]) == [Verdict.UNPARSABLE_GOLD]
-    # Each answer meets its deadline, the gold alone one more: four, not six.
-    assert time.monotonic() - start < 5 * strict_verifier.config.deadline
+    for i in range(5):
+        assert quick_verifier.judge_answers([f"{i}+3"], [HANGS]) == [Verdict.UNPARSABLE_GOLD]
+    # Each answer meets its deadline, the gold alone one more: six, not ten.
+    assert time.monotonic() - start < 9 * quick_verifier.config.deadline
 
 
 # --- The life of the processes
@@ -268,7 +258,7 @@ def workers_of(verifier: Verifier) -> list[psutil.Process]:
 def test_a_worker_killed_at_work_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
-        while not (busy := [w for w in workers_of(strict_verifier) if w.cpu_times().user > 0.3]):
+        while not (busy := [w for w in workers_of(strict_verifier) if w.cpu_times().user > 0.2]):
             pass
         busy[0].send_signal(signal.SIGKILL)
         assert future.result() == [Verdict.CRASHED, Verdict.CORRECT]
@@ -288,7 +278,7 @@ def test_a_worker_killed_while_it_waits_is_replaced(strict_verifier):
 def test_a_killed_server_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
-        while not any(w.cpu_times().user > 0.3 for w in workers_of(strict_verifier)):
+        while not any(w.cpu_times().user > 0.2 for w in workers_of(strict_verifier)):
             pass
         orphans = workers_of(strict_verifier)
         strict_verifier._server._process.kill()
@@ -379,7 +369,8 @@ def test_a_fork_while_another_thread_waits_does_not_lock(verifier):
 
 SCRIPT = """
 import os, signal, sys
-from htpo_trl.verifier import judge
+from htpo_trl.verifier import VerifierConfig, configure, judge
+configure(VerifierConfig(workers=1, deadline=600.0))
 print([str(j.verdict) for j in judge([r"\\boxed{3x}"], ["x+2x"])], flush=True)
 if sys.argv[1] == "killed":
     import threading
