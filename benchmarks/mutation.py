@@ -51,14 +51,13 @@ SLOW = (
     "tests/unit/test_trainer.py::test_training_raises_the_reward",
     "tests/unit/test_trainer.py::test_resume_on_a_generation_boundary",
     "tests/unit/test_trainer.py::test_peft_checkpoint_and_card",
-    "tests/processes/test_sampling.py::test_every_group_that_is_trained_on_is_mixed",
-    "tests/processes/test_sampling.py::test_same_seed_same_prompts",
+    "tests/unit/test_sampling.py::test_same_seed_same_prompts",
 )
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
     ("htpo_trl/objective/transform.py", None, ["tests/unit/test_objective.py"]),
     ("htpo_trl/objective/rules.py", None, ["tests/unit/test_objective.py"]),
-    ("htpo_trl/trainer.py", LABELS, ["tests/unit/test_trainer.py", "tests/processes/test_sampling.py"]),
+    ("htpo_trl/trainer.py", LABELS, ["tests/unit/test_trainer.py", "tests/unit/test_sampling.py"]),
 )
 SECONDS_PER_MUTANT = 120
 # By the exit code of the fork, which is pytest's. Any other, a fork that was killed say, does not count as a kill.

@@ -26,7 +26,7 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.rewards import math_reward
 from htpo_trl.training.interruption import stop_on_signals
 
-from .conftest import CPU_ARGUMENTS, even_digits
+from .tiny import CPU_ARGUMENTS, even_digits
 from .training_run import kill_at, prompts, weights_of
 
 

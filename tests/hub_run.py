@@ -18,8 +18,8 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation.callback import EvaluationCallback
-from tests.conftest import CPU_ARGUMENTS, even_digits, tiny_model
 from tests.hub_server import TOKEN
+from tests.tiny import CPU_ARGUMENTS, even_digits, tiny_model
 
 
 def build(directory, name, **options):

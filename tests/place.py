@@ -11,7 +11,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from htpo_trl import HTPOTrainer
 
-from .processes.test_invariance import ARGUMENTS
+from .distributed_run import ARGUMENTS
 
 
 # Completions that depend on the prompt and the place in its group alone, not on process or model.

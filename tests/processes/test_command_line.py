@@ -19,8 +19,16 @@ from htpo_trl.scripts import evaluate, htpo
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, names, read
 from htpo_trl.training.checkpoint import check
 
-from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
-from .test_invariance import ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
+from ..distributed_run import (
+    CAN_RESUME,
+    ENVIRONMENT,
+    PORT,
+    ROUND_OFF,
+    TORCHRUN,
+    Run,
+    missing_for_zero3,
+    run_command,
+)
 
 
 ACCELERATE = ("accelerate.commands.launch", f"--main_process_port={PORT}")
@@ -118,7 +126,7 @@ def test_one_process(place, single):
 
 @pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
 @pytest.mark.parametrize("config", ["ddp-cpu", "zero2-cpu", "zero3-cpu"])
-def test_two_processes_stopped_and_resumed_are_one(place, single, config, compare):  # noqa: F811
+def test_two_processes_stopped_and_resumed_are_one(place, single, config, compare):
     """The first start of DeepSpeed on a machine compiles for about a minute."""
     if config == "ddp-cpu" and not CAN_RESUME:
         pytest.skip("this transformers cannot resume on several CPU processes")

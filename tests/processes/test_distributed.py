@@ -5,7 +5,7 @@ from htpo_trl.objective import GROUPS
 from htpo_trl.tokens import read_record
 from htpo_trl.tokens.record import recorded_steps
 
-from ..distributed_run import TORCHRUN, launch, records
+from ..distributed_run import launch, records
 
 
 def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
@@ -19,7 +19,7 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
         "difficulty_threshold": 0.5,
     }
     record = {"steps": 8, "completions": 4}
-    launch(TORCHRUN, tmp_path, {"run": {"arguments": arguments, "forced": True, "record_tokens": record}})
+    launch(tmp_path, {"run": {"arguments": arguments, "forced": True, "record_tokens": record}})
     ranks = records(tmp_path, "run")
 
     local_disagrees = False

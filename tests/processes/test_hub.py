@@ -17,10 +17,10 @@ from trl import GRPOConfig
 from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.training.checkpoint import SEAL, check
 
-from ..conftest import tiny_model
 from ..distributed_run import ROOT
 from ..hub_run import build
 from ..hub_server import TOKEN, HubServer
+from ..tiny import tiny_model
 
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}

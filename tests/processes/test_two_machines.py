@@ -10,8 +10,8 @@ import pytest
 
 from htpo_trl.tokens import read_record
 
-from ..conftest import tiny_model
 from ..distributed_run import launch, records
+from ..tiny import tiny_model
 
 
 GROUP_SIZE = 4
@@ -33,7 +33,7 @@ def directory(tokenizer, tmp_path_factory):
         "dynamic_sampling": True,
     }
     job = {"arguments": arguments, "forced": True, "record_tokens": {"steps": 1, "completions": 1000}}
-    launch(("tests.machines",), path, {"run": job})
+    launch(path, {"run": job}, n_machines=2)
     return path
 
 

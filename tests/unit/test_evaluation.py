@@ -14,8 +14,8 @@ from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
 from htpo_trl.evaluation.generation import _SeededSampler, load_generator
 
-from ..conftest import even_digits
 from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit, rows_of, summary_of
+from ..tiny import even_digits
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from htpo_trl.evaluation import Sampling, compare, evaluate
 from htpo_trl.evaluation import callback as evaluation_callback
 from htpo_trl.evaluation.callback import EvaluationCallback
 
-from ..conftest import even_digits
 from ..distributed_run import build
+from ..tiny import even_digits
 
 
 SAMPLING = {"num_samples": 3, "max_new_tokens": 8, "batch_size": 4}

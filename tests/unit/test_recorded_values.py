@@ -11,9 +11,9 @@ from htpo_trl.objective import GROUPS
 from htpo_trl.tokens import read_record
 from htpo_trl.tokens.callback import TokenRecorder
 
-from ..conftest import CPU_ARGUMENTS, tiny_model
 from ..reference import reference
 from ..rollouts import scripted_rollout
+from ..tiny import CPU_ARGUMENTS, tiny_model
 
 
 # Prompt -> text, verdict, and what another reward function says. The last of each is cut at 12 tokens.

@@ -16,10 +16,10 @@ from htpo_trl import HTPOConfig, HTPOTrainer, rewards
 from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
 from htpo_trl.verifier import Verdict, VerifierConfig, configure, worker
 
-from ..conftest import CPU_ARGUMENTS
 from ..distributed_run import ROOT
 from ..golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
 from ..hostile import hanging_answers
+from ..tiny import CPU_ARGUMENTS
 
 
 class Log:

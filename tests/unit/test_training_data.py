@@ -9,7 +9,7 @@ from htpo_trl.data.names import evaluation_problems
 from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts import htpo
 
-from ..conftest import CPU_ARGUMENTS
+from ..tiny import CPU_ARGUMENTS
 
 
 def test_countdown_is_evaluated_on_its_test_problems():
