@@ -49,6 +49,7 @@ class Outline(NamedTuple):
     name: str
     heading: str
     caption: str = ""
+    missing: str = ""
     metrics: Sequence[Metric] = ()
 
 

@@ -65,8 +65,8 @@ def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
 
 
 @_styled
-def draw_shares(columns: Mapping[str, Mapping[str, pd.DataFrame] | str]) -> Any:
-    """Stacked shares of the eight groups, from set → group → band of its share, in 0..1; or why there is none."""
+def draw_shares(columns: Mapping[str, list[pd.DataFrame] | str]) -> Any:
+    """Stacked shares of the eight groups, from set → bands in per cent, in their order; or why there is none."""
     figure, axes = _grid(len(columns), min(len(columns), 3), 1.0, 3.2)
     areas = []
     for axis, (label, bands) in zip(axes, columns.items(), strict=True):
@@ -74,7 +74,7 @@ def draw_shares(columns: Mapping[str, Mapping[str, pd.DataFrame] | str]) -> Any:
         if isinstance(bands, str):
             _say_missing(axis, bands)
             continue
-        shares = 100 * pd.DataFrame({group: bands[group]["mean"] for group in GROUPS})
+        shares = pd.concat([points["mean"] for points in bands], axis=1)
         colours = [group_colour(group) for group in GROUPS]
         areas = axis.stackplot(shares.index, shares.T, colors=colours, **_EDGES)
         for area, hatch in zip(areas, _HATCHES, strict=True):
@@ -82,7 +82,7 @@ def draw_shares(columns: Mapping[str, Mapping[str, pd.DataFrame] | str]) -> Any:
         first, last = shares.index[[0, -1]]
         axis.set(ylim=(0, 100), xlim=(first, max(last, first + 1)), ylabel="% of tokens")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel(_step_label([bands[GROUPS[0]]]))
+        axis.set_xlabel(_step_label(bands[:1]))
     _add_legend(figure, [(area, group_label(group)) for area, group in zip(areas, GROUPS, strict=False)])
     return figure
 

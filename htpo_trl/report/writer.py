@@ -42,14 +42,15 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     ```
     """
     require_matplotlib()
-    from .page import Report, Section, render
-    from .sections import SECTIONS, plot_section
+    from . import sections
+    from .page import Report, render
 
     report = Report(read_sets(runs), Path(output_dir))
-    sections = []
+    found = []
     for outline in report.outlines:
-        if content := SECTIONS.get(outline.name, plot_section)(report, outline):
-            sections.append(Section(outline.name, outline.heading, content))
+        section = getattr(sections, f"{outline.name}_section", sections.plot_section)
+        found.append((outline, section(report, outline)))
     page = report.directory / "index.html"
-    write_atomically(page, render(f"Report: {', '.join(s.name for s in report.sets)}", sections))
+    title = f"Report: {', '.join(s.name for s in report.sets)}"
+    write_atomically(page, render(title, [(outline, content) for outline, content in found if content]))
     return page
