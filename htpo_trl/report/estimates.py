@@ -1,8 +1,6 @@
 """
-What is said of a set of runs: bands over steps, final values, evaluations, and paired differences between two sets.
-
-Values are frames whose rows are the units, seeds or the problems of an evaluation. Intervals are 95% intervals: over
-seeds by Student's t, over problems by the bootstrap. What was not logged is NaN, or absent, never zero.
+What is said of sets of runs. Values are frames whose rows are the units, seeds or the problems of an evaluation, with
+95% intervals: over seeds by Student's t, over problems by the bootstrap. What was not logged is NaN, or absent.
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ class HtmlTable(NamedTuple):
 class Picture(NamedTuple):
     """A PNG with what it shows, in words."""
 
-    png: bytes
+    base64: str
     alt: str
 
 
@@ -53,7 +53,7 @@ class Report:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         write_atomically(self.directory / f"{name}.png", buffer.getvalue())
-        return Picture(buffer.getvalue(), f"{alt} Sets: {', '.join(self.labels)}.")
+        return Picture(base64.b64encode(buffer.getvalue()).decode(), f"{alt} Sets: {', '.join(self.labels)}.")
 
     def panels(self, outline: Outline, panels: Mapping[str, Panel], alt: str) -> list[Block]:
         """A picture of panels, by their titles, or, where none has a curve, why."""
@@ -80,7 +80,6 @@ def render(title: str, sections: Sequence[tuple[Outline, Sequence[Block]]]) -> s
     """The page, self-contained: no script, nothing from the network."""
     files = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     return environment.get_template("page.html.jinja").render(title=title, sections=sections)
 
 

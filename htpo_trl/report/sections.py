@@ -131,9 +131,8 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
         except RunError as error:
             notes.append((other.name, str(error)))
             continue
-        for benchmark in report.benchmarks:
-            if not any(benchmark in run.evaluations for side in sides for run in side.runs):
-                continue
+        evaluated = {benchmark for side in sides for run in side.runs for benchmark in run.evaluations}
+        for benchmark in [each for each in report.benchmarks if each in evaluated]:
             try:
                 last = [next(reversed(side.evaluations(benchmark).values()), []) for side in sides]
                 if any(len(each) < len(sides[0].runs) for each in last):

@@ -46,11 +46,8 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     from .page import Report, render
 
     report = Report(read_sets(runs), Path(output_dir))
-    found = []
-    for outline in report.outlines:
-        section = getattr(sections, f"{outline.name}_section", sections.plot_section)
-        found.append((outline, section(report, outline)))
+    makers = [getattr(sections, f"{outline.name}_section", sections.plot_section) for outline in report.outlines]
+    contents = [(outline, make(report, outline)) for outline, make in zip(report.outlines, makers, strict=True)]
     page = report.directory / "index.html"
-    title = f"Report: {', '.join(s.name for s in report.sets)}"
-    write_atomically(page, render(title, [(outline, content) for outline, content in found if content]))
+    write_atomically(page, render(f"Report: {', '.join(s.name for s in report.sets)}", contents))
     return page
