@@ -141,11 +141,11 @@ function filter() {
   let completions = 0;
   hide();
   articles.forEach((article, i) => {
-    const completion = data.completions[i];
-    const tokens = completion.outcomes.map(sum);
+    const { kind, outcomes } = data.completions[i];
+    const tokens = outcomes.map(sum);
     article.hidden =
-      (difficulty.value && difficulty.value !== completion.difficulty) ||
-      (correctness.value && correctness.value !== completion.correctness) ||
+      (difficulty.value && difficulty.value !== kind[0]) ||
+      (correctness.value && correctness.value !== kind[1]) ||
       (searches && !tokens.some(Boolean));
     if (article.hidden) return;
     completions += 1;

@@ -71,17 +71,14 @@ class View(NamedTuple):
         return " · ".join(parts)
 
 
+_MARKS = {chr(code): chr(0x2400 + code) for code in range(0x20)} | {"\n": "↵\n", "\t": "⇥\t"}
+
+
 def visible(text: str) -> str:
     """
     A token's text with nothing invisible in it: line breaks and tabs are marked and kept, other control characters,
     those that change the direction of writing and spaces of unusual width are named. A token without text, a part of
     the next one's character, is a dotted circle.
     """
-    return "".join(character if character.isprintable() else _named(character) for character in text) or "◌"
-
-
-def _named(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t":
-        return {"\n": "↵\n", "\t": "⇥\t"}[character]
-    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
+    shown = (c if c.isprintable() else _MARKS.get(c, f"⟨U+{ord(c):04X}⟩") for c in text)
+    return "".join(shown) or "◌"
