@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..objective.table import EFFECTS, GROUPS, Table
-from ..palette import group_colour, group_label, ink
+from ..palette import group_colour, ink
 from .record import recorded_steps
 from .view import View, visible
 
@@ -52,6 +52,7 @@ def write_token_map(
         hash=_hash,
         data=_data(view),
         groups=GROUPS,
+        effects=EFFECTS,
         papers={"light": LIGHT, "dark": DARK},
         group_colour=group_colour,
         ink=ink,
@@ -62,29 +63,21 @@ def write_token_map(
     return path
 
 
-def _data(view: View) -> dict[str, Any]:
-    """What the script reads."""
-    return {
-        "groups": [*map(group_label, GROUPS)],
-        "effects": [effect.replace("_", " ") for effect in EFFECTS],
-        "objectives": [
-            {"name": name, "rules": [*map(str, table.rows)]}
-            for name, table in zip(view.names, view.tables, strict=True)
-        ],
-        "completions": [
-            {
-                "kind": completion.kind,
-                "prompt": visible(completion.prompt),
-                "tokens": [*map(visible, completion.tokens)],
-                "ids": completion.values["token_ids"],
-                "entropy": completion.values["entropies"],
-                "ratio": completion.ratio,
-                "advantage": completion.values["advantages"],
-                "outcomes": [outcome._asdict() | {"counts": outcome.counts.tolist()} for outcome in outcomes],
-            }
-            for completion, outcomes in view.rows
-        ],
-    }
+def _data(view: View) -> list[dict[str, Any]]:
+    """What the script reads of each completion."""
+    return [
+        {
+            "kind": completion.kind,
+            "prompt": visible(completion.prompt),
+            "tokens": [*map(visible, completion.tokens)],
+            "ids": completion.values["token_ids"],
+            "entropy": completion.values["entropies"],
+            "ratio": completion.ratio,
+            "advantage": completion.values["advantages"],
+            "outcomes": [outcome._asdict() | {"counts": outcome.counts.tolist()} for outcome in outcomes.values()],
+        }
+        for completion, outcomes in view.rows
+    ]
 
 
 def _base64(column: np.ndarray) -> str:
