@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -41,31 +40,7 @@ def write_token_map(
         ValueError: if it is damaged, or there is no such preset.
     """
     view = View.make(run, step, versus)
-    files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    files.trim_blocks = files.lstrip_blocks = True
-    files.policies["json.dumps_kwargs"] = {"default": _base64}
-    html = files.get_template("page.html.jinja").render(
-        view=view,
-        settings=view.record.settings,
-        run=Path(run).resolve().name,
-        script=Markup(Path(__file__).with_suffix(".js").read_text(encoding="utf-8")),
-        hash=_hash,
-        data=_data(view),
-        groups=GROUPS,
-        effects=EFFECTS,
-        papers={"light": LIGHT, "dark": DARK},
-        group_colour=group_colour,
-        ink=ink,
-    )
-    path = Path(output) if output else recorded_steps(run)[view.record.settings.step].with_suffix(".html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    return path
-
-
-def _data(view: View) -> list[dict[str, Any]]:
-    """What the script reads of each completion."""
-    return [
+    data = [
         {
             "kind": completion.kind,
             "prompt": visible(completion.prompt),
@@ -78,6 +53,26 @@ def _data(view: View) -> list[dict[str, Any]]:
         }
         for completion, outcomes in view.rows
     ]
+    files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    files.trim_blocks = files.lstrip_blocks = True
+    files.policies["json.dumps_kwargs"] = {"default": _base64}
+    html = files.get_template("page.html.jinja").render(
+        view=view,
+        settings=view.record.settings,
+        run=Path(run).resolve().name,
+        script=Markup(Path(__file__).with_suffix(".js").read_text(encoding="utf-8")),
+        hash=_hash,
+        data=data,
+        groups=GROUPS,
+        effects=EFFECTS,
+        papers={"light": LIGHT, "dark": DARK},
+        group_colour=group_colour,
+        ink=ink,
+    )
+    path = Path(output) if output else recorded_steps(run)[view.record.settings.step].with_suffix(".html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path
 
 
 def _base64(column: np.ndarray) -> str:

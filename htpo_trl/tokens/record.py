@@ -72,7 +72,7 @@ class RecordSettings:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "RecordSettings":
-        """What [`RecordSettings.to_json`] wrote; a `ValueError` or `TypeError` where a stranger did."""
+        """What [`RecordSettings.to_json`] wrote; a `KeyError`, `TypeError` or `ValueError` where another hand did."""
         values = {"version": 1} | json.loads(text)
         if (version := values.pop("version")) != VERSION:
             raise ValueError(
@@ -100,12 +100,6 @@ class Outcome(NamedTuple):
         grouped = self.groups >= 0
         parts = self.groups[grouped], self.groups[grouped & (self.effects > 0)]
         return np.stack([np.bincount(part, minlength=len(GROUPS)) for part in parts])
-
-    @property
-    def changes(self) -> str:
-        """How many tokens the rules changed, in words."""
-        n = np.count_nonzero(self.effects)
-        return f"{n} {'token' if n == 1 else 'tokens'} changed by a rule"
 
 
 class RecordedCompletion(NamedTuple):

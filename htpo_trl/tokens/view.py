@@ -46,7 +46,7 @@ def print_token_map(
         console.print(Text(f"\n#{number}  {view.summary(completion)}", "bold"))
         console.print(Text(visible(completion.prompt), "dim"))
         for name, outcome in outcomes.items():
-            console.print(Text(f"{name}: {outcome.changes}", "italic"))
+            console.print(Text(f"{name}, tokens changed by a rule: {np.count_nonzero(outcome.effects)}", "italic"))
             line = Text()
             for token, group, effect in zip(completion.tokens, outcome.groups, outcome.effects, strict=True):
                 before, after = ("", "") if colours else brackets[group]
