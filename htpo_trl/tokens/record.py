@@ -137,20 +137,16 @@ class Record(NamedTuple):
         float32, from the recorded log-probabilities, entropies and advantages.
         """
         s = self.settings
-        clip_range = {"epsilon_low": s.epsilon_low, "epsilon_high": s.epsilon_high}
+        clip_range: dict[str, Any] = {"epsilon_low": s.epsilon_low, "epsilon_high": s.epsilon_high}
         columns = {name: torch.from_numpy(column).unsqueeze(0) for name, column in completion.values.items()}
         if table is None:
-            names = ("effective_advantages", "effective_old_per_token_logps", "groups", "effects")
-            result = Control(*(columns[name] for name in names))
+            recorded = ("effective_advantages", "effective_old_per_token_logps", "groups", "effects")
+            result = Control(*(columns[name] for name in recorded))
         else:
             names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
-            result = control(
-                **{name: columns[name] for name in names},
-                **{name: torch.tensor([getattr(completion, name)]) for name in _LABELS},
-                **clip_range,
-                table=table,
-                top_entropy_share=s.top_entropy_share,
-            )
+            inputs: dict[str, Any] = {name: columns[name] for name in names}
+            inputs |= {name: torch.tensor([getattr(completion, name)]) for name in _LABELS}
+            result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share)
         effective = result.old_per_token_logps, result.advantages
         weights = effective_weight(columns["per_token_logps"], *effective, **clip_range, delta=s.delta)
         mask = columns["mask"]
