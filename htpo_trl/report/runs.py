@@ -30,7 +30,7 @@ class Evaluation:
         self.samples: int = results.settings["sampling"]["num_samples"]  # per problem
         self.verdicts = Counter(row["verdict"] for rows in results.problems.values() for row in rows)
         # With majority votes or without: a row per problem, a column per metric.
-        self.scores = cache(lambda majority: pd.DataFrame(scores(results, check_ks(self.samples), majority)))
+        self.scores = cache(lambda majority: scores(results, check_ks(self.samples), majority))
 
 
 class Run(NamedTuple):
