@@ -1,7 +1,6 @@
 """The `htpo` command: a class for each sub-command. Nothing here needs torch before there is something to run."""
 
 import inspect
-import shutil
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -14,10 +13,7 @@ from ..scripts.flags import describe
 
 
 class Command:
-    """A sub-command: its help (the docstring is the long one), its arguments, and what it does with them."""
-
-    name: str
-    help: str
+    """A sub-command. The docstring's first line is its help, all of it the long one."""
 
     def arguments(self, parser: ArgumentParser) -> None:
         """Add the arguments to the command's parser."""
@@ -37,9 +33,8 @@ class Script(Command):
 
 
 class Train(Script):
-    """`htpo train`."""
+    """Train by HTPO: a recipe, flags, any launcher of accelerate."""
 
-    name, help = "train", "train by HTPO: a recipe, flags, any launcher of accelerate"
     head = """\
 usage: htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]
 
@@ -58,16 +53,17 @@ The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_fr
         parser.add_argument("--dry_run", "--dry-run", action="store_true")
 
     def run(self, args: Namespace) -> None:
-        if args.help:
-            from ..scripts.htpo import TITLES
+        from ..scripts.htpo import TITLES, read_options
 
+        if args.help:
             print(self.head.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS))))
             print(describe(TITLES))
             return
-        from .launch import launch, parallelism, parse
+        from .launch import launch, launch_arguments, parallelism
 
         with mendable("htpo train", ValueError, ImportError, OSError):
-            arguments, accelerate = parse(args.options)
+            arguments = read_options(args.options)
+            accelerate = launch_arguments(arguments.launch, args.options)
             set_environment(arguments.env)
             spread = parallelism(accelerate)
             if args.dry_run:
@@ -79,9 +75,8 @@ The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_fr
 
 
 class Eval(Script):
-    """`htpo eval`."""
+    """Evaluate a model: mean@n, pass@k, maj@k with intervals."""
 
-    name, help = "eval", "evaluate a model: mean@n, pass@k, maj@k with intervals"
     head = """\
 usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]
 
@@ -99,11 +94,11 @@ Sample, judge and summarise: mean@n, pass@k and maj@k with 95% intervals. Killed
 
 class Demo(Command):
     """
-    The laptop main job: a small Qwen3 learns countdown by a supervised warm start, then by HTPO; evaluated before and
-    after, with tables and pictures. About 8 minutes on two CPU cores, without downloads.
-    """
+    Train a small model on a laptop and see what HTPO does to which tokens.
 
-    name, help = "demo", "train a small model on a laptop and see what HTPO does to which tokens"
+    A small Qwen3 learns countdown by a supervised warm start, then by HTPO; evaluated before and after, with tables
+    and pictures. About 8 minutes on two CPU cores, without downloads.
+    """
 
     def arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
@@ -125,11 +120,10 @@ class Demo(Command):
 
 class Tokens(Command):
     """
-    The token map of a recorded optimizer step: what the objective did to which token. A run records tokens with
-    --record_tokens_steps; `htpo demo` always does.
-    """
+    Show recorded completions, every token coloured by its group.
 
-    name, help = "tokens", "show recorded completions, every token coloured by its group"
+    A run records tokens with --record_tokens_steps; `htpo demo` always does.
+    """
 
     def arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--run", required=True, help="directory of the run")
@@ -150,12 +144,12 @@ class Tokens(Command):
 
 class Report(Command):
     """
-    One self-contained page, index.html, and its pictures from the run directories alone: of htpo train, demo and
-    eval, and of plain TRL runs. Runs whose options agree but for the seed and where output goes form a set;
-    differences are to the first set.
-    """
+    Compare runs: one page with curves, intervals and differences.
 
-    name, help = "report", "compare runs: one page with curves, intervals and differences"
+    A self-contained page, index.html, and its pictures from the run directories alone: of htpo train, demo and eval,
+    and of plain TRL runs. Runs whose options agree but for the seed and where output goes form a set; differences
+    are to the first set.
+    """
 
     def arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
@@ -171,8 +165,6 @@ class Report(Command):
 class Recipes(Command):
     """List, show and copy the package's recipes."""
 
-    name, help = "recipes", "list, show and copy the package's recipes"
-
     def arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("list", help="name and first line of each")
@@ -185,8 +177,7 @@ class Recipes(Command):
     def run(self, args: Namespace) -> None:
         if args.action == "list":
             for name in names(RECIPES):
-                first = find(name, RECIPES, "recipe").read_text().splitlines()[0].lstrip("# ")
-                print(f"{name:24}  {first}")
+                print(f"{name:24}  {find(name, RECIPES, 'recipe').read_text().splitlines()[0].lstrip('# ')}")
             return
         source = find(args.recipe, RECIPES, "recipe")
         if args.action == "show":
@@ -196,14 +187,12 @@ class Recipes(Command):
         if target.exists():
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {args.recipe} FILE.")
         with mendable("htpo recipes", OSError):
-            shutil.copyfile(source, target)
+            target.write_bytes(source.read_bytes())
         print(f"{target}: change it, then htpo train --config {target}")
 
 
 class Env(Command):
-    """Versions and devices, for bug reports."""
-
-    name, help = "env", "versions and devices, for bug reports"
+    """Show versions and devices, for bug reports."""
 
     def run(self, args: Namespace) -> None:
         import platform
@@ -212,17 +201,22 @@ class Env(Command):
 
         from ..utils import PACKAGES, versions
 
-        installed = versions()
-        rows = {"Python": platform.python_version(), "Platform": platform.platform()}
-        rows |= {name: installed.get(name, "not installed") for name in PACKAGES}
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        rows["GPUs"] = ", ".join(devices) or "none"
-        rows["CUDA of torch"] = torch.version.cuda or "none"
+        rows = {
+            "Python": platform.python_version(),
+            "Platform": platform.platform(),
+            **dict.fromkeys(PACKAGES, "not installed"),
+            **versions(),
+            "GPUs": ", ".join(devices) or "none",
+            "CUDA of torch": torch.version.cuda or "none",
+        }
         print("\n".join(f"- {name}: {value}" for name, value in rows.items()))
 
 
 #: The sub-commands by name.
-COMMANDS = {command.name: command for command in (Train(), Eval(), Demo(), Tokens(), Report(), Recipes(), Env())}
+COMMANDS: dict[str, Command] = {
+    command.__name__.lower(): command() for command in (Train, Eval, Demo, Tokens, Report, Recipes, Env)
+}
 
 
 def make_parser() -> ArgumentParser:
@@ -230,10 +224,11 @@ def make_parser() -> ArgumentParser:
     parser = strict(ArgumentParser(prog="htpo", description="HTPO for TRL: every token learns by its group."))
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
+        text = inspect.cleandoc(command.__doc__ or "")
         own = subparsers.add_parser(
             name,
-            help=command.help,
-            description=inspect.getdoc(command),
+            help=text.splitlines()[0],
+            description=text,
             add_help=not isinstance(command, Script),
             allow_abbrev=False,
             formatter_class=ArgumentDefaultsHelpFormatter,

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
 from ..utils import versions
-from .arguments import HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
+from .arguments import Arguments, HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
 from .flags import Flag, flags_of
 from .reward_names import check_columns, reward_functions
 
@@ -51,6 +51,13 @@ def flags() -> dict[str, Flag]:
     return flags_of(TITLES)
 
 
+def read_options(argv: Sequence[str]) -> Arguments:
+    """Sort out a command line of the script, which may hold flags of `accelerate launch`."""
+    from accelerate.commands.launch import launch_command_parser
+
+    return read(argv, flags(), vars(launch_command_parser().parse_args(["script"])))
+
+
 def parse(script: Sequence[str], defaults: dict[str, Any], config_class: type | None = None) -> tuple:
     """The script's three configurations of tokens and defaults, see [`~htpo_trl.scripts.arguments.read`]."""
     parser = make_parser(config_class)
@@ -69,22 +76,17 @@ def parse(script: Sequence[str], defaults: dict[str, Any], config_class: type | 
         raise UsageError(f"{error}{hint * ('bf16' in str(error))}") from error
 
 
-class Data(NamedTuple):
-    """The data sets that the options name."""
-
-    train: Any
-    eval: Any  #: for TRL's evaluation
-    benchmarks: dict[str, Any]
-
-
-def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
-    """Find what the options name, with the test part held out of the training data, and the benchmarks' problems."""
+def load_data(script_args: HTPOScriptArguments, training_args: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """
+    The data sets that the options name: to train on, without the test part that is held out and the benchmarks'
+    problems; for TRL's evaluation; and the benchmarks.
+    """
     from ..data.splits import exclude, split
 
-    name = script_args.dataset_name
+    name, names = script_args.dataset_name, script_args.eval_benchmarks or []
     if not name:
         raise UsageError("Set dataset_name: the data to train on.")
-    check_options([name, *(script_args.eval_benchmarks or [])], script_args)
+    check_options([name, *names], script_args)
 
     def of_split(part: str | None) -> Any:
         path, config = script_args.dataset_path, script_args.dataset_config
@@ -95,7 +97,6 @@ def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
         # Whatever the run's seed: runs are compared on the same problems.
         parts = split(train, {"train": 1 - script_args.test_split_size, "test": script_args.test_split_size})
         train, held_out = parts["train"], parts["test"]
-    names = script_args.eval_benchmarks or []
     if "test" in names and held_out is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
     benchmarks = dict(
@@ -107,7 +108,7 @@ def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
         if len(train) < before and training_args.process_index == 0:
             print(f"{before - len(train)} training problems are in the benchmarks: left out.")
     if training_args.eval_strategy == "no":
-        return Data(train, None, benchmarks)
+        return train, None, benchmarks
     if held_out is None and script_args.dataset_test_split:
         held_out = of_split(script_args.dataset_test_split)
     if held_out is None:
@@ -115,7 +116,7 @@ def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
             f"eval_strategy={str(training_args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
         )
-    return Data(train, held_out, benchmarks)
+    return train, held_out, benchmarks
 
 
 def missing_packages(training_args: Any, model_args: Any) -> list[str]:
@@ -155,8 +156,8 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any)
     rewards = reward_functions(
         script_args.reward_funcs, training_args.max_completion_length, script_args.soft_punish_cache
     )
-    data = load_data(script_args, training_args)
-    check_columns(rewards, data.train)
+    train_dataset, eval_dataset, benchmarks = load_data(script_args, training_args)
+    check_columns(rewards, train_dataset)
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
@@ -170,12 +171,12 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any)
         model=model,
         reward_funcs=rewards,
         args=training_args,
-        train_dataset=data.train,
-        eval_dataset=data.eval,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    if data.benchmarks:
+    if benchmarks:
         sampling = Sampling(
             script_args.eval_num_samples,
             script_args.eval_temperature,
@@ -186,10 +187,10 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any)
             training_args.chat_template_kwargs,
         )
         judge = reward_functions([script_args.eval_judge])[0] if script_args.eval_judge else None
-        trainer.add_callback(EvaluationCallback(trainer, data.benchmarks, sampling, judge))
+        trainer.add_callback(EvaluationCallback(trainer, benchmarks, sampling, judge))
     if script_args.record_tokens_steps is not None:
-        steps, completions = script_args.record_tokens_steps, script_args.record_tokens_completions
-        trainer.add_callback(TokenRecorder(trainer, steps, completions))
+        completions = script_args.record_tokens_completions
+        trainer.add_callback(TokenRecorder(trainer, script_args.record_tokens_steps, completions))
     if trainer.accelerator.is_main_process:
         write_settings(Path(training_args.output_dir), script_args, training_args, model_args)
     return trainer
@@ -225,12 +226,9 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """One process of perhaps many. What is wrong with the options ends it with exit code 2 and one line."""
-    from accelerate.commands.launch import launch_command_parser
-
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
-    launch_flags = vars(launch_command_parser().parse_args(["script"]))
     with mendable("htpo train", ValueError, ImportError, OSError):
-        arguments = read(sys.argv[1:] if argv is None else argv, flags(), launch_flags)
+        arguments = read_options(sys.argv[1:] if argv is None else argv)
         set_environment(arguments.env)
         configs = parse(arguments.script, arguments.defaults)
         trainer = build(*configs)
