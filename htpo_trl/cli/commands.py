@@ -26,8 +26,6 @@ class Command:
 class Script(Command):
     """A sub-command that reads options of its own, the fields of classes; `args.options` are their tokens."""
 
-    head: str  #: of its help
-
     def arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--help", "-h", action="store_true")
 
@@ -75,19 +73,14 @@ The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_fr
 
 
 class Eval(Script):
-    """Evaluate a model: mean@n, pass@k, maj@k with intervals."""
-
-    head = """\
-usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]
-
-Sample, judge and summarise: mean@n, pass@k and maj@k with 95% intervals. Killed and called again, it goes on.
-"""
+    """Evaluate a model: mean@n, pass@k, maj@k with intervals. Killed and called again, it goes on."""
 
     def run(self, args: Namespace) -> None:
         from ..scripts.evaluate import TITLES, main
 
         if args.help:
-            print(f"{self.head}\n{describe(TITLES)}")
+            print("usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]")
+            print(f"\n{self.__doc__}\n{describe(TITLES)}")
         else:
             main(args.options)
 

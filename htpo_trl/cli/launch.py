@@ -53,12 +53,7 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
 
 
 def parallelism(accelerate: Namespace) -> Parallelism:
-    """
-    How `accelerate launch` will spread a run.
-
-    Raises:
-        ValueError: for arguments that it would refuse.
-    """
+    """How `accelerate launch` will spread a run. Raises a `ValueError` for arguments that it would refuse."""
     from accelerate.commands import launch
 
     launch.logger.disabled = True  # it warns of what it fills in when it launches

@@ -17,12 +17,7 @@ class Sizes(NamedTuple):
 
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
-    """
-    Sizes of a model that is on this machine, in a directory or in the Hub's cache.
-
-    Raises:
-        OSError: if it is not.
-    """
+    """Sizes of a model that is in a directory or in the Hub's cache. Raises an `OSError` for any other."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

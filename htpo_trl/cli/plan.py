@@ -17,12 +17,8 @@ from .memory import estimate, sizes
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     """
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
-    would resolve them; data and models of the Hub are not touched.
-
-    Raises:
-        ValueError: for what the run would refuse, with the mend.
+    would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
     """
-
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
 
     @dataclass

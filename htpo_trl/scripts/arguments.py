@@ -30,10 +30,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
-    """
-    End a command on a [`UsageError`], or one of `errors`, by the one way to fail for what its user can mend: a line on
-    stderr, from the first process alone, and exit code 2.
-    """
+    """End a command on what its user can mend: a line on stderr, from the first process alone, and exit code 2."""
     try:
         yield
     except (UsageError, *errors) as error:  # type: ignore[misc]
@@ -111,10 +108,8 @@ class Arguments(NamedTuple):
 
 def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[str] = ()) -> Arguments:
     """
-    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes.
-
-    Raises:
-        UsageError: for an option that is none of the flags, with the nearest that is.
+    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes. Raises a
+    [`UsageError`] for an option that is none of the flags, with the nearest that is.
     """
     launch_flags = {*launch_flags, "accelerate_config"}
     script, launch, defaults, env = found = Arguments([], [], {}, {})
@@ -124,7 +119,11 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
             raise UsageError(f"{where}: {name!r} is not an option. {nearest(name, [*flags, *launch_flags])}".rstrip())
         (script if name in flags else launch).extend(tokens)
 
-    options = [*_options(argv)]
+    starts = [i for i, token in enumerate(argv) if token.startswith("--")]
+    if argv and starts[:1] != [0]:
+        raise UsageError(f"command line: {argv[0]!r} stands before any option. Options begin with --.")
+    spans = [argv[start:end] for start, end in pairwise([*starts, len(argv)])]
+    options = [(span[0][2:].partition("=")[0].replace("-", "_"), [*span]) for span in spans]
     for tokens in [tokens for name, tokens in options if name == "config"]:
         values = [value for value in (tokens[0].partition("=")[2], *tokens[1:]) if value]
         if len(values) != 1:
@@ -135,23 +134,15 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
             items = value if isinstance(value, list) else [value]
             if name in flags and any(item is None or isinstance(item, dict) for item in items):
                 defaults[name] = value  # some versions of TRL take no mapping as a flag
+            elif isinstance(value, list):
+                place(name, [f"--{name}", *map(str, items)], path)
             else:
-                joined = [f"--{name}={value}"]
-                place(name, [f"--{name}", *map(str, items)] if isinstance(value, list) else joined, path)
+                place(name, [f"--{name}={value}"], path)
     for name, tokens in options:
         if name != "config":
             name = name[3:] if name.startswith("no_") and name[3:] in flags else name
             place(name, tokens, "command line")
     return found
-
-
-def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Name of each option, in underscores, and its tokens."""
-    starts = [i for i, token in enumerate(argv) if token.startswith("--")]
-    if argv and starts[:1] != [0]:
-        raise UsageError(f"command line: {argv[0]!r} stands before any option. Options begin with --.")
-    for start, end in pairwise([*starts, len(argv)]):
-        yield argv[start][2:].partition("=")[0].replace("-", "_"), [*argv[start:end]]
 
 
 def load_recipe(name: str) -> tuple[Path, dict[str, Any], dict[str, str]]:
