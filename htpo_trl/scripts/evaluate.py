@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
 from .arguments import UsageError, mendable, read, set_environment, strict
-from .flags import Flag, flags_of, option
+from .flags import flags_of, option
 from .reward_names import reward_functions
 
 
@@ -19,6 +20,8 @@ TITLES = {
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
     "htpo_trl.data.prompts.PromptArguments": "Prompts",
 }
+#: The command's flags, without importing torch.
+flags = partial(flags_of, TITLES)
 
 
 @dataclass
@@ -28,11 +31,9 @@ class EvalArguments(PromptArguments):
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
     benchmarks: list[str] = option([], "Names that htpo_trl.data knows, files, or ids on the Hub.")
     output_dir: str | None = option(
-        None, "Where the samples go, by default `runs/evaluation/<model>`. What is there already is not sampled again."
+        None, "Where samples go, by default runs/evaluation/<model>; those there are kept."
     )
-    against: str | None = option(
-        None, "Output directory of another evaluation of the same problems, to compare this one with, pair by pair."
-    )
+    against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(None, "Reward function, by name or dotted path; the math verifier by default.")
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
@@ -55,11 +56,6 @@ def make_parser() -> Any:
     parser = strict(HfArgumentParser(classes, prog="htpo eval", add_help=False, allow_abbrev=False))
     parser.register("type", dict[str, Any], json.loads)
     return parser
-
-
-def flags() -> dict[str, Flag]:
-    """The command's flags, without importing torch."""
-    return flags_of(TITLES)
 
 
 def main(argv: Sequence[str]) -> None:

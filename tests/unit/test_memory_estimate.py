@@ -2,6 +2,7 @@
 
 import pytest
 
+from htpo_trl.cli.launch import Parallelism
 from htpo_trl.cli.memory import Sizes, estimate
 
 
@@ -22,11 +23,9 @@ def test_gradients_are_counted_on_the_device_with_offload_too(layout, mixed_prec
     """Bytes of a value × parameters / processes: weights and optimizer states are put away, gradients are not."""
     parts = estimate(
         Sizes(parameters=8_190_735_360, in_linear_layers=6_945_767_424, trainable=8_190_735_360),
-        **layout,
+        Parallelism(processes=8, offload=offload, **layout),
         dtype="float32",
         mixed_precision=mixed_precision,
-        processes=8,
-        offload=offload,
         quantized_bits=None,
     )
     assert parts["gradients"] == pytest.approx(gigabytes * 1e9)
