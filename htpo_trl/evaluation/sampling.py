@@ -12,25 +12,16 @@ class Sampling:
     """
 
     num_samples: int = field(
-        default=32,
-        metadata={
-            "help": "Samples per problem. pass@k and maj@k exist for k up to this; small benchmarks (AIME: 30 "
-            "problems) need many."
-        },
+        default=32, metadata={"help": "Samples per problem, and the largest k of pass@k; small benchmarks need many."}
     )
     temperature: float = field(
-        default=1.0,
-        metadata={"help": "0 decodes greedily, and needs `num_samples=1`: all samples would be the same."},
+        default=1.0, metadata={"help": "0 decodes greedily, and needs `num_samples=1`: all samples would be the same."}
     )
     top_p: float = field(
-        default=0.7,
-        metadata={
-            "help": "Sample among the most likely tokens whose probabilities reach this sum; 1.0 samples from all."
-        },
+        default=0.7, metadata={"help": "Sample among the most likely tokens that have this probability together."}
     )
     max_new_tokens: int = field(
-        default=20480,
-        metadata={"help": "Tokens per completion; where it ends there, the sample counts as truncated."},
+        default=20480, metadata={"help": "Tokens per completion; where it ends there, it counts as truncated."}
     )
     batch_size: int = field(
         default=64,
@@ -40,17 +31,11 @@ class Sampling:
         },
     )
     seed: int = field(
-        default=0,
-        metadata={
-            "help": "Each sample has a seed of its own, derived from this one, the problem and the sample's number."
-        },
+        default=0, metadata={"help": "Each sample's own seed derives from it, the problem and the sample's number."}
     )
     chat_template_kwargs: dict[str, Any] | None = field(
         default=None,
-        metadata={
-            "help": 'Passed to the chat template of conversational prompts, e.g. `{"enable_thinking": false}`; on '
-            "the command line as JSON."
-        },
+        metadata={"help": 'Of the chat template, e.g. `{"enable_thinking": false}`; on the command line as JSON.'},
     )
 
     def __post_init__(self) -> None:
