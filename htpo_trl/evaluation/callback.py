@@ -25,20 +25,15 @@ class EvaluationCallback(TrainerCallback):
 
     It logs `eval_<benchmark>/mean@n`, `.../pass@k`, `.../maj@k`, `.../truncated` and `.../mean_tokens`, which trackers
     show as `eval/<benchmark>/...`. Samples and summaries go to `output_dir/evaluation/step-<N>/`, as
-    [`~htpo_trl.evaluation.evaluate`] writes them, so that two steps can be compared.
-
-    Training goes on as if there had been no evaluation, bit for bit: random states are restored, and metrics that the
-    trainer has gathered stay. The batches are divided among the processes; their number does not change a sample.
+    [`~htpo_trl.evaluation.evaluate`] writes them. Training goes on as if there had been no evaluation, bit for bit.
+    The batches are divided among the processes, whose number does not change a sample.
 
     Args:
         trainer ([`~transformers.Trainer`]):
             The trainer, whose `add_callback` takes this callback; one of TRL's that generates (GRPO, HTPO, RLOO).
-        benchmarks (`Mapping[str, Dataset]`):
-            Name → problems, with the columns `prompt` and `solution`. A hundred problems are often enough: what counts
-            is the interval of the difference between two steps.
-        sampling, judge, ks (*optional*):
-            As in [`~htpo_trl.evaluation.evaluate`]. The paper's sampling, the default, takes hours for a large model;
-            `batch_size` is that of each process.
+        benchmarks, sampling, judge, ks:
+            As in [`~htpo_trl.evaluation.evaluate`]. The paper's sampling, the default, takes hours for a large model,
+            and a hundred problems are often enough. `batch_size` is that of each process.
     """
 
     def __init__(
@@ -90,11 +85,10 @@ class EvaluationCallback(TrainerCallback):
                     logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens")}
         if trainer.args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
             model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
-        for_all = [logs]
-        broadcast_object_list(for_all)
+        (logs,) = broadcast_object_list([logs])
         # Not TRL's `log`, which would add the training metrics gathered since the last log, and forget them.
         should_log = trainer.control.should_log
-        Trainer.log(trainer, for_all[0])
+        Trainer.log(trainer, logs)
         trainer.control.should_log = should_log  # where the step is to be logged too, that is still to be done
 
 

@@ -27,15 +27,14 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
 
     Args:
         first, second (`str` or `Path`):
-            Two result files (`.jsonl`), or two directories of them with the same benchmarks. The differences are
-            second minus first.
+            Two result files (`.jsonl`), or two directories of them with the same benchmarks.
         ks (`Iterable[int]`, *optional*):
-            Sampling budgets, by default the powers of two up to the smaller number of samples, and that.
+            As in [`~htpo_trl.evaluation.evaluate`], up to the smaller number of samples.
 
     Returns:
-        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` with its 95%
-        interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that of
-        [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
+        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` (second minus first)
+        with its 95% interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that
+        of [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
 
     Raises:
         ResultsError: if the two are not of the same benchmarks and problems, or not finished.
