@@ -31,7 +31,6 @@ class Generator(Protocol):
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
-        ...
 
 
 def load_generator(

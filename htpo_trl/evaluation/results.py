@@ -39,9 +39,7 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
     record = path.with_suffix(".json")
     if not record.exists():
         if path.exists() and path.stat().st_size:
-            raise ResultsError(
-                f"{path} has no {record.name} beside it that says how it was made. Remove or rename it."
-            )
+            raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
         write_json(record, {"settings": settings})
     old, new = (
         s | {f"sampling.{k}": v for k, v in s.get("sampling", {}).items()} for s in (_settings(path), settings)
@@ -145,7 +143,7 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
     n = results.settings["sampling"]["num_samples"]
     table = scores(results, check_ks(n, ks))
     rows = [row for samples in results.problems.values() for row in samples]
-    intervals = means_with_intervals(table) if len(table) else []
+    intervals = means_with_intervals(table).tolist() if len(table) else []
     return {
         "problems": len(results.problems),
         "problems_without_gold": len(results.problems) - len(table),

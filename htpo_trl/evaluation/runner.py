@@ -39,7 +39,7 @@ def evaluate(
     Evaluate a model: sample, judge, write, summarise.
 
     Killed at any moment and called again, it goes on after the last batch that was written, and ends with the files
-    that it would have written without a break. Called again when it is done, it only summarises.
+    that it would have written without a break. When it is done, it only summarises.
 
     Args:
         model (`str`, `Path`, `tuple` or [`Generator`]):
@@ -101,9 +101,7 @@ class SamplingRun:
         digest = hashlib.sha256()
         for row in problems:
             if missing := ({"prompt"} if judge else {"prompt", "solution"}) - row.keys():
-                raise ValueError(
-                    f"The problems of {benchmark!r} have no column {min(missing)!r}, only {', '.join(row)}."
-                )
+                raise ValueError(f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(row)}.")
             # The bare problem, where there is one, so that models with different prompts can be compared.
             content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -176,15 +174,9 @@ class SamplingRun:
         completions = self.generator.generate(prompts, seeds, self.sampling)
         verdicts = _judge(self.judge, rows, [completion.text for completion in completions])
         return [
-            {
-                "benchmark": self.settings["benchmark"],
-                "problem": problem,
-                "sample": sample,
-                "completion": completion.text,
-                "tokens": completion.tokens,
-                "truncated": completion.truncated,
-                **verdict,
-            }
+            {"benchmark": self.settings["benchmark"], "problem": problem, "sample": sample}
+            | {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
+            | verdict
             for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
 

@@ -44,10 +44,8 @@ def pass_at_k(n: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
 def majority_at_k(n: int, correct: int, rivals: Sequence[int], k: int) -> float:
     """
     Chance that the most frequent answer among k of the n samples is the correct one: maj@k, the accuracy of
-    self-consistency (Wang et al. 2022, arXiv 2203.11171).
-
-    It is the exact mean over all C(n, k) subsets, no Monte Carlo. An answer that ties with others for the most votes
-    wins its even share; samples without an answer do not vote, and where nobody votes nothing is right.
+    self-consistency (Wang et al. 2022, arXiv 2203.11171), exact over all C(n, k) subsets. Answers that tie for
+    the most votes share the win evenly; where nobody votes nothing is right.
 
     Args:
         n, k (`int`):
@@ -91,13 +89,11 @@ def _check_budget(n: int, k: int) -> None:
 
 def mean_with_interval(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
     """Mean over problems with its 95% percentile-bootstrap interval, `(mean, low, high)`; problems are resampled."""
-    return means_with_intervals(np.asarray(values, dtype=float)[:, None], resamples, seed)[0]
+    return tuple(means_with_intervals(np.asarray(values, dtype=float)[:, None], resamples, seed)[0].tolist())
 
 
-def means_with_intervals(
-    values: ArrayLike, resamples: int = 10_000, seed: int = 0
-) -> list[tuple[float, float, float]]:
-    """[`mean_with_interval`] of every column of `values`, (P, M): the same problems are resampled for all of them."""
+def means_with_intervals(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+    """[`mean_with_interval`] of every column of `values`, (P, M) → (M, 3): all are of the same resampled problems."""
     columns = np.array(np.asarray(values, dtype=float).T, order="C")
     if columns.shape[1] == 0:
         raise ValueError("There is no problem to average over: at least one is needed.")
@@ -107,7 +103,7 @@ def means_with_intervals(
         low, high = stats.bootstrap(
             (columns,), np.mean, n_resamples=resamples, batch=100, axis=1, method="percentile", rng=seed
         ).confidence_interval
-    return list(zip(mean.tolist(), low.tolist(), high.tolist(), strict=True))
+    return np.column_stack([mean, low, high])
 
 
 def t_intervals(values: ArrayLike) -> tuple[NDArray, NDArray, NDArray, NDArray]:
@@ -126,14 +122,12 @@ def sign_flip_test(differences: ArrayLike, seed: int = 0) -> NDArray[np.float64]
     Two-sided p-value of the hypothesis that a paired difference is as likely to be +d as -d (Fisher's randomization
     test, The Design of Experiments, 1935): the share of sign vectors whose mean is at least as far from 0.
 
-    Exact where at most 14 problems differ; else from 10,000 random sign vectors, the observed one among them, so that
-    p is never 0.
+    Exact where at most 14 problems differ; else from 10,000 random sign vectors, drawn by `seed`, and the observed one
+    among them, so that p is never 0.
 
     Args:
         differences (array-like, shape (P, M)):
             One row per problem, one column per metric; the columns are tested one by one, by the same signs.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the random sign vectors.
 
     Returns:
         Array of shape (M,).
