@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..utils import markdown_table
@@ -27,15 +26,14 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
 
     Args:
         first, second (`str` or `Path`):
-            Two result files (`.jsonl`), or two directories of them with the same benchmarks. The differences are
-            second minus first.
+            Two result files (`.jsonl`), or two directories of them with the same benchmarks.
         ks (`Iterable[int]`, *optional*):
-            Sampling budgets, by default the powers of two up to the smaller number of samples, and that.
+            As in [`~htpo_trl.evaluation.evaluate`], up to the smaller number of samples.
 
     Returns:
-        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` with its 95%
-        interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that of
-        [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
+        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` (second minus first)
+        with its 95% interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that
+        of [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
 
     Raises:
         ResultsError: if the two are not of the same benchmarks and problems, or not finished.
@@ -52,19 +50,16 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
         n = {result.settings["sampling"]["num_samples"] for result in results}
         tables = [scores(result, check_ks(min(n), ks)) for result in results]
         before, after = tables[0].align(tables[1], join="inner")  # what both have and could judge
-        difference, low, high = np.transpose(means_with_intervals(after - before))
-        table = {
-            "benchmark": benchmark,
-            "metric": [f"mean@{min(n)}" if name == "mean" and len(n) == 1 else name for name in before],
-            "problems": len(before),
-            "first": before.mean().to_numpy(),
-            "second": after.mean().to_numpy(),
-            "difference": difference,
-            "low": low,
-            "high": high,
-            "p": sign_flip_test(after - before),
-        }
-        records += pd.DataFrame(table).to_dict("records")
+        found = means_with_intervals(after - before)
+        records += (
+            pd.DataFrame(found, before.columns, ["difference", "low", "high"])
+            .assign(p=sign_flip_test(after - before), first=before.mean(), second=after.mean(), problems=len(before))
+            .rename({"mean": f"mean@{min(n)}"} if len(n) == 1 else {})
+            .rename_axis("metric")
+            .reset_index()
+            .assign(benchmark=benchmark)
+            .to_dict("records")
+        )
     return records
 
 
