@@ -36,7 +36,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    with partial.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(partial, path)
 
 

@@ -4,6 +4,7 @@ What is said of sets of runs. Values are frames whose rows are the units, seeds 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
     if units == "seeds":
         columns = dict(zip(("mean", "low", "high", "n"), t_intervals(values), strict=True))
         return pd.DataFrame(columns, values.columns).assign(units=units)
-    found: list = means_with_intervals(values) if len(values) else []
+    found: Any = means_with_intervals(values) if len(values) else []
     names = values.columns[: len(found)]
     return pd.DataFrame(found, names, ["mean", "low", "high"]).assign(n=len(values), units=units)
 
