@@ -80,8 +80,7 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
 
 
 def _off_policy(args: Any) -> list[str]:
-    keeps = sum(isinstance(row, KeepGradient) for row in args.table.rows)
-    detaches = sum(isinstance(row, Detach) for row in args.table.rows)
+    keeps, detaches = (sum(isinstance(row, rule) for row in args.table.rows) for rule in (KeepGradient, Detach))
     steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
     if args.is_on_policy:
         first = "Every importance ratio is 1: each generation batch is used up within one optimizer step."
@@ -89,12 +88,12 @@ def _off_policy(args: Any) -> list[str]:
     else:
         first = f"Of {steps} optimizer steps on a generation batch the first is on-policy, {steps - 1} are off-policy."
         kept = f"{keeps} groups keep gradients beyond the clip range, in those {steps - 1} steps."
+    is_corrected = args.use_vllm and args.vllm_importance_sampling_correction
     lines = {
         first: True,
         kept: keeps,
         f"{detaches} groups detach tokens, in every step.": detaches,
-        "TRL corrects for the difference between vLLM's probabilities and the policy's.": args.use_vllm
-        and args.vllm_importance_sampling_correction,
+        "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
     }
     return [line for line, applies in lines.items() if applies]
 
@@ -130,9 +129,8 @@ def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
         precision = {"dtype": model.dtype, "mixed_precision": bool(args.bf16 or args.fp16)}
         bits = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
         states = estimate(size, spread, **precision, quantized_bits=bits)
-        lines = [
-            f"{size.parameters:,} parameters, {size.trainable:,} of them trained; per device, but for activations:"
-        ]
+        counts = f"{size.parameters:,} parameters, {size.trainable:,} of them trained"
+        lines = [f"{counts}; per device, but for activations:"]
         for name, n in {**states, "together": sum(states.values())}.items():
             lines.append(f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB")
     if args.use_vllm and args.vllm_mode == "colocate":

@@ -67,9 +67,8 @@ class HTPOScriptArguments(PromptArguments):
     reward_funcs: list[str] = option(
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
-        "'countdown_reward', 'get_soft_overlong_punishment', TRL's 'accuracy_reward', 'think_format_reward', "
-        "'reasoning_accuracy_reward', or dotted paths, importable from the working directory. The first one judges "
-        "correctness.",
+        "'countdown_reward', 'get_soft_overlong_punishment', 'accuracy_reward', 'reasoning_accuracy_reward', "
+        "'think_format_reward', or dotted paths, from the working directory too. The first judges correctness.",
     )
     soft_punish_cache: int = option(4096, "Tokens before `max_completion_length` over which the punishment grows.")
     eval_benchmarks: list[str] | None = option(

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 def option(default: Any, text: str) -> Any:
     """A field of a dataclass, with its help."""
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+    made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**made, metadata={"help": text})
 
 
 class Flag(NamedTuple):

@@ -87,12 +87,8 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     check_options([name, *names], script)
 
     def of_split(part: str | None) -> Any:
-        source: Any = {
-            "path": script.dataset_path,
-            "config": script.dataset_config,
-            "streaming": script.dataset_streaming,
-        }
-        return load(name, script, split=part, **source)
+        path, config = script.dataset_path, script.dataset_config
+        return load(name, script, path=path, config=config, split=part, streaming=script.dataset_streaming)
 
     train, held_out = of_split(script.dataset_train_split), None
     if script.test_split_size is not None:
