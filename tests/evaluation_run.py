@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -69,7 +68,3 @@ def main(directory: Path, output: Path, forward_passes: int = 0) -> None:
     output.mkdir(exist_ok=True)
     generator = Recorder(model, PreTrainedTokenizerFast.from_pretrained(directory / "model"), output / "drawn.txt")
     evaluate(generator, {"digits": PROBLEMS}, output, SAMPLING, judge=last_digit)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

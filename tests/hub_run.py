@@ -3,6 +3,7 @@ Runs that publish, in a process that knows a Hub by `HF_ENDPOINT` alone: `python
 raised and warned of goes to `DIRECTORY/outcome.json`.
 """
 
+import gc
 import json
 import string
 import sys
@@ -38,6 +39,7 @@ def build(directory, name, **options):
 
 
 def main(directory: Path):
+    gc.freeze()  # see conftest
     outcome = {"raised": {}, "warned": []}
 
     def attempt(name, action):

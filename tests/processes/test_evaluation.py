@@ -1,6 +1,4 @@
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -8,8 +6,8 @@ import pytest
 from htpo_trl.evaluation import evaluate
 from htpo_trl.evaluation.generation import Generation
 
-from ..distributed_run import ENVIRONMENT, ROOT
-from ..evaluation_run import PROBLEMS, SAMPLING, last_digit, rows_of, summary_of
+from ..evaluation_run import PROBLEMS, SAMPLING, last_digit, main, rows_of, summary_of
+from ..forks import Forks
 
 
 def test_killed_evaluation_ends_as_if_it_had_not_been(model, tokenizer, tmp_path):
@@ -18,15 +16,12 @@ def test_killed_evaluation_ends_as_if_it_had_not_been(model, tokenizer, tmp_path
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     output = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.evaluation_run", str(tmp_path), str(output)]
-    killed = subprocess.run([*command, "40"], cwd=ROOT, env=ENVIRONMENT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert Forks(main, tmp_path, output, 40, output=tmp_path / "killed.txt").join() == [-signal.SIGKILL]
     samples = (output / "digits.jsonl").read_bytes()
     assert 0 < len(rows_of(samples)) < 60
     assert expected.startswith(samples)
 
-    resumed = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    Forks(main, tmp_path, output, output=tmp_path / "resumed.txt").finish()
     assert (output / "digits.jsonl").read_bytes() == expected
     assert summary_of(output) == summary_of(tmp_path / "whole")
     drawn = (output / "drawn.txt").read_text().split()

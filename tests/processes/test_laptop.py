@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from htpo_trl.scripts.arguments import load_recipe
 from htpo_trl.tokens import read_record
 from htpo_trl.tokens.record import recorded_steps
 
+from ..distributed_run import ENVIRONMENT
 from ..markdown import ROOT, blocks
 
 
@@ -33,7 +33,7 @@ def quick_run(tmp_path_factory):
     output = subprocess.run(
         [*command, f"DEMO_ARGS=--quick --threads 1 --output_dir {root}"],
         cwd=ROOT,
-        env={**os.environ, "MAKEFLAGS": ""},
+        env=ENVIRONMENT | {"MAKEFLAGS": ""},
         check=True,
         capture_output=True,
         text=True,
@@ -128,7 +128,9 @@ def test_readme_demo_commands(quick_run, tmp_path, monkeypatch):
     quick = ["--quick", "--threads", "1", "--output_dir", str(root)]
     for each in arguments:
         command = [str(Path(sys.prefix) / "bin" / "htpo"), "demo", *each, *quick]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+        output = subprocess.run(
+            command, env=ENVIRONMENT, check=True, capture_output=True, text=True, timeout=600
+        ).stdout
         assert "Supervised warm start: found in" in output
     for line in commands(README):
         if "htpo report" in line or "htpo tokens" in line:
