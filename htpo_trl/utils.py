@@ -1,9 +1,10 @@
-"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions."""
+"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions, fields."""
 
 import difflib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,10 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
         for row in [header, rule, *rows]
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a dataclass, with its help."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
