@@ -43,7 +43,8 @@ def problems(split: str) -> list[Problem]:
     """All solvable problems of a split, one of `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r} of countdown is none of {', '.join(SPLITS)}.")
-    return [problem for problem in _derivations() if _split(problem) == split]
+    digests = {p: hashlib.sha256(f"{p.numbers}>{p.target}".encode()).digest() for p in _derivations()}
+    return [problem for problem, digest in digests.items() if SPLITS[min(digest[0] % 10, 2)] == split]
 
 
 def rows(split: str, seed: int = 0) -> list[dict[str, str]]:
@@ -132,8 +133,3 @@ def _derivations() -> dict[Problem, list[str]]:
             if target >= 10:
                 solutions.setdefault(Problem(numbers, target), []).append(play)
     return solutions
-
-
-def _split(problem: Problem) -> str:
-    digest = hashlib.sha256(f"{problem.numbers}>{problem.target}".encode()).digest()
-    return SPLITS[min(digest[0] % 10, 2)]

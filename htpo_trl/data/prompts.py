@@ -55,7 +55,8 @@ class PromptArguments:
 
     def prompt(self, problem: str) -> str | list[dict[str, str]]:
         """A problem as the trainer reads it: messages, or plain text without chat."""
-        content = TEMPLATES.get(self.template, self.template).replace("{problem}", problem)  # LaTeX has braces
+        # Not by format(): LaTeX is full of braces.
+        content = TEMPLATES.get(self.template, self.template).replace("{problem}", problem)
         if not self.chat:
             return f"{self.system_prompt}\n\n{content}" if self.system_prompt else content
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
