@@ -1,10 +1,11 @@
-"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions."""
+"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions, fields."""
 
 import difflib
 import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,9 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     line = " | ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
     return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a dataclass, with its help."""
+    made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**made, metadata={"help": text})

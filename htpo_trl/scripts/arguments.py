@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..data.prompts import PromptArguments
-from ..utils import nearest
-from .flags import Flag, option
+from ..utils import nearest, option
+from .flags import Flag
 
 
 #: Folder of the packaged recipes.

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
+from ..utils import option
 from .arguments import UsageError, mendable, read, set_environment, strict
-from .flags import flags_of, option
+from .flags import flags_of
 from .reward_names import reward_functions
 
 
