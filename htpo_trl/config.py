@@ -85,9 +85,9 @@ class HTPOConfig(GRPOConfig):
     # Dynamic sampling
     dynamic_sampling: bool = option(
         False,
-        "Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate for "
-        "fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions that costs "
-        "is logged. Worth it when many prompts are too easy or too hard for the model.",
+        "Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate "
+        "for fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions that "
+        "costs is logged. Worth it when many prompts are too easy or too hard for the model.",
     )
     max_sampling_rounds: int = option(10, "Rounds of generation per batch with dynamic sampling, the first included.")
     on_sampling_exhausted: str = option(
