@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
 
 import psutil
 
-from htpo_trl.verifier import Verifier
+from htpo_trl.verifier import Verdict, Verifier
 
 
 def server_of(verifier: Verifier) -> psutil.Process | None:
@@ -37,6 +38,18 @@ def busy_worker(verifier: Verifier, is_over: Callable[[], bool] = lambda: False)
                 if worker.cpu_times().user - before.get(worker, 0) > 0.1:
                     return worker
     raise AssertionError("no worker has been busy")
+
+
+def workers_during(verifier: Verifier, *batches: tuple[list[str], list[str]]) -> tuple[list[Verdict], int]:
+    """The verdicts on batches of answers and golds, and the number of workers there were: a hang costs one."""
+    verdicts, workers = [], set(workers_of(verifier))
+    with ThreadPoolExecutor(1) as thread:
+        for batch in batches:
+            future = thread.submit(verifier.judge_answers, *batch)
+            while wait([future], timeout=0.1).not_done:  # a worker that hangs is there for longer
+                workers.update(workers_of(verifier))
+            verdicts += future.result()
+    return verdicts, len(workers)
 
 
 def cpu_seconds() -> float:
