@@ -31,7 +31,7 @@ def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
     if units == "seeds":
         columns = dict(zip(("mean", "low", "high", "n"), t_intervals(values), strict=True))
         return pd.DataFrame(columns, values.columns).assign(units=units)
-    found = means_with_intervals(values) if len(values) else []
+    found = means_with_intervals(values) if len(values) else np.empty((0, 3))
     names = values.columns[: len(found)]
     return pd.DataFrame(found, names, ["mean", "low", "high"]).assign(n=len(values), units=units)
 
