@@ -29,7 +29,7 @@ def write_token_map(
             Directory of the run, with records in `tokens/`, see [`~htpo_trl.tokens.TokenRecorder`].
         step (`int`, *optional*):
             A recorded optimizer step; by default the last.
-        versus ([`~htpo_trl.objective.Table`] or `str`, *optional*):
+        versus ([`~htpo_trl.objective.table.Table`] or `str`, *optional*):
             Another objective, or the name of its preset, to be shown beside: what it would have made of the same
             tokens, computed from the recorded log-probabilities, entropies and advantages.
         output (`str` or `Path`, *optional*):

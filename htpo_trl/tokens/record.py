@@ -92,7 +92,7 @@ class Outcome(NamedTuple):
 
     groups: np.ndarray  #: int8, place in GROUPS; -1 where masked or not judged
     effects: np.ndarray  #: int8, 1 + place in EFFECTS where a rule changed the objective, else 0
-    weights: np.ndarray  #: float32, see [`~htpo_trl.objective.effective_weight`]; NaN where masked
+    weights: np.ndarray  #: float32, see [`~htpo_trl.objective.transform.effective_weight`]; NaN where masked
 
     @property
     def counts(self) -> np.ndarray:
