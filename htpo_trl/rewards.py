@@ -68,11 +68,7 @@ def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
 
 
 def dapo_math_reward(
-    completions: Sequence[TextOrMessages],
-    solution: Sequence[str | int | float | None],
-    log_extra: Callable[[str, list], None] | None = None,
-    log_metric: Callable[[str, float], None] | None = None,
-    **kwargs,
+    completions: Sequence[TextOrMessages], solution: Sequence[str | int | float | None], **kwargs
 ) -> list[float | None]:
     r"""
     Reward 1.0 or -1.0 by the rules that DAPO (arXiv 2503.14476) and HTPO were trained with (verl 0.7, `math_dapo`):
@@ -92,7 +88,7 @@ def dapo_math_reward(
     """
     pairs = zip(completions, solution, strict=True)
     judgements = [_judge_by_dapo(_text(completion), gold_text(gold)) for completion, gold in pairs]
-    return _rewards("dapo_math_reward", judgements, -1.0, log_extra, log_metric)
+    return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
 def last_number_reward(
@@ -118,7 +114,7 @@ def _text(completion: TextOrMessages) -> str:
 
 
 def _rewards(
-    name: str, judgements: list[Judgement], wrong: float, log_extra: Callable | None, log_metric: Callable | None
+    name: str, judgements: list[Judgement], wrong: float, log_extra=None, log_metric=None, **kwargs
 ) -> list[float | None]:
     """1.0 for the right answer, `wrong` for others, None where the gold is unparsable; logged under the name."""
     verdicts = [verdict for verdict, _ in judgements]
@@ -160,8 +156,7 @@ _REWRITTEN = (
 def _judge_by_dapo(completion: str, gold: str) -> Judgement:
     if not gold:
         return Judgement(Verdict.UNPARSABLE_GOLD, None)
-    answers = _ANSWER.findall(completion[-300:])
-    if not answers:
+    if not (answers := _ANSWER.findall(completion[-300:])):
         return Judgement(Verdict.UNPARSABLE_ANSWER, None)
     is_gold = _normalise(answers[-1]) == _normalise(gold)
     return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
@@ -175,6 +170,5 @@ def _normalise(answer: str) -> str:
         answer = answer.replace(text, "")
     for pattern, replacement in _REWRITTEN:
         answer = re.sub(pattern, replacement, answer)
-    if (digits := answer.replace(",", "")).isdigit():
-        answer = digits
-    return answer.strip()
+    digits = answer.replace(",", "")
+    return digits if digits.isdigit() else answer.strip()

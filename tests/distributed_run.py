@@ -64,13 +64,9 @@ ROUND_OFF = 1e-5
 # transformers before 5.18 asks torch.load for a device "cpu:0" where several processes resume on CPU.
 CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
 
-# Of processes that report nowhere. DeepSpeed compiles an operator by ninja, which lies beside an interpreter whose
-# environment may not be active.
+# DeepSpeed compiles an operator by ninja, which lies beside an interpreter whose environment may not be active.
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "PYTHONPATH": os.pathsep.join(
-        [str(ROOT / "tests" / "without_wandb"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ),
     "DS_ACCELERATOR": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
 }

@@ -1,12 +1,9 @@
-"""What the fork server of the tests imports, once; but not wandb."""
+"""What the fork server of the tests imports, once."""
 
 import gc
 import importlib
-import sys
-from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parent / "without_wandb"))
 gc.disable()  # nothing becomes garbage while modules are imported
 for name in ("distributed_run", "training_run", "evaluation_run"):
     importlib.import_module(f"tests.{name}")

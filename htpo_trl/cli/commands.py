@@ -1,7 +1,6 @@
-"""The `htpo` command: a class for each sub-command. Nothing here needs torch before there is something to run."""
+"""The `htpo` command: a small class for each sub-command. Nothing here needs torch before there is work to do."""
 
 import inspect
-import shutil
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -13,34 +12,7 @@ from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, find, m
 from ..scripts.flags import describe
 
 
-class Command:
-    """A sub-command: its help (the docstring is the long one), its arguments, and what it does with them."""
-
-    name: str
-    help: str
-
-    def arguments(self, parser: ArgumentParser) -> None:
-        """Add the arguments to the command's parser."""
-
-    def run(self, args: Namespace) -> None:
-        """Do it. A [`UsageError`] is for the user, and ends the command."""
-        raise NotImplementedError
-
-
-class Script(Command):
-    """A sub-command that reads options of its own, the fields of classes; `args.options` are their tokens."""
-
-    head: str  #: of its help
-
-    def arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--help", "-h", action="store_true")
-
-
-class Train(Script):
-    """`htpo train`."""
-
-    name, help = "train", "train by HTPO: a recipe, flags, any launcher of accelerate"
-    head = """\
+TRAIN_HELP = """\
 usage: htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]
 
 Train by HTPO. The options are the fields of the classes below, in the recipe (YAML) or as flags; flags win.
@@ -53,56 +25,74 @@ All other options of `accelerate launch` (--num_processes, --num_machines, ...) 
 The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_from_checkpoint true.
 """
 
+
+class Command:
+    """A sub-command. The docstring is its help, the first line the short one."""
+
+    has_flags = False  #: whether it reads options of its own, the fields of classes; `args.options` are their tokens
+
     def arguments(self, parser: ArgumentParser) -> None:
-        super().arguments(parser)
+        """Add its arguments to its parser."""
+
+    def run(self, args: Namespace) -> None:
+        """Do it. What the user can mend ends in [`~htpo_trl.scripts.arguments.mendable`]."""
+        raise NotImplementedError
+
+
+class Train(Command):
+    """Train by HTPO: a recipe, flags, any launcher of accelerate."""
+
+    has_flags = True
+
+    def arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--dry_run", "--dry-run", action="store_true")
 
     def run(self, args: Namespace) -> None:
-        if args.help:
-            from ..scripts.htpo import TITLES
+        from ..scripts.htpo import TITLES, read_options
 
-            print(self.head.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS))))
+        if args.help:
+            print(
+                TRAIN_HELP.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS)))
+            )
             print(describe(TITLES))
             return
-        from .launch import launch, parallelism, parse
-        from .plan import plan_run
+        from .launch import launch, launch_arguments, parallelism
 
         with mendable("htpo train", ValueError, ImportError, OSError):
-            arguments, accelerate = parse(args.options)
+            arguments = read_options(args.options)
+            accelerate = launch_arguments(arguments.launch, args.options)
             set_environment(arguments.env)
             spread = parallelism(accelerate)
             if args.dry_run:
+                from .plan import plan_run
+
                 print(plan_run(arguments, spread))
                 return
         launch(accelerate)
 
 
-class Eval(Script):
-    """`htpo eval`."""
+class Eval(Command):
+    """Evaluate a model: mean@n, pass@k, maj@k with intervals. Killed and called again, it goes on."""
 
-    name, help = "eval", "evaluate a model: mean@n, pass@k, maj@k with intervals"
-    head = """\
-usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]
-
-Sample, judge and summarise: mean@n, pass@k and maj@k with 95% intervals. Killed and called again, it goes on.
-"""
+    has_flags = True
 
     def run(self, args: Namespace) -> None:
         from ..scripts.evaluate import TITLES, main
 
         if args.help:
-            print(f"{self.head}\n{describe(TITLES)}")
+            print("usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]")
+            print(f"\n{self.__doc__}\n{describe(TITLES)}")
         else:
             main(args.options)
 
 
 class Demo(Command):
     """
-    The laptop main job: a small Qwen3 learns countdown by a supervised warm start, then by HTPO; evaluated before and
-    after, with tables and pictures. About 8 minutes on two CPU cores, without downloads.
-    """
+    Train a small model on a laptop and see what HTPO does to which tokens.
 
-    name, help = "demo", "train a small model on a laptop and see what HTPO does to which tokens"
+    A small Qwen3 learns countdown by a supervised warm start, then by HTPO; evaluated before and after, with tables
+    and pictures. About 8 minutes on two CPU cores, without downloads.
+    """
 
     def arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
@@ -124,18 +114,18 @@ class Demo(Command):
 
 class Tokens(Command):
     """
-    The token map of a recorded optimizer step: what the objective did to which token. A run records tokens with
-    --record_tokens_steps; `htpo demo` always does.
+    Show recorded completions, every token coloured by its group.
+
+    A run records tokens with --record_tokens_steps; `htpo demo` always does.
     """
 
-    name, help = "tokens", "show recorded completions, every token coloured by its group"
-
     def arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--run", required=True, help="directory of the run")
-        parser.add_argument("--step", type=int, help="a recorded optimizer step, by default the last")
-        parser.add_argument("--versus", choices=PRESETS, help="preset to show beside the objective of the run")
-        parser.add_argument("--output", help="HTML page to write, by default RUN/tokens/step-N.html")
-        parser.add_argument("--terminal", action="store_true", help="print to the terminal instead")
+        add = parser.add_argument
+        add("--run", required=True, help="directory of the run")
+        add("--step", type=int, help="a recorded optimizer step, by default the last")
+        add("--versus", choices=PRESETS, help="preset to show beside the objective of the run")
+        add("--output", help="HTML page to write, by default RUN/tokens/step-N.html")
+        add("--terminal", action="store_true", help="print to the terminal instead")
 
     def run(self, args: Namespace) -> None:
         from ..tokens import print_token_map, write_token_map
@@ -149,16 +139,17 @@ class Tokens(Command):
 
 class Report(Command):
     """
-    One self-contained page, index.html, and its pictures from the run directories alone: of htpo train, demo and
-    eval, and of plain TRL runs. Runs whose options agree but for the seed and where output goes form a set;
-    differences are to the first set.
+    Compare runs: one page with curves, intervals and differences.
+
+    A self-contained page, index.html, and its pictures from the run directories alone: of htpo train, demo and eval,
+    and of plain TRL runs. Runs whose options agree but for the seed and where output goes form a set; differences
+    are to the first set.
     """
 
-    name, help = "report", "compare runs: one page with curves, intervals and differences"
-
     def arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
-        parser.add_argument("--output_dir", default="report", help="where the page and its pictures go")
+        add = parser.add_argument
+        add("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
+        add("--output_dir", default="report", help="where the page and its pictures go")
 
     def run(self, args: Namespace) -> None:
         from ..report import RunError, write_report
@@ -169,8 +160,6 @@ class Report(Command):
 
 class Recipes(Command):
     """List, show and copy the package's recipes."""
-
-    name, help = "recipes", "list, show and copy the package's recipes"
 
     def arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
@@ -184,8 +173,7 @@ class Recipes(Command):
     def run(self, args: Namespace) -> None:
         if args.action == "list":
             for name in names(RECIPES):
-                first = find(name, RECIPES, "recipe").read_text().splitlines()[0].lstrip("# ")
-                print(f"{name:24}  {first}")
+                print(f"{name:24}  {find(name, RECIPES, 'recipe').read_text().splitlines()[0].lstrip('# ')}")
             return
         source = find(args.recipe, RECIPES, "recipe")
         if args.action == "show":
@@ -195,14 +183,12 @@ class Recipes(Command):
         if target.exists():
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {args.recipe} FILE.")
         with mendable("htpo recipes", OSError):
-            shutil.copyfile(source, target)
+            target.write_bytes(source.read_bytes())
         print(f"{target}: change it, then htpo train --config {target}")
 
 
 class Env(Command):
-    """Versions and devices, for bug reports."""
-
-    name, help = "env", "versions and devices, for bug reports"
+    """Show versions and devices, for bug reports."""
 
     def run(self, args: Namespace) -> None:
         import platform
@@ -211,17 +197,23 @@ class Env(Command):
 
         from ..utils import PACKAGES, versions
 
-        installed = versions()
-        rows = {"Python": platform.python_version(), "Platform": platform.platform()}
-        rows |= {name: installed.get(name, "not installed") for name in PACKAGES}
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        rows["GPUs"] = ", ".join(devices) or "none"
-        rows["CUDA of torch"] = torch.version.cuda or "none"
+        rows = {
+            "Python": platform.python_version(),
+            "Platform": platform.platform(),
+            **dict.fromkeys(PACKAGES, "not installed"),
+            **versions(),
+            "GPUs": ", ".join(devices) or "none",
+            "CUDA of torch": torch.version.cuda or "none",
+        }
         print("\n".join(f"- {name}: {value}" for name, value in rows.items()))
 
 
 #: The sub-commands by name.
-COMMANDS = {command.name: command for command in (Train(), Eval(), Demo(), Tokens(), Report(), Recipes(), Env())}
+COMMANDS: dict[str, Command] = {
+    **{"train": Train(), "eval": Eval(), "demo": Demo(), "tokens": Tokens(), "report": Report()},
+    **{"recipes": Recipes(), "env": Env()},
+}
 
 
 def make_parser() -> ArgumentParser:
@@ -229,14 +221,17 @@ def make_parser() -> ArgumentParser:
     parser = strict(ArgumentParser(prog="htpo", description="HTPO for TRL: every token learns by its group."))
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
+        text = inspect.getdoc(command) or ""
         own = subparsers.add_parser(
             name,
-            help=command.help,
-            description=inspect.getdoc(command),
-            add_help=not isinstance(command, Script),
+            help=text.splitlines()[0],
+            description=text,
+            add_help=not command.has_flags,
             allow_abbrev=False,
             formatter_class=ArgumentDefaultsHelpFormatter,
         )
+        if command.has_flags:
+            own.add_argument("--help", "-h", action="store_true")
         command.arguments(strict(own))
     return parser
 
@@ -247,6 +242,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     with mendable(" ".join(["htpo", *({*argv[:1]} & {*COMMANDS})])):
         args, options = make_parser().parse_known_args(argv)
         command, args.options = COMMANDS[args.command], options
-        if options and not isinstance(command, Script):
+        if options and not command.has_flags:
             raise UsageError(f"{options[0]!r} is not an option.")
         command.run(args)

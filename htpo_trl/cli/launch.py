@@ -12,12 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..scripts.arguments import ACCELERATE_CONFIGS, Arguments, UsageError, find, read, strict
-from ..scripts.htpo import flags
-
-
-#: The module that every process runs.
-SCRIPT = "htpo_trl.scripts.htpo"
+from ..scripts.arguments import ACCELERATE_CONFIGS, UsageError, find, strict
 
 
 class Parallelism(NamedTuple):
@@ -30,24 +25,16 @@ class Parallelism(NamedTuple):
     offload: bool = False
 
 
-def parse(argv: Sequence[str]) -> tuple[Arguments, Namespace]:
-    """What a command line and its recipe ask for, and the arguments of `accelerate launch` that run it."""
-    from accelerate.commands.launch import launch_command_parser
-
-    arguments = read(argv, flags(), vars(launch_command_parser().parse_args(["script"])))
-    return arguments, launch_arguments(arguments.launch, arguments.own)
-
-
-def launch_arguments(tokens: Sequence[str], own: Sequence[str] = ()) -> Namespace:
+def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Namespace:
     """The arguments of `accelerate launch` for its flags, its configuration found by name, and the script's own."""
     import torch
     import yaml
     from accelerate.commands.config.config_args import default_config_file
     from accelerate.commands.launch import launch_command_parser
 
-    parser: Any = strict(launch_command_parser())
+    parser = strict(launch_command_parser())
     parser.add_argument("--accelerate_config", dest="config_file")
-    accelerate = parser.parse_args([*tokens, "--module", SCRIPT, *own])
+    accelerate = parser.parse_args([*tokens, "--module", "htpo_trl.scripts.htpo", *script])
     name = accelerate.config_file
     if not name and not accelerate.cpu and os.path.isfile(default_config_file):
         name = default_config_file
@@ -66,12 +53,7 @@ def launch_arguments(tokens: Sequence[str], own: Sequence[str] = ()) -> Namespac
 
 
 def parallelism(accelerate: Namespace) -> Parallelism:
-    """
-    How `accelerate launch` will spread a run.
-
-    Raises:
-        ValueError: for arguments that it would refuse.
-    """
+    """How `accelerate launch` will spread a run. Raises a `ValueError` for arguments that it would refuse."""
     from accelerate.commands import launch
 
     launch.logger.disabled = True  # it warns of what it fills in when it launches

@@ -5,9 +5,7 @@ weights are loaded. How large they are with AdamW, and how ZeRO divides them: ar
 
 from typing import Any, NamedTuple
 
-
-#: Of a value, by the name of its type.
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+from .launch import Parallelism
 
 
 class Sizes(NamedTuple):
@@ -19,12 +17,7 @@ class Sizes(NamedTuple):
 
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
-    """
-    Sizes of a model that is on this machine, in a directory or in the Hub's cache.
-
-    Raises:
-        OSError: if it is not.
-    """
+    """Sizes of a model that is in a directory or in the Hub's cache. Raises an `OSError` for any other."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -46,44 +39,26 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
 
 
 def estimate(
-    size: Sizes,
-    *,
-    dtype: str,
-    mixed_precision: bool,
-    quantized_bits: int | None,
-    processes: int,
-    zero_stage: int,
-    fsdp: bool,
-    offload: bool,
+    size: Sizes, spread: Parallelism, *, dtype: str, mixed_precision: bool, quantized_bits: int | None
 ) -> dict[str, float]:
     """
-    Bytes per device while the policy trains, by what they are for.
-
-    Args:
-        size ([`Sizes`]):
-            Of the model.
-        dtype (`str`):
-            Of the weights as they are loaded; `"auto"` counts as bfloat16.
-        mixed_precision (`bool`):
-            Whether layers compute in bfloat16 or float16.
-        quantized_bits (`int`, *optional*):
-            4 or 8.
-        processes, zero_stage, fsdp, offload:
-            How the states are divided among processes; `offload` puts divided weights and optimizer states into the
-            CPU's memory.
+    Bytes per device while the policy trains, by what they are for. Weights are loaded in `dtype`, `"auto"` counts as
+    bfloat16; layers compute in half precision with `mixed_precision`. Offload puts divided weights and optimizer
+    states into the CPU's memory.
     """
-    width = BYTES.get(dtype, 2)
-    if zero_stage and mixed_precision:  # DeepSpeed trains a copy in half precision, and keeps float32 beside it
+    width = 4 if dtype == "float32" else 2
+    if spread.zero_stage and mixed_precision:  # DeepSpeed trains a copy in half precision, and keeps float32 beside it
         weights, gradients, optimizer = 2 * size.parameters, 2 * size.trainable, 12 * size.trainable
     else:
         trained_width = 4 if size.trainable < size.parameters else width  # PEFT keeps adapters in float32
-        weights = width * size.parameters
-        gradients, optimizer = trained_width * size.trainable, 2 * trained_width * size.trainable
+        weights, gradients = width * size.parameters, trained_width * size.trainable
+        optimizer = 2 * gradients
     if quantized_bits:
         weights = width * (size.parameters - size.in_linear_layers) + size.in_linear_layers * quantized_bits // 8
-    stage = 3 if fsdp else zero_stage
-    states: dict[str, float] = {"weights": weights, "gradients": gradients, "optimizer states": optimizer}
-    for name, is_divided in {"optimizer states": stage >= 1, "gradients": stage >= 2, "weights": stage >= 3}.items():
-        if is_divided:
-            states[name] = 0 if offload and name != "gradients" else states[name] / processes
-    return states
+    stage = 3 if spread.fsdp else spread.zero_stage
+    divided, kept = 1 / spread.processes, 0 if spread.offload else 1 / spread.processes
+    return {
+        "weights": weights * (kept if stage >= 3 else 1),
+        "gradients": gradients * (divided if stage >= 2 else 1),
+        "optimizer states": optimizer * (kept if stage >= 1 else 1),
+    }

@@ -17,12 +17,8 @@ from .memory import estimate, sizes
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     """
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
-    would resolve them; data and models of the Hub are not touched.
-
-    Raises:
-        ValueError: for what the run would refuse, with the mend.
+    would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
     """
-
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
 
     @dataclass
@@ -35,17 +31,17 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, Planned)
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
+    missing = missing_packages(args, model)
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
         "Off-policy": _off_policy(args),
         "Data": _data(script, args),
         "Memory": _memory(args, model, spread),
+        "Missing here": [f"pip install {' '.join(map(repr, missing))}"] if missing else [],
+        "Objective": str(args.table).splitlines(),
     }
-    if missing := missing_packages(args, model):
-        sections["Missing here"] = [f"pip install {' '.join(map(repr, missing))}"]
-    sections["Objective"] = str(args.table).splitlines()
-    return "\n".join(f"{title}:\n" + "\n".join(f"  {line}" for line in body) for title, body in sections.items())
+    return "\n".join("\n  ".join([f"{title}:", *lines]) for title, lines in sections.items() if lines)
 
 
 def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
@@ -68,13 +64,13 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
 
 def _batches(args: Any, spread: Parallelism) -> list[str]:
     micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    prompts = args.generation_batch_size // args.num_generations
+    generated, prompts = args.generation_batch_size, args.generation_batch_size // args.num_generations
     steps = args.steps_per_generation * args.num_iterations / accumulation
     division = f", DeepSpeed ZeRO-{spread.zero_stage}" if spread.zero_stage else ", FSDP" if spread.fsdp else ""
     return [
         f"processes         {spread.processes} on {spread.machines} machine{'s' * (spread.machines > 1)}"
         f"{division}{', offloaded to the CPU' * spread.offload}",
-        f"generation batch  {args.generation_batch_size} responses = {prompts} prompts x {args.num_generations}"
+        f"generation batch  {generated} responses = {prompts} prompts x {args.num_generations}"
         + (f"; up to {args.max_sampling_rounds} rounds of dynamic sampling" if args.dynamic_sampling else ""),
         f"optimizer step    {micro * spread.processes * accumulation} responses = {micro} a device x "
         f"{spread.processes} x {accumulation} accumulated",
@@ -84,44 +80,41 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
 
 
 def _off_policy(args: Any) -> list[str]:
-    keeps = sum(isinstance(row, KeepGradient) for row in args.table.rows)
-    detaches = sum(isinstance(row, Detach) for row in args.table.rows)
+    keeps, detaches = (sum(isinstance(row, rule) for row in args.table.rows) for rule in (KeepGradient, Detach))
+    steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
     if args.is_on_policy:
-        lines = ["Every importance ratio is 1: each generation batch is used up within one optimizer step."]
-        if keeps:
-            lines.append(f"The {keeps} rules beyond the clip range never act: raise steps_per_generation.")
+        first = "Every importance ratio is 1: each generation batch is used up within one optimizer step."
+        kept = f"The {keeps} rules beyond the clip range never act: raise steps_per_generation."
     else:
-        steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
-        lines = [
-            f"Of {steps} optimizer steps on a generation batch the first is on-policy, {steps - 1} are off-policy."
-        ]
-        if keeps:
-            lines.append(f"{keeps} groups keep gradients beyond the clip range, in those {steps - 1} steps.")
-    if detaches:
-        lines.append(f"{detaches} groups detach tokens, in every step.")
-    if args.use_vllm and args.vllm_importance_sampling_correction:
-        lines.append("TRL corrects for the difference between vLLM's probabilities and the policy's.")
-    return lines
+        first = f"Of {steps} optimizer steps on a generation batch the first is on-policy, {steps - 1} are off-policy."
+        kept = f"{keeps} groups keep gradients beyond the clip range, in those {steps - 1} steps."
+    is_corrected = args.use_vllm and args.vllm_importance_sampling_correction
+    lines = {
+        first: True,
+        kept: keeps,
+        f"{detaches} groups detach tokens, in every step.": detaches,
+        "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
+    }
+    return [line for line, applies in lines.items() if applies]
 
 
 def _data(script: Any, args: Any) -> list[str]:
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    remote = [script.dataset_name] if script.dataset_name and not script.dataset_path else []
-    remote = [name for name in [*remote, *(script.eval_benchmarks or [])] if name != "test" and hub_id(name)]
-    if remote:
+    named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
+    if remote := [name for name in named if name != "test" and hub_id(name)]:
         return [f"from the Hub, not looked at: {', '.join(remote)}"]
-    data = load_data(script, args)
-    check_columns(rewards, data.train)
-    batches = len(data.train) * args.num_generations / args.generation_batch_size
+    train, _, benchmarks = load_data(script, args)
+    check_columns(rewards, train)
+    batches = len(train) * args.num_generations / args.generation_batch_size
     if batches < 1:
         raise UsageError(
-            f"{len(data.train)} problems are fewer than the {args.generation_batch_size // args.num_generations} "
+            f"{len(train)} problems are fewer than the {args.generation_batch_size // args.num_generations} "
             "prompts of a generation batch: TRL would train on none. Lower per_device_train_batch_size or "
             "steps_per_generation, or add data."
         )
     return [
-        f"train  {script.dataset_name}: {len(data.train)} problems, {batches:.1f} generation batches an epoch",
-        *(f"benchmark {name}: {len(problems)} problems" for name, problems in data.benchmarks.items()),
+        f"train  {script.dataset_name}: {len(train)} problems, {batches:.1f} generation batches an epoch",
+        *(f"benchmark {name}: {len(problems)} problems" for name, problems in benchmarks.items()),
     ]
 
 
@@ -133,25 +126,14 @@ def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
     except (OSError, ValueError) as error:  # no such model here, or none that transformers knows
         lines = [f"not estimated: {str(error).splitlines()[0]}"]
     else:
-        states = estimate(
-            size,
-            dtype=model.dtype,
-            mixed_precision=bool(args.bf16 or args.fp16),
-            quantized_bits=4 if model.load_in_4bit else 8 if model.load_in_8bit else None,
-            processes=spread.processes,
-            zero_stage=spread.zero_stage,
-            fsdp=spread.fsdp,
-            offload=spread.offload,
-        )
-        lines = [
-            f"{size.parameters:,} parameters, {size.trainable:,} of them trained; per device, but for activations:"
-        ]
-        lines += [f"{name:16}  {_bytes(n)}" for name, n in {**states, "together": sum(states.values())}.items()]
+        precision = {"dtype": model.dtype, "mixed_precision": bool(args.bf16 or args.fp16)}
+        bits = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
+        states = estimate(size, spread, **precision, quantized_bits=bits)
+        counts = f"{size.parameters:,} parameters, {size.trainable:,} of them trained"
+        lines = [f"{counts}; per device, but for activations:"]
+        for name, n in {**states, "together": sum(states.values())}.items():
+            lines.append(f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB")
     if args.use_vllm and args.vllm_mode == "colocate":
         kept = "none while the policy trains" if args.vllm_enable_sleep_mode else "at all times"
         lines.append(f"vLLM takes {args.vllm_gpu_memory_utilization:.0%} of the device, {kept}")
     return lines
-
-
-def _bytes(value: float) -> str:
-    return f"{value / 2**30:7.2f} GiB" if value >= 2**30 else f"{value / 2**20:7.2f} MiB"

@@ -24,8 +24,7 @@ def as_answer(value: Any) -> str:
         return ", ".join(map(as_answer, value)) or as_text("")
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(int(value) if value == int(value) and abs(value) < 1e15 else value)
-    if "$" in (text := as_text(value)):
-        text = re.sub(r"(?<!\\)\$", "", text)
+    text = re.sub(r"(?<!\\)\$", "", as_text(value))
     return in_latex(as_text(text.rstrip(" .")))
 
 

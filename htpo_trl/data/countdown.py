@@ -6,6 +6,7 @@ prompt is `2,5,9>43:`, a completion `5-2=3,3+9=12?5*9=45,45-2=43!`: attempts of 
 """
 
 import hashlib
+import operator
 import random
 import re
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import NamedTuple
 SYMBOLS = "0123456789+-*=,>:?!"
 #: Attempts of the searches that the warm start learns from.
 MAX_ATTEMPTS = 5
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _EQUATION = r"(\d{1,2})([-+*])(\d{1,2})=(\d{1,2})"
 _ATTEMPT = re.compile(f"{_EQUATION},{_EQUATION}", re.ASCII)
 _PROMPT = re.compile(r"([1-9]),([1-9]),([1-9])>([1-9]\d):", re.ASCII)
@@ -41,7 +43,8 @@ def problems(split: str) -> list[Problem]:
     """All solvable problems of a split, one of `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r} of countdown is none of {', '.join(SPLITS)}.")
-    return [problem for problem in _derivations() if _split(problem) == split]
+    digests = {p: hashlib.sha256(f"{p.numbers}>{p.target}".encode()).digest() for p in _derivations()}
+    return [problem for problem, digest in digests.items() if SPLITS[min(digest[0] % 10, 2)] == split]
 
 
 def rows(split: str, seed: int = 0) -> list[dict[str, str]]:
@@ -89,7 +92,7 @@ def is_solution(prompt: str, completion: str) -> bool:
     left = Counter(numbers)
     for a, sign, b, result in (attempt.groups()[:4], attempt.groups()[4:]):
         used = Counter((int(a), int(b)))
-        if used - left or _apply(int(a), sign, int(b)) != int(result):
+        if used - left or _OPERATORS[sign](int(a), int(b)) != int(result):
             return False
         left = left - used + Counter((int(result),))
     return left == Counter((target,))
@@ -98,12 +101,6 @@ def is_solution(prompt: str, completion: str) -> bool:
 def countdown_reward(prompts: list[str], completions: list[str], **kwargs) -> list[float]:
     """TRL reward function: 1.0 for a submitted solution, else 0.0."""
     return [float(is_solution(*pair)) for pair in zip(prompts, completions, strict=True)]
-
-
-def _apply(a: int, sign: str, b: int) -> int | None:
-    """The value of `a sign b`, None outside 0-99."""
-    value = a + b if sign == "+" else a - b if sign == "-" else a * b
-    return value if 0 <= value <= 99 else None
 
 
 @cache
@@ -136,8 +133,3 @@ def _derivations() -> dict[Problem, list[str]]:
             if target >= 10:
                 solutions.setdefault(Problem(numbers, target), []).append(play)
     return solutions
-
-
-def _split(problem: Problem) -> str:
-    digest = hashlib.sha256(f"{problem.numbers}>{problem.target}".encode()).digest()
-    return SPLITS[min(digest[0] % 10, 2)]

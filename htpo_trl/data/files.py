@@ -2,7 +2,6 @@
 
 import csv
 import json
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.strip():
                 place = f"{path}, line {number}"
                 try:
-                    row = json.loads(str(line.removeprefix(BOM_UTF8), "utf-8"))
+                    row = json.loads(str(line, "utf-8-sig"))
                 except ValueError as error:  # of JSON or of UTF-8
                     raise ValueError(f"{place}: broken JSON, {error}.") from None
                 if not isinstance(row, dict):
@@ -40,7 +39,7 @@ def _csv(path: Path) -> Iterator[Row]:
     header: list[str] = []
     place = f"{path}, line 1"  # where a row begins: quoted fields may hold line breaks
     with path.open("rb") as file:
-        reader = csv.reader((str(line.removeprefix(BOM_UTF8), "utf-8") for line in file), strict=True)
+        reader = csv.reader((str(line, "utf-8-sig") for line in file), strict=True)
         try:
             for fields in reader:
                 if header and fields and len(fields) != len(header):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
 from .files import SUFFIXES, Row, arrow_rows, rows_of
 from .procedural import PROCEDURAL_TASKS, generate
-from .prompts import PromptArguments, as_options
+from .prompts import PromptArguments
 from .splits import key_of
 
 
@@ -73,11 +73,10 @@ def load(
     prompts = replace(prompts or PromptArguments(), **options)
     if "dataset_options" in options:  # those of a command line may be for another of its data sets
         check_options([str(name)], prompts)
-    task_options = as_options("dataset_options", prompts.dataset_options)
-    problem, solution = prompts.problem_column, prompts.solution_column
+    task_options: Any = prompts.dataset_options or {}
     spec = name if isinstance(name, Benchmark) else BENCHMARKS.get(str(name))
     name = name.hub_id if isinstance(name, Benchmark) else str(name)
-    as_it_is = not (spec or problem or solution)
+    as_it_is = not (spec or prompts.problem_column or prompts.solution_column)
     if path and not spec:
         raise ValueError(f"dataset_path={path!r} is a copy of one of {', '.join(BENCHMARKS)}, which {name!r} is not.")
     if spec or is_ours(name):
@@ -87,7 +86,8 @@ def load(
                 raise ValueError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
     if not spec:
         path = name if is_ours(name) else None
-        spec = Benchmark(name, config, split or "train", problem or "problem", solution or "solution")
+        columns = prompts.problem_column or "problem", prompts.solution_column or "solution"
+        spec = Benchmark(name, config, split or "train", *columns)
     if name == "countdown":
         return Dataset.from_list(countdown.rows(split or "train", **task_options))
     if name in PROCEDURAL_TASKS:
@@ -103,7 +103,7 @@ def load(
         if {spec.problem, spec.solution} <= {*found.column_names}:  # otherwise row 1 says which there are
             found = found.select_columns([spec.problem, spec.solution])
         rows = arrow_rows(spec.hub_id, found.with_format("arrow").iter(1000))
-    return _build(path or spec.hub_id, _pairs(rows, spec), prompts)
+    return _build(path or spec.hub_id, rows, spec, prompts)
 
 
 def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
@@ -148,37 +148,34 @@ def _from_hub(spec: Benchmark, streaming: bool) -> Any:
         raise ValueError(f"dataset {spec.hub_id!r}: {error}. {mend}") from error
 
 
-def _pairs(rows: Iterable[Row], spec: Benchmark) -> Iterator[tuple[str, str]]:
-    """Problem and solution of every row; an error says where the row stands."""
-    columns = (spec.problem, spec.read_problem), (spec.solution, spec.read_solution)
-    for place, row in rows:
-        values = []
-        for column, read in columns:
-            if column not in row:
-                raise ValueError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
-            try:
-                values.append(read(row[column]))
-            except ValueError as error:
-                raise ValueError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
-        yield values[0], values[1]
+def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], str]) -> str:
+    """A column of a row; an error says where the row stands."""
+    if column not in row:
+        raise ValueError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
+    try:
+        return read(row[column])
+    except ValueError as error:
+        raise ValueError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
 
 
-def _build(source: str | Path, pairs: Iterable[tuple[str, str]], prompts: PromptArguments) -> "Dataset":
+def _build(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> "Dataset":
     from datasets import Dataset
 
-    rows, found, conflicts = 0, dict[str, tuple[str, str]](), set[str]()
-    for pair in pairs:
-        rows += 1
-        key = key_of(pair[0])
-        if found.setdefault(key, pair)[1] != pair[1]:
-            conflicts.add(key)  # which answer is right cannot be known here
-    kept = [pair for key, pair in found.items() if key not in conflicts]
+    count, found = 0, dict[str, tuple[str, set[str]]]()
+    for place, row in rows:
+        count += 1
+        problem = _read(place, row, spec.problem, spec.read_problem)
+        answers = found.setdefault(key_of(problem), (problem, set()))[1]
+        answers.add(_read(place, row, spec.solution, spec.read_solution))
+    # Of conflicting answers, which one is right cannot be known here.
+    kept = [(problem, *answers) for problem, answers in found.values() if len(answers) == 1]
+    conflicts = len(found) - len(kept)
     if not kept:
-        raise ValueError(f"{source}: no problem in {rows} rows, of which {len(conflicts)} have conflicting answers.")
-    if len(kept) < rows:
+        raise ValueError(f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers.")
+    if len(kept) < count:
         _logger.warning(
             "%s: %d rows, %d problems. Dropped: %d rows that repeat a problem, %d problems with conflicting answers.",
-            *(source, rows, len(kept), rows - len(found), len(conflicts)),
+            *(source, count, len(kept), count - len(found), conflicts),
         )
     problems, solutions = zip(*kept, strict=True)
     return Dataset.from_dict({"prompt": [*map(prompts.prompt, problems)], "solution": solutions, "problem": problems})

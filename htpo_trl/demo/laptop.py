@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 from transformers import ProgressCallback, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -93,34 +94,9 @@ def choose_threads() -> int:
     One thread or two, whichever is faster now: the second helps on an idle machine, and on a busy one it makes
     everything several times slower.
     """
-    model, ids = build_model(), torch.full((64, 40), 5)
-    seconds = {}
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        model(ids, labels=ids).loss.backward()
-        start = time.perf_counter()
-        for _ in range(5):
-            model(ids, labels=ids).loss.backward()
-        seconds[threads] = time.perf_counter() - start
-    return 2 if seconds[2] < 0.9 * seconds[1] else 1
-
-
-def build_trainer(config: LaptopConfig, model: Path, directory: Path) -> Any:
-    """The trainer of the recipe `laptop`, without its evaluation, which the demo does in phases of its own."""
-    _, recipe, _ = load_recipe("laptop")
-    options = {name: value for name, value in recipe.items() if not name.startswith("eval_")} | {
-        "model_name_or_path": str(model),
-        "output_dir": str(directory),
-        "objective": config.objective,
-        "seed": config.seed,
-        "max_steps": config.steps,
-        "record_tokens_steps": max(config.steps // 4, 1),
-        "save_strategy": "no",
-    }
-    trainer = build(*parse([], options))
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress())
-    return trainer
+    step, names = "model(ids, labels=ids).loss.backward()", {"model": build_model(), "ids": torch.full((64, 40), 5)}
+    one, two = (Timer(step, globals=names, num_threads=threads).timeit(5).mean for threads in (1, 2))
+    return 2 if two < 0.9 * one else 1
 
 
 def run(config: LaptopConfig) -> Path:
@@ -155,7 +131,20 @@ def run(config: LaptopConfig) -> Path:
 
     for name in ("evaluation", "tokens"):  # of an earlier run, perhaps of more steps
         shutil.rmtree(directory / name, ignore_errors=True)
-    trainer = build_trainer(config, warm_directory, directory)
+    _, recipe, _ = load_recipe("laptop")
+    # Evaluation is a phase of its own.
+    options = {name: value for name, value in recipe.items() if not name.startswith("eval_")} | {
+        "model_name_or_path": str(warm_directory),
+        "output_dir": str(directory),
+        "objective": config.objective,
+        "seed": config.seed,
+        "max_steps": config.steps,
+        "record_tokens_steps": max(config.steps // 4, 1),
+        "save_strategy": "no",
+    }
+    trainer = build(*parse([], options))
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress())
     before, after = (directory / "evaluation" / f"step-{step}" for step in (0, config.steps))
     subject = trainer.model, trainer.processing_class
 

@@ -60,7 +60,6 @@ def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM |
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
             learning_rate=3e-3,
-            lr_scheduler_type="linear",
             warmup_steps=min(60, steps // 2),
             weight_decay=0.01,
             adam_beta2=0.98,
@@ -90,23 +89,17 @@ def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[in
     once: batches of one length teach the model to hit or to miss, in turns, and it hardly learned to aim.
     """
     rng, tasks = random.Random(seed), problems("train")
-    rows: list[dict[str, list[int]]] = []
-    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
-    while len(rows) < steps * ROWS_PER_STEP:
+    rows: list[list[tuple[int, int, int]]] = [[]]  # input id, label and position of each token
+    while len(rows) <= steps * ROWS_PER_STEP:
         problem = rng.choice(tasks)
         prompt = problem.prompt(rng)
         ids = tokenizer(prompt + write_search(problem, rng) + tokenizer.eos_token).input_ids
-        if len(row["input_ids"]) + len(ids) > ROW_LENGTH:
-            padding = ROW_LENGTH - len(row["input_ids"])
-            row["input_ids"] += [tokenizer.pad_token_id] * padding
-            row["labels"] += [-100] * padding
-            row["position_ids"] += range(padding)
-            rows.append(row)
-            row = {"input_ids": [], "labels": [], "position_ids": []}
-        row["input_ids"] += ids
-        row["labels"] += [-100] * len(prompt) + ids[len(prompt) :]
-        row["position_ids"] += range(len(ids))
-    return rows
+        if len(rows[-1]) + len(ids) > ROW_LENGTH:
+            rows[-1] += [(tokenizer.pad_token_id, -100, i) for i in range(ROW_LENGTH - len(rows[-1]))]
+            rows.append([])
+        rows[-1] += zip(ids, [-100] * len(prompt) + ids[len(prompt) :], range(len(ids)), strict=True)
+    names = ("input_ids", "labels", "position_ids")
+    return [dict(zip(names, map(list, zip(*row, strict=True)), strict=True)) for row in rows[:-1]]
 
 
 class Progress(ProgressCallback):

@@ -25,20 +25,15 @@ class EvaluationCallback(TrainerCallback):
 
     It logs `eval_<benchmark>/mean@n`, `.../pass@k`, `.../maj@k`, `.../truncated` and `.../mean_tokens`, which trackers
     show as `eval/<benchmark>/...`. Samples and summaries go to `output_dir/evaluation/step-<N>/`, as
-    [`~htpo_trl.evaluation.evaluate`] writes them, so that two steps can be compared.
-
-    Training goes on as if there had been no evaluation, bit for bit: random states are restored, and metrics that the
-    trainer has gathered stay. The batches are divided among the processes; their number does not change a sample.
+    [`~htpo_trl.evaluation.evaluate`] writes them. Training goes on as if there had been no evaluation, bit for bit.
+    The batches are divided among the processes, whose number does not change a sample.
 
     Args:
         trainer ([`~transformers.Trainer`]):
             The trainer, whose `add_callback` takes this callback; one of TRL's that generates (GRPO, HTPO, RLOO).
-        benchmarks (`Mapping[str, Dataset]`):
-            Name → problems, with the columns `prompt` and `solution`. A hundred problems are often enough: what counts
-            is the interval of the difference between two steps.
-        sampling, judge, ks (*optional*):
-            As in [`~htpo_trl.evaluation.evaluate`]. The paper's sampling, the default, takes hours for a large model;
-            `batch_size` is that of each process.
+        benchmarks, sampling, judge, ks:
+            As in [`~htpo_trl.evaluation.evaluate`]. The paper's sampling, the default, takes hours for a large model,
+            and a hundred problems are often enough. `batch_size` is that of each process.
     """
 
     def __init__(
@@ -66,35 +61,28 @@ class EvaluationCallback(TrainerCallback):
             self._evaluate(state.global_step)
 
     def _evaluate(self, step: int) -> None:
-        trainer = self.trainer
-        directory = Path(trainer.args.output_dir) / "evaluation" / f"step-{step}"
+        trainer, args, accelerator = self.trainer, self.trainer.args, self.trainer.accelerator
+        directory = Path(args.output_dir) / "evaluation" / f"step-{step}"
         logs: dict[str, float] = {}
-        with (
-            _random_states_kept(),
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                trainer.accelerator,
-                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
-            ) as model,
-        ):
+        gather = args.ds3_gather_for_generation
+        with _random_states_kept(), unwrap_model_for_generation(trainer.model_wrapped, accelerator, gather) as model:
             generator = TransformersGenerator(model, trainer.processing_class)
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
-                if trainer.accelerator.is_main_process:
+                if accelerator.is_main_process:
                     directory.mkdir(parents=True, exist_ok=True)
                     for old in (run.path.with_suffix(".json"), run.path):  # of a run that was here before
                         old.unlink(missing_ok=True)
-                summary = run.write(self.ks, trainer.accelerator, trainer.args.disable_tqdm)
+                summary = run.write(self.ks, accelerator, args.disable_tqdm)
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
                     logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens")}
-        if trainer.args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
-            model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
-        for_all = [logs]
-        broadcast_object_list(for_all)
+        if args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
+            model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+        (logs,) = broadcast_object_list([logs])
         # Not TRL's `log`, which would add the training metrics gathered since the last log, and forget them.
         should_log = trainer.control.should_log
-        Trainer.log(trainer, for_all[0])
+        Trainer.log(trainer, logs)
         trainer.control.should_log = should_log  # where the step is to be logged too, that is still to be done
 
 
@@ -102,9 +90,7 @@ class EvaluationCallback(TrainerCallback):
 def _random_states_kept() -> Iterator[None]:
     """Whatever draws random numbers within, a judge for one, leaves no trace in those that training draws."""
     python, legacy_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy_numpy)
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(legacy_numpy)

@@ -4,16 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..utils import markdown_table
 from .results import ResultsError, check_ks, read, scores
 from .statistics import means_with_intervals, sign_flip_test
 
-
-Scores = dict[str, dict[str, float]]  # metric -> problem -> value
 
 _CELLS = {
     **{name: f"{{{name}}}" for name in ("benchmark", "metric", "problems")},
@@ -30,15 +26,14 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
 
     Args:
         first, second (`str` or `Path`):
-            Two result files (`.jsonl`), or two directories of them with the same benchmarks. The differences are
-            second minus first.
+            Two result files (`.jsonl`), or two directories of them with the same benchmarks.
         ks (`Iterable[int]`, *optional*):
-            Sampling budgets, by default the powers of two up to the smaller number of samples, and that.
+            As in [`~htpo_trl.evaluation.evaluate`], up to the smaller number of samples.
 
     Returns:
-        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` with its 95%
-        interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that of
-        [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
+        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` (second minus first)
+        with its 95% interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that
+        of [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
 
     Raises:
         ResultsError: if the two are not of the same benchmarks and problems, or not finished.
@@ -53,30 +48,19 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
                 f"{len(two - one)} in the second, {len(one & two)} in both."
             )
         n = {result.settings["sampling"]["num_samples"] for result in results}
-        names, before, after = aligned(*(scores(result, check_ks(min(n), ks)) for result in results))
-        difference, low, high = np.transpose(means_with_intervals(after - before))
-        table = {
-            "benchmark": benchmark,
-            "metric": [f"mean@{min(n)}" if name == "mean" and len(n) == 1 else name for name in names],
-            "problems": len(before),
-            "first": before.mean(axis=0),
-            "second": after.mean(axis=0),
-            "difference": difference,
-            "low": low,
-            "high": high,
-            "p": sign_flip_test(after - before),
-        }
-        records += pd.DataFrame(table).to_dict("records")
+        tables = [scores(result, check_ks(min(n), ks)) for result in results]
+        before, after = tables[0].align(tables[1], join="inner")  # what both have and could judge
+        found = means_with_intervals(after - before)
+        records += (
+            pd.DataFrame(found, before.columns, ["difference", "low", "high"])
+            .assign(p=sign_flip_test(after - before), first=before.mean(), second=after.mean(), problems=len(before))
+            .rename({"mean": f"mean@{min(n)}"} if len(n) == 1 else {})
+            .rename_axis("metric")
+            .reset_index()
+            .assign(benchmark=benchmark)
+            .to_dict("records")
+        )
     return records
-
-
-def aligned(one: Scores, two: Scores) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """
-    Two [`~htpo_trl.evaluation.results.scores`] side by side: the metrics that both have, (M,), and their values,
-    (P, M) each, for the problems that both could judge.
-    """
-    before, after = pd.DataFrame(one).align(pd.DataFrame(two), join="inner")
-    return before.columns.tolist(), before.to_numpy(), after.to_numpy()
 
 
 def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:

@@ -1,8 +1,6 @@
 """
-Completions for evaluation, by transformers or by vLLM. Both take token ids and one seed per completion.
-
-A completion depends on its prompt and its seed alone: not on the batch it is generated in, the number of processes, or
-what was generated before (but for round-off, which differs between shapes of batches and can turn a near-tie).
+Completions for evaluation, by transformers or by vLLM. Each depends on its prompt and its seed alone, not on its batch
+or on what came before (but for round-off, which differs between shapes of batches).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +26,11 @@ class Generation(NamedTuple):
 class Generator(Protocol):
     """What [`evaluate`] needs of a model; write one to evaluate behind another engine."""
 
-    name: str  # of backend and model: kept with the results, which are resumed by the same alone
+    name: str  # of backend and model: results are resumed by the same alone
     tokenizer: Any
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
-        ...
 
 
 def load_generator(
@@ -54,8 +51,7 @@ def load_generator(
             Options of `vllm.LLM`, such as `{"tensor_parallel_size": 4}`.
 
     Raises:
-        ValueError: if there is no such backend, or `vllm_options` are given to another one.
-        ImportError: if the backend is not installed.
+        ValueError, ImportError: if the backend is unknown, takes no `vllm_options`, or is not installed.
         TypeError: if `model` is none of these.
     """
     if backend not in ("auto", "vllm", "transformers"):

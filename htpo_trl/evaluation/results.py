@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import pandas as pd
 
 from ..data.files import rows_of
 from ..utils import markdown_table, write_json
@@ -33,17 +33,13 @@ class Results(NamedTuple):
 def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]], batch_size: int) -> int:
     """
     Ready `path` for the samples `keys`, (problem, sample) in their order. Returns how many of them it holds already, a
-    multiple of `batch_size` unless all are there; a line that was torn by a kill, and its batch, are cut off.
-
-    Raises:
-        ResultsError: if the file was written with other settings or from other problems, naming the difference.
+    multiple of `batch_size` unless all are there; a line that was torn by a kill, and its batch, are cut off. Of other
+    settings or problems it is an error that names the difference.
     """
     record = path.with_suffix(".json")
     if not record.exists():
         if path.exists() and path.stat().st_size:
-            raise ResultsError(
-                f"{path} has no {record.name} beside it that says how it was made. Remove or rename it."
-            )
+            raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
         write_json(record, {"settings": settings})
     old, new = (
         s | {f"sampling.{k}": v for k, v in s.get("sampling", {}).items()} for s in (_settings(path), settings)
@@ -80,12 +76,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> Results:
-    """
-    A finished result file, `<benchmark>.jsonl`, without the completions.
-
-    Raises:
-        ResultsError: if samples are missing, or a line is no sample, naming file and line.
-    """
+    """A finished result file, `<benchmark>.jsonl`, without the completions; errors name the file, and the line."""
     path = Path(path)
     settings = _settings(path)
     problems: dict[str, list[dict[str, Any]]] = {}
@@ -103,34 +94,18 @@ def read(path: str | Path) -> Results:
     return Results(settings, problems)
 
 
-def read_summaries(output_dir: str | Path) -> dict[int, dict[str, dict[str, Any]]]:
-    """
-    Step → benchmark → summary, of the finished evaluations below a run's directory, in `evaluation/step-<number>` as
-    [`~htpo_trl.evaluation.callback.EvaluationCallback`] writes them. Directories of other names are left out.
-    """
-    steps: dict[int, dict[str, dict[str, Any]]] = {}
-    for file in sorted(Path(output_dir).glob("evaluation/step-*/*.json")):
-        step = re.fullmatch(r"step-([0-9]+)", file.parent.name)
-        if step and (summary := json.loads(file.read_text()).get("summary")):
-            steps.setdefault(int(step[1]), {})[file.stem] = summary
-    return dict(sorted(steps.items()))
-
-
 def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:
     """`ks` after a check, by default the powers of two below n, and n."""
-    if ks is None:
-        return sorted({n} | {2**i for i in range(n.bit_length()) if 2**i < n})
-    ks = sorted(set(ks))
+    ks = sorted({n, *(2**i for i in range(n.bit_length()))} if ks is None else set(ks))
     if not ks or not 1 <= ks[0] <= ks[-1] <= n:
         raise ValueError(f"ks={ks} must lie in 1..num_samples={n}: raise num_samples, or ask for smaller ks.")
     return ks
 
 
-def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[str, dict[str, float]]:
+def scores(results: Results, ks: Iterable[int], majority: bool = True) -> pd.DataFrame:
     """
-    Metric -> problem -> value: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers, `maj@k`, which
-    takes some milliseconds per problem and can be left out. A problem whose gold answer cannot be parsed is left out:
-    no answer to it can be right.
+    A row per problem, but for those whose gold answer cannot be parsed, and a column per metric: `mean`, and for each
+    k above 1 `pass@k` and, if the judge tells answers, `maj@k`, which takes a millisecond per problem or more.
     """
     n = results.settings["sampling"]["num_samples"]
     ks = [k for k in ks if k > 1]
@@ -140,10 +115,10 @@ def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[s
         if all(row["verdict"] != "unparsable_gold" for row in rows)
     }
     correct = [c for c, _ in votes.values()]
-    columns = {"mean": pass_at_k(n, correct, 1)} | {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
+    columns: dict[str, Any] = {f"pass@{k}" if k > 1 else "mean": pass_at_k(n, correct, k) for k in [1, *ks]}
     if majority and all("answer" in row for rows in results.problems.values() for row in rows):
-        columns |= {f"maj@{k}": np.array([majority_at_k(n, c, rivals, k) for c, rivals in votes.values()]) for k in ks}
-    return {name: dict(zip(votes, column.tolist(), strict=True)) for name, column in columns.items()}
+        columns |= {f"maj@{k}": [majority_at_k(n, c, rivals, k) for c, rivals in votes.values()] for k in ks}
+    return pd.DataFrame(columns, index=[*votes])
 
 
 def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
@@ -154,10 +129,7 @@ def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
 
 
 def _canonical(answer: str) -> str:
-    """
-    Two wrong answers are one if they agree up to spacing and LaTeX's variants of one sign. They are not compared by
-    value, so that 1/2 and 0.5 divide their votes.
-    """
+    """Without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5 divide their votes."""
     answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
     return re.sub(r"\\left|\\right|\\[,;:! ]|[\s$]|\.$", "", answer.strip())
 
@@ -170,13 +142,11 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
     """
     n = results.settings["sampling"]["num_samples"]
     table = scores(results, check_ks(n, ks))
-    judged = len(table["mean"])
     rows = [row for samples in results.problems.values() for row in samples]
-    columns = np.array([list(values.values()) for values in table.values()])  # (M, P)
-    intervals = means_with_intervals(columns.T) if judged else []
+    intervals = means_with_intervals(table).tolist() if len(table) else []
     return {
         "problems": len(results.problems),
-        "problems_without_gold": len(results.problems) - judged,
+        "problems_without_gold": len(results.problems) - len(table),
         "metrics": {
             f"mean@{n}" if name == "mean" else name: {"mean": mean, "low": low, "high": high}
             for name, (mean, low, high) in zip(table, intervals, strict=False)

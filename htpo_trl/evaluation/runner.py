@@ -1,15 +1,11 @@
-"""
-[`~htpo_trl.evaluation.evaluate`]: n samples per problem, judged, written as they come, and summarised.
-
-A killed evaluation is resumed where it stopped. [`SamplingRun`] serves the callback too, among several processes.
-"""
+"""[`~htpo_trl.evaluation.evaluate`]: n samples per problem, judged, written as they come, and summarised."""
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,11 +39,11 @@ def evaluate(
     Evaluate a model: sample, judge, write, summarise.
 
     Killed at any moment and called again, it goes on after the last batch that was written, and ends with the files
-    that it would have written without a break. Called again when it is done, it only summarises.
+    that it would have written without a break. When it is done, it only summarises.
 
     Args:
-        model (`str`, `tuple` or [`Generator`]):
-            Name or path, a pair (model, tokenizer) of transformers, or a generator, see [`load_generator`].
+        model (`str`, `Path`, `tuple` or [`Generator`]):
+            As [`load_generator`] takes it.
         benchmarks (`Mapping[str, Dataset]`):
             Name → problems, a [`~datasets.Dataset`] or a list of dictionaries, with the columns `prompt` (text or a
             conversation) and `solution`, as those of [`~htpo_trl.data`].
@@ -61,7 +57,7 @@ def evaluate(
             Returns per completion a [`~htpo_trl.verifier.Judgement`], or a number: correct if above 0.5, `None` if the
             problem cannot be judged. Numbers tell no answers, so that there is no maj@k.
         ks (`Iterable[int]`, *optional*):
-            Sampling budgets of pass@k and maj@k, by default the powers of two up to the number of samples, and that.
+            Budgets of pass@k and maj@k, by default the powers of two up to the number of samples, and that.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
             No progress bar, and no table at the end.
 
@@ -74,11 +70,10 @@ def evaluate(
     sampling = sampling or Sampling()
     results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
     generator = load_generator(model)
-    directory = Path(output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    runs = [SamplingRun(directory, *benchmark, generator, sampling, judge) for benchmark in benchmarks.items()]
+    runs = [SamplingRun(Path(output_dir), *benchmark, generator, sampling, judge) for benchmark in benchmarks.items()]
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
     for run in runs:
-        run.resume()
+        run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
     summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
         print(results.summary_table(summaries))
@@ -86,15 +81,7 @@ def evaluate(
 
 
 class SamplingRun:
-    """
-    The samples of a benchmark, in the order in which they are drawn and written.
-
-    Args:
-        directory (`Path`):
-            Gets the result file `<benchmark>.jsonl`, and the `.json` beside it.
-        benchmark, problems, generator, sampling, judge:
-            As those of [`~htpo_trl.evaluation.evaluate`].
-    """
+    """The samples of a benchmark, in the order of `keys`; `path` holds the first `done` of them."""
 
     def __init__(
         self,
@@ -113,10 +100,8 @@ class SamplingRun:
         seen: Counter[str] = Counter()
         digest = hashlib.sha256()
         for row in problems:
-            if missing := {"prompt", "solution"} - ({"solution"} if judge else set()) - row.keys():
-                raise ValueError(
-                    f"The problems of {benchmark!r} have no column {min(missing)!r}, only {', '.join(row)}."
-                )
+            if missing := ({"prompt"} if judge else {"prompt", "solution"}) - row.keys():
+                raise ValueError(f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(row)}.")
             # The bare problem, where there is one, so that models with different prompts can be compared.
             content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -140,10 +125,6 @@ class SamplingRun:
             "problems": digest.hexdigest()[:16],
         }
 
-    def resume(self) -> None:
-        """Go on after what the result file holds, see [`~htpo_trl.evaluation.results.resume`]."""
-        self.done = results.resume(self.path, self.settings, self.keys, self.sampling.batch_size)
-
     def write(
         self, ks: Iterable[int] | None = None, accelerator: Accelerator | None = None, disable_tqdm: bool = False
     ) -> dict[str, Any]:
@@ -153,9 +134,10 @@ class SamplingRun:
         one writes, the others return nothing.
         """
         processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+        record = self.path.with_suffix(".json")
         starts = range(self.done, len(self.keys), self.sampling.batch_size)
         with (
-            self.path.open("ab") if index == 0 else nullcontext() as file,
+            open(os.devnull if index else self.path, "ab") as file,
             tqdm(
                 total=len(self.keys),
                 initial=self.done,
@@ -171,59 +153,46 @@ class SamplingRun:
                 rows = self._draw(starts[min(mine, len(starts) - 1)])
                 if processes > 1:
                     rows = gather_object(rows if mine < len(starts) else [])
-                if file is not None:
-                    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-                    file.flush()
-                    progress.update(len(rows))
-        if file is None:
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+                file.flush()
+                progress.update(len(rows))
+        if index:
             return {}
-        record = {"settings": self.settings}
-        write_json(self.path.with_suffix(".json"), record)
+        write_json(record, {"settings": self.settings})
         summary = results.summarize(results.read(self.path), ks)
-        write_json(self.path.with_suffix(".json"), record | {"summary": summary})
+        write_json(record, {"settings": self.settings, "summary": summary})
         return summary
 
     def _draw(self, start: int) -> list[dict[str, Any]]:
         """A batch of samples, from `start` on, drawn and judged: its rows of the result file."""
         keys = self.keys[start : start + self.sampling.batch_size]
         rows, prompts = zip(*(self.problems[problem] for problem, _ in keys), strict=True)
-        seeds = [_seed(self.sampling.seed, problem, sample) for problem, sample in keys]
+        seeds = [  # non-negative and of 63 bits: the widest that every generator takes
+            int.from_bytes(hashlib.sha256(f"{self.sampling.seed} {problem} {sample}".encode()).digest()[:8]) >> 1
+            for problem, sample in keys
+        ]
         completions = self.generator.generate(prompts, seeds, self.sampling)
         verdicts = _judge(self.judge, rows, [completion.text for completion in completions])
         return [
-            {
-                "benchmark": self.settings["benchmark"],
-                "problem": problem,
-                "sample": sample,
-                "completion": completion.text,
-                "tokens": completion.tokens,
-                "truncated": completion.truncated,
-                **verdict,
-            }
+            {"benchmark": self.settings["benchmark"], "problem": problem, "sample": sample}
+            | {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
+            | verdict
             for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
-
-
-def _seed(seed: int, problem: str, sample: int) -> int:
-    """Non-negative and of 63 bits: the widest that every generator takes."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {problem} {sample}".encode()).digest()[:8]) >> 1
 
 
 def _tokenize(tokenizer: Any, prompt: Any, sampling: Sampling) -> list[int]:
     """As TRL does for training: special tokens are those of the chat template, or else the tokenizer's own."""
     if isinstance(prompt, str):
         return tokenizer(prompt).input_ids
-    encoded = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=True, return_dict=True, **(sampling.chat_template_kwargs or {})
-    )
-    return encoded["input_ids"]
+    options = sampling.chat_template_kwargs or {}
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)["input_ids"]
 
 
 def _judge(judge: Judge | None, rows: Sequence[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
     """`verdict`, and `answer` where the judge tells it, of each completion."""
     if judge is None:
-        golds = [gold_text(row["solution"]) for row in rows]
-        judgements: Sequence[Any] = verifier.judge(texts, golds)
+        judgements: Sequence[Any] = verifier.judge(texts, [gold_text(row["solution"]) for row in rows])
     else:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
         completions = [

@@ -1,56 +1,37 @@
 """How completions are sampled for evaluation. No torch: the command line reads its options here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from ..utils import option
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """
-    How completions are sampled for evaluation. The defaults are the HTPO paper's (arXiv 2605.08283): 32 samples at
-    temperature 1.0 and top-p 0.7, at most 20480 tokens.
-    """
+    """How completions are sampled for evaluation; the defaults are the HTPO paper's (arXiv 2605.08283)."""
 
-    num_samples: int = field(
-        default=32,
-        metadata={
-            "help": "Samples per problem. pass@k and maj@k exist for k up to this; small benchmarks (AIME: 30 "
-            "problems) need many."
-        },
+    num_samples: int = option(
+        32,
+        "Samples per problem. pass@k and maj@k exist for k up to this; small benchmarks (AIME: 30 problems) need "
+        "many.",
     )
-    temperature: float = field(
-        default=1.0,
-        metadata={"help": "0 decodes greedily, and needs `num_samples=1`: all samples would be the same."},
+    temperature: float = option(1.0, "0 decodes greedily, and needs `num_samples=1`: all samples would be the same.")
+    top_p: float = option(
+        0.7, "Sample among the most likely tokens whose probabilities reach this sum; 1.0 samples from all."
     )
-    top_p: float = field(
-        default=0.7,
-        metadata={
-            "help": "Sample among the most likely tokens whose probabilities reach this sum; 1.0 samples from all."
-        },
+    max_new_tokens: int = option(20480, "Tokens per completion; where it ends there, the sample counts as truncated.")
+    batch_size: int = option(
+        64,
+        "Completions generated at once, and lost if the process is killed meanwhile. Limited by memory with "
+        "transformers; vLLM schedules by itself and wants thousands.",
     )
-    max_new_tokens: int = field(
-        default=20480,
-        metadata={"help": "Tokens per completion; where it ends there, the sample counts as truncated."},
+    seed: int = option(
+        0, "Each sample has a seed of its own, derived from this one, the problem and the sample's number."
     )
-    batch_size: int = field(
-        default=64,
-        metadata={
-            "help": "Completions generated at once, and lost if the process is killed meanwhile. Limited by memory "
-            "with transformers; vLLM schedules by itself and wants thousands."
-        },
-    )
-    seed: int = field(
-        default=0,
-        metadata={
-            "help": "Each sample has a seed of its own, derived from this one, the problem and the sample's number."
-        },
-    )
-    chat_template_kwargs: dict[str, Any] | None = field(
-        default=None,
-        metadata={
-            "help": 'Passed to the chat template of conversational prompts, e.g. `{"enable_thinking": false}`; on '
-            "the command line as JSON."
-        },
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None,
+        'Passed to the chat template of conversational prompts, e.g. `{"enable_thinking": false}`; on the command '
+        "line as JSON.",
     )
 
     def __post_init__(self) -> None:

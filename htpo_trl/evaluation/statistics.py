@@ -24,12 +24,10 @@ def pass_at_k(n: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
     arXiv 2107.03374). With k = 1 it is the mean accuracy over the n samples, mean@n.
 
     Args:
-        n (`int`):
-            Samples per problem.
+        n, k (`int`):
+            Samples per problem, and how many of them are tried, at most `n`.
         correct (array-like of `int`, shape (P,)):
             Number of correct samples c of each problem.
-        k (`int`):
-            Sampling budget, at most `n`.
 
     Returns:
         Array of shape (P,), one estimate per problem.
@@ -46,23 +44,14 @@ def pass_at_k(n: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
 def majority_at_k(n: int, correct: int, rivals: Sequence[int], k: int) -> float:
     """
     Chance that the most frequent answer among k of the n samples is the correct one: maj@k, the accuracy of
-    self-consistency (Wang et al. 2022, arXiv 2203.11171).
-
-    It is the exact mean over all C(n, k) subsets, no Monte Carlo. An answer that ties with others for the most votes
-    wins its even share; samples without an answer do not vote, and where nobody votes nothing is right.
+    self-consistency (Wang et al. 2022, arXiv 2203.11171), exact over all C(n, k) subsets. Answers that tie for
+    the most votes share the win evenly; where nobody votes nothing is right.
 
     Args:
-        n (`int`):
-            Samples of the problem.
-        correct (`int`):
-            Number of samples with the correct answer.
-        rivals (`Sequence[int]`):
-            Number of samples with each of the wrong answers. What is left of `n` does not vote.
-        k (`int`):
-            Number of voters, at most `n`.
-
-    Returns:
-        `float`: in 0..1, of this one problem.
+        n, k (`int`):
+            Samples of the problem, and how many of them are drawn to vote, at most `n`.
+        correct (`int`), rivals (`Sequence[int]`):
+            Number of samples with the correct answer, and with each of the wrong ones. The others of `n` do not vote.
     """
     _check_budget(n, k)
     if correct < 0 or correct + sum(rivals) > n or min(rivals, default=1) < 1:
@@ -100,39 +89,27 @@ def _check_budget(n: int, k: int) -> None:
 
 def mean_with_interval(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
     """Mean over problems with its 95% percentile-bootstrap interval, `(mean, low, high)`; problems are resampled."""
-    return means_with_intervals(np.asarray(values, dtype=float)[:, None], resamples, seed)[0]
+    return tuple(means_with_intervals(np.asarray(values, dtype=float)[:, None], resamples, seed)[0].tolist())
 
 
-def means_with_intervals(
-    values: ArrayLike, resamples: int = 10_000, seed: int = 0
-) -> list[tuple[float, float, float]]:
-    """[`mean_with_interval`] of every column of `values`, (P, M): the same problems are resampled for all of them."""
+def means_with_intervals(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+    """[`mean_with_interval`] of every column of `values`, (P, M) → (M, 3): all are of the same resampled problems."""
     columns = np.array(np.asarray(values, dtype=float).T, order="C")
-    problems = columns.shape[1]
-    if problems == 0:
+    if columns.shape[1] == 0:
         raise ValueError("There is no problem to average over: at least one is needed.")
-    mean = columns.mean(axis=1)
-    if problems == 1:  # there is nothing to resample
-        low = high = mean
-    else:
+    mean = low = high = columns.mean(axis=1)
+    if columns.shape[1] > 1:  # else there is nothing to resample
         # Of one batch the resampled values would be gigabytes; the size of a batch changes none of them.
         low, high = stats.bootstrap(
             (columns,), np.mean, n_resamples=resamples, batch=100, axis=1, method="percentile", rng=seed
         ).confidence_interval
-    return list(zip(mean.tolist(), low.tolist(), high.tolist(), strict=True))
+    return np.column_stack([mean, low, high])
 
 
 def t_intervals(values: ArrayLike) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """
-    Mean over seeds with its 95% interval by Student's t, of every column.
-
-    Args:
-        values (array-like, shape (R, M)):
-            One row per run; NaN where a run has no value.
-
-    Returns:
-        `mean`, `low`, `high` and the number of values `n`, each of shape (M,). The mean of no value is NaN, as is the
-        interval of fewer than two.
+    `mean`, `low`, `high` and the number of values `n` of every column of `values`, (R, M): 95% intervals over runs by
+    Student's t. NaN is no value; the mean of none is NaN, as is the interval of fewer than two.
     """
     table = pd.DataFrame(np.asarray(values, dtype=float))
     mean, n = table.mean().to_numpy(), table.count().to_numpy()
@@ -145,14 +122,12 @@ def sign_flip_test(differences: ArrayLike, seed: int = 0) -> NDArray[np.float64]
     Two-sided p-value of the hypothesis that a paired difference is as likely to be +d as -d (Fisher's randomization
     test, The Design of Experiments, 1935): the share of sign vectors whose mean is at least as far from 0.
 
-    Exact where at most 14 problems differ; else from 10,000 random sign vectors, the observed one among them, so that
-    p is never 0.
+    Exact where at most 14 problems differ; else from 10,000 random sign vectors, drawn by `seed`, and the observed one
+    among them, so that p is never 0.
 
     Args:
         differences (array-like, shape (P, M)):
             One row per problem, one column per metric; the columns are tested one by one, by the same signs.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the random sign vectors.
 
     Returns:
         Array of shape (M,).

@@ -1,8 +1,4 @@
-"""
-Reports: one self-contained page and its pictures, from run directories alone (`htpo report RUN ...`).
-
-Which metric is drawn in which picture is said in `panels.py`, the order of the sections in `writer.py`.
-"""
+"""Reports: one self-contained page, described in `panels.yaml`, and its pictures, from run directories alone."""
 
 import lazy_loader
 

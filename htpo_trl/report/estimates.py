@@ -1,12 +1,10 @@
 """
-What is said of a set of runs: bands over steps, final values, evaluations, and paired differences between two sets.
-
-Values are frames whose rows are the units, seeds or the problems of an evaluation. Intervals are 95% intervals: over
-seeds by Student's t, over problems by the bootstrap. What was not logged is NaN, or absent, never zero.
+What is said of sets of runs. Values are frames whose rows are the units, seeds or the problems of an evaluation, with
+95% intervals: over seeds by Student's t, over problems by the bootstrap. What was not logged is NaN, or absent.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,14 +22,11 @@ FINAL_SHARE = 0.1
 
 
 def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
-    """
-    The mean of every column with its interval, `mean`, `low`, `high`; `n` and `units`, what it is over: `"seeds"` or
-    `"problems"`. A unit without a value is NaN; a single seed has no interval.
-    """
+    """The mean of every column with its interval; `n` and `units`, `"seeds"` or `"problems"`, what it is over."""
     if units == "seeds":
         columns = dict(zip(("mean", "low", "high", "n"), t_intervals(values), strict=True))
         return pd.DataFrame(columns, values.columns).assign(units=units)
-    found = means_with_intervals(values) if len(values) else []
+    found: Any = means_with_intervals(values) if len(values) else []
     names = values.columns[: len(found)]
     return pd.DataFrame(found, names, ["mean", "low", "high"]).assign(n=len(values), units=units)
 
@@ -52,17 +47,15 @@ def differences(first: pd.DataFrame, second: pd.DataFrame, units: str) -> pd.Dat
 def band(series: pd.DataFrame) -> pd.DataFrame | None:
     """
     The [`estimate`] of a metric at every step, from its values by step, a column per run; `width` is the number of
-    steps that a point is the mean of. A point that only one of several runs has is a gap; where that leaves nothing,
-    there is no band.
+    steps that a point is the mean of. No band, where there would be gaps alone.
     """
     logged = series.dropna(axis=1, how="all")
     if logged.empty:
         return None
     width = -(-logged.index[-1] // MAX_POINTS) or 1
     found = estimate(logged.groupby(-(-logged.index // width) * width).mean().T, "seeds")
-    found.loc[found.n < min(2, len(logged.columns)), "mean"] = (
-        np.nan
-    )  # one seed has no interval, and is not the mean of all
+    # One of several seeds has no interval, and is not the mean of all: a gap.
+    found["mean"] = found["mean"].where(found.n >= min(2, len(logged.columns)))
     if found["mean"].isna().all():
         return None
     # A point without a value wherever two are further apart than usual, so that no line crosses the gap. Of a metric
@@ -82,9 +75,9 @@ def final_values(runs: Sequence[Run], metrics: Sequence[Metric]) -> pd.DataFrame
     return pd.DataFrame([{m.key: m.scale * final(run.series(m.key).dropna()) for m in metrics} for run in runs])
 
 
-def by_unit(evaluations: Sequence[Evaluation], majority: bool = False) -> tuple[pd.DataFrame, str]:
-    """Scores, of the problems of the only evaluation, or else of seeds, their means; and which units these are."""
-    return _by_unit([evaluation.scores(majority) for evaluation in evaluations])
+def score(evaluations: Sequence[Evaluation], majority: bool = False) -> pd.DataFrame:
+    """The [`estimate`] of every metric: over the problems of the only evaluation, or over seeds, of their means."""
+    return estimate(*_by_unit([evaluation.scores(majority) for evaluation in evaluations]))
 
 
 def _by_unit(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
@@ -94,35 +87,25 @@ def _by_unit(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
 
 
 def paired(first: RunSet, second: RunSet) -> tuple[RunSet, RunSet]:
-    """
-    Both with the runs that are paired, one by one: those of the same seed, or the only run of each.
-
-    Raises:
-        RunError: if there is no pair, saying why.
-    """
+    """Both with the runs that are paired, one by one: of the same seed, or the only ones; [`RunError`] if none are."""
     if len(first.runs) == len(second.runs) == 1:
         return first, second
-    by_seed = []
-    for name, runs in (first, second):
-        seeds = [run.seed for run in runs if run.seed is not None]
-        if repeated := [seed for seed, count in Counter(seeds).items() if count > 1]:
-            raise RunError(f"not paired: {name} has several runs of seed {repeated[0]}")
-        by_seed.append({run.seed: run for run in runs if run.seed is not None})
+    by_seed: tuple[dict[int, Run], dict[int, Run]] = ({}, {})
+    for (name, runs), found in zip((first, second), by_seed, strict=True):
+        for run in runs:
+            if run.seed in found:
+                raise RunError(f"not paired: {name} has several runs of seed {run.seed}")
+            if run.seed is not None:
+                found[run.seed] = run
     common = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if not common:
         raise RunError(f"not paired: {first.name} and {second.name} have no seed in common")
-    one, two = (RunSet("", [runs[seed] for seed in common]) for runs in by_seed)
+    one, two = (RunSet("", [found[seed] for seed in common]) for found in by_seed)
     return one, two
 
 
 def paired_scores(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> pd.DataFrame:
-    """
-    The [`differences`] of evaluations, paired by problem: over the problems of the only pair, or, where there are
-    several, seeds, over their means.
-
-    Raises:
-        RunError: if the two of a pair are not of the same problems.
-    """
+    """The [`differences`] of every metric, paired by problem, over units as in [`score`]; [`RunError`] if unpaired."""
     both = list(zip(first, second, strict=True))
     if any(one.results.problems.keys() != two.results.problems.keys() for one, two in both):
         raise RunError("not paired: the problems are not the same")

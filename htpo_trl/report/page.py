@@ -10,40 +10,28 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..utils import write_atomically
-from .panels import Outline, outlines
+from .panels import Outline, outlines, why_missing
 from .pictures import Panel, draw_curves
 from .sets import RunSet
 
 
-#: What stands in a table where there is no value.
-MISSING = "–"
-
-
 class HtmlTable(NamedTuple):
-    """Header and rows of text, the first `text_columns` to the left, numbers to the right."""
+    """Header and rows, the first `text_columns` to the left, numbers to the right; `None` is shown as a dash."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Any]]
     text_columns: int = 1
 
 
 class Picture(NamedTuple):
     """A PNG with what it shows, in words."""
 
-    png: bytes
+    base64: str
     alt: str
 
 
-#: What the content of a section is made of.
+#: What a section is made of, under its heading: paragraphs, tables and pictures.
 Block = str | HtmlTable | Picture
-
-
-class Section(NamedTuple):
-    """A part of the page: paragraphs, tables and pictures under a heading that the contents link to."""
-
-    anchor: str
-    heading: str
-    content: Sequence[Block]
 
 
 class Report:
@@ -54,6 +42,9 @@ class Report:
         self.final = [metric for outline in self.outlines for metric in outline.metrics if metric.final]
         self.labels = [s.label for s in sets]
         self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
+        # Benchmark, position of the set, step → its evaluations.
+        evaluated = [(b, i, s.evaluations(b)) for b in self.benchmarks for i, s in enumerate(sets)]
+        self.evaluated = [each for each in evaluated if each[-1]]
         self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -62,24 +53,21 @@ class Report:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         write_atomically(self.directory / f"{name}.png", buffer.getvalue())
-        return Picture(buffer.getvalue(), f"{alt} Sets: {', '.join(self.labels)}.")
+        return Picture(base64.b64encode(buffer.getvalue()).decode(), f"{alt} Sets: {', '.join(self.labels)}.")
 
-    def panels(self, outline: Outline, panels: Mapping[str, Panel], alt: str, why: Mapping[str, str]) -> list[Block]:
+    def panels(self, outline: Outline, panels: Mapping[str, Panel], alt: str) -> list[Block]:
         """A picture of panels, by their titles, or, where none has a curve, why."""
         if not any(panel.curves for panel in panels.values()):
-            return self.nothing(outline, why)
+            return self.nothing(outline)
         figure = draw_curves([*panels.values()], self.labels)
         return [outline.caption, self.picture(outline.name, figure, f"{alt}: {', '.join(panels)}.")]
 
-    def nothing(self, outline: Outline, why: Mapping[str, str]) -> list[Block]:
+    def nothing(self, outline: Outline) -> list[Block]:
         """Say why no set has anything to draw; a picture of an earlier report is removed."""
         (self.directory / f"{outline.name}.png").unlink(missing_ok=True)
-        self.missing += [(outline.heading, set_name, reason) for set_name, reason in why.items()]
+        why = {s.name: outline.missing or why_missing(s.runs, outline.metrics[0].key) for s in self.sets}
+        self.missing += [(outline.heading, name, reason) for name, reason in why.items()]
         return [f"Not logged: {self.reasons(why)}."]
-
-    def all_sets(self, reason: str) -> dict[str, str]:
-        """Set → reason, the same for all."""
-        return {s.name: reason for s in self.sets}
 
     def reasons(self, why: Mapping[str, str]) -> str:
         """Set → reason in words: the reason alone, where all sets share it."""
@@ -88,26 +76,25 @@ class Report:
         return "; ".join(f"{name}: {reason}" for name, reason in why.items())
 
 
-def render(title: str, sections: Sequence[Section]) -> str:
+def render(title: str, sections: Sequence[tuple[Outline, Sequence[Block]]]) -> str:
     """The page, self-contained: no script, nothing from the network."""
     files = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     return environment.get_template("page.html.jinja").render(title=title, sections=sections)
 
 
-def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str, ...]:
+def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str | None, ...]:
     """Of a difference: both sides, the interval, p, and what it is over."""
     over = f"{d['n']} {d['units']}" if d["n"] > 1 else "1 seed: no interval"
-    p = MISSING if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else number_text(d["p"])
+    p = None if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else number_text(d["p"])
     sides = (number_text(d[side], decimals) for side in ("first", "second"))
     return *sides, interval_text(d, decimals, "+"), p, over
 
 
-def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str:
+def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str | None:
     """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
     if e is None or pd.isna(e["mean"]):
-        return MISSING
+        return None
     mean, low, high = (number_text(e[name], decimals, sign) for name in ("mean", "low", "high"))
     return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +34,9 @@ class Metric(NamedTuple):
         return 100.0 if self.unit.startswith("%") else 1.0
 
     @property
-    def bounds(self) -> tuple[float | None, float | None]:
+    def bounds(self) -> tuple[float, float]:
         """Where the axis ends at the latest."""
-        return None if self.signed else 0.0, 100.0 if self.unit.startswith("%") else None
+        return -inf if self.signed else 0.0, 100.0 if self.unit.startswith("%") else inf
 
     @property
     def label(self) -> str:
@@ -49,6 +50,7 @@ class Outline(NamedTuple):
     name: str
     heading: str
     caption: str = ""
+    missing: str = ""
     metrics: Sequence[Metric] = ()
 
 

@@ -1,10 +1,9 @@
 """
-The pictures of a report: data in, a matplotlib `Figure` out. Nothing is read, and no window opens.
-
-Sets of runs are told apart by colour, dash and mark, stacked parts by colour and hatch, so that colour-blind readers
-can read every picture, and all can in grey. A panel without data says so.
+The pictures of a report: data in, a matplotlib `Figure` out. Sets of runs are told apart by colour, dash and mark,
+stacked parts by colour and hatch: for colour-blind readers, and in grey. A panel without data says so.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ from ..palette import group_colour, group_label, set_style
 
 
 _WIDTH = 11.0  # inches, of three panels
-_MAX_LABEL = 48
 _styled = style.context(Path(__file__).with_name("report.mplstyle"))  # while a picture is made, and no longer
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _EDGES: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}  # of stacked parts
+_FADED: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.6, "marker": "."}
 _VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
 
 
@@ -43,7 +42,7 @@ class Panel(NamedTuple):
     unit: str  # label of the y-axis
     curves: list[Curve]
     missing: str = ""  # which sets have no data here, and why
-    bounds: tuple[float | None, float | None] = (None, None)  # the axis goes no further
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # the axis goes no further
     over: str = "training"  # or "evaluations", or "k", samples per problem: few points, each with an error bar
     zero: bool = False  # a line at zero: differences
 
@@ -55,18 +54,17 @@ def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     figure, axes = _grid(len(panels), columns, 0.6, 2.9, _WIDTH * max(columns, 2) / 3)
     for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, panel)
-    drawn = sorted({curve.set for panel in panels for curve in panel.curves})
-    handles = [(Line2D([], [], **set_style(i)), labels[i]) for i in drawn]
-    if any(curve.faded for panel in panels for curve in panel.curves):
-        thin = Line2D([], [], color="black", linewidth=0.8, alpha=0.6, marker=".")
-        handles.append((thin, "thin: first evaluation"))
+    curves = [curve for panel in panels for curve in panel.curves]
+    handles = [(Line2D([], [], **set_style(i)), labels[i]) for i in sorted({curve.set for curve in curves})]
+    if any(curve.faded for curve in curves):
+        handles.append((Line2D([], [], color="black", **_FADED), "thin: first evaluation"))
     _add_legend(figure, handles)
     return figure
 
 
 @_styled
-def draw_shares(columns: Mapping[str, Mapping[str, pd.DataFrame] | str]) -> Any:
-    """Stacked shares of the eight groups, from set → group → band of its share, in 0..1; or why there is none."""
+def draw_shares(columns: Mapping[str, list[pd.DataFrame] | str]) -> Any:
+    """Stacked shares of the eight groups, from set → bands in per cent, in their order; or why there is none."""
     figure, axes = _grid(len(columns), min(len(columns), 3), 1.0, 3.2)
     areas = []
     for axis, (label, bands) in zip(axes, columns.items(), strict=True):
@@ -74,15 +72,13 @@ def draw_shares(columns: Mapping[str, Mapping[str, pd.DataFrame] | str]) -> Any:
         if isinstance(bands, str):
             _say_missing(axis, bands)
             continue
-        shares = 100 * pd.DataFrame({group: bands[group]["mean"] for group in GROUPS})
+        shares = pd.concat([points["mean"] for points in bands], axis=1)
         colours = [group_colour(group) for group in GROUPS]
-        areas = axis.stackplot(shares.index, shares.T, colors=colours, **_EDGES)
-        for area, hatch in zip(areas, _HATCHES, strict=True):
-            area.set_hatch(hatch)
+        areas = axis.stackplot(shares.index, shares.T, colors=colours, hatch=_HATCHES, **_EDGES)
         first, last = shares.index[[0, -1]]
-        axis.set(ylim=(0, 100), xlim=(first, max(last, first + 1)), ylabel="% of tokens")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel(_step_label([bands[GROUPS[0]]]))
+        axis.set(
+            xlabel=_step_label(bands[:1]), ylabel="% of tokens", ylim=(0, 100), xlim=(first, max(last, first + 1))
+        )
     _add_legend(figure, [(area, group_label(group)) for area, group in zip(areas, GROUPS, strict=False)])
     return figure
 
@@ -109,6 +105,8 @@ def _grid(n: int, columns: int, margin: float, height: float, width: float = _WI
     rows = -(-n // columns)
     figure = Figure(figsize=(width, margin + height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[:n]:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[n:]:
         axis.remove()
     return figure, axes[:n]
@@ -139,8 +137,6 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
         ks = sorted({k for curve in panel.curves for k in curve.points.index})
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
-    else:
-        axis.xaxis.get_major_locator().set_params(integer=True)
     _bound(axis, panel)
 
 
@@ -150,21 +146,19 @@ def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
     x = points.index.to_numpy(float)
     x = x * 2 ** (0.06 * shift) if over == "k" else x + 0.012 * (np.ptp(x) or 1.0) * shift
     errors = np.maximum([points["mean"] - points.low, points.high - points["mean"]], 0)  # round-off
-    style |= {"linewidth": 0.8, "alpha": 0.6, "marker": "."} if curve.faded else {}
-    axis.errorbar(x, points["mean"], errors, **style)
+    axis.errorbar(x, points["mean"], errors, **style | (_FADED if curve.faded else {}))
 
 
 def _draw_band(axis: Any, curve: Curve) -> None:
-    style, points = set_style(curve.set), curve.points
-    steps, mean = points.index.to_numpy(float), points["mean"].to_numpy()
+    style, points, steps = set_style(curve.set), curve.points, curve.points.index
     every = len(steps) // 8 if len(steps) > 20 else 1
-    axis.plot(steps, mean, markevery=(curve.set % every, every), clip_on=False, **style)
+    axis.plot(steps, points["mean"], markevery=(curve.set % every, every), clip_on=False, **style)
     axis.fill_between(steps, points.low, points.high, color=style["color"], alpha=0.15, linewidth=0)
     for edge in (points.low, points.high):  # the bands of two sets can be told apart in grey, too
         axis.plot(steps, edge, color=style["color"], linestyle=style["linestyle"], linewidth=0.6, alpha=0.6)
-    present = np.concatenate([[False], ~np.isnan(mean), [False]])
-    alone = present[1:-1] & ~present[:-2] & ~present[2:]  # between two gaps, where no line goes
-    axis.plot(steps[alone], mean[alone], linestyle="none", marker=".", color=style["color"])
+    gap = points["mean"].isna()
+    alone = points["mean"][gap.shift(1, fill_value=True) & gap.shift(-1, fill_value=True)]  # where no line goes
+    axis.plot(alone.index, alone, linestyle="none", marker=".", color=style["color"])
 
 
 def _bound(axis: Any, panel: Panel) -> None:
@@ -172,7 +166,7 @@ def _bound(axis: Any, panel: Panel) -> None:
     low, high = axis.get_ylim()
     points = pd.concat([curve.points for curve in panel.curves])
     lowest, highest, largest = points["mean"].min(), points["mean"].max(), points["mean"].abs().max()
-    if not panel.zero and panel.bounds[0] == 0 and largest == 0:
+    if panel.bounds[0] == largest == 0:
         axis.set(ylim=(0, 1), yticks=[0])
         _add_text(axis, 0.5, 0.5, "all values are 0", ha="center", fontsize=9)
         return
@@ -184,9 +178,7 @@ def _bound(axis: Any, panel: Panel) -> None:
     if high - low < 1e-6 * largest:  # constant but for round-off
         low, high = (points["mean"].mean() + 0.05 * largest * sign for sign in (-1, 1))
     margin = 0.0 if panel.over == "training" else 0.03 * (high - low)  # for marks at the bounds
-    least, most = panel.bounds
-    low, high = low if least is None else max(low, least - margin), high if most is None else min(high, most + margin)
-    axis.set_ylim(low, high)
+    axis.set_ylim(max(low, panel.bounds[0] - margin), min(high, panel.bounds[1] + margin))
 
 
 def _step_label(bands: Sequence[pd.DataFrame]) -> str:
@@ -221,5 +213,4 @@ def _add_text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
 def _shorten(label: str) -> str:
     """A label of a run on one line, without its middle where it is long: runs differ at their ends."""
     label = " ".join(label.split())
-    half = _MAX_LABEL // 2
-    return label if len(label) <= _MAX_LABEL else f"{label[: half - 1]}…{label[-half:]}"
+    return label if len(label) <= 48 else f"{label[:23]}…{label[-24:]}"

@@ -1,8 +1,6 @@
 """
-What a run left behind: its log, its evaluations and its options, read from its directory alone.
-
-[`read_run`] knows the directories of `htpo train` and `htpo demo`, of `htpo eval`, and those of plain TRL runs, which
-hold a log and nothing else. No pickle is opened. Nothing here needs torch.
+What a run left behind, read from its directory alone: that of `htpo train` and `htpo demo`, of `htpo eval`, or of a
+plain TRL run, which holds a log and nothing else. No pickle is opened. Nothing here needs torch.
 """
 
 import json
@@ -20,10 +18,6 @@ import pandas as pd
 from ..evaluation.results import Results, ResultsError, check_ks, read, scores
 
 
-#: A metric that is not logged, but made of two that are.
-TOKENS_PER_SECOND = "tokens_per_second"
-
-
 class RunError(ValueError):
     """A directory that is no run, or a file of a run that cannot be read; the message names it."""
 
@@ -35,17 +29,15 @@ class Evaluation:
         self.results = results
         self.samples: int = results.settings["sampling"]["num_samples"]  # per problem
         self.verdicts = Counter(row["verdict"] for rows in results.problems.values() for row in rows)
-        self.scores = cache(self._scores)
-
-    def _scores(self, majority: bool = False) -> pd.DataFrame:
-        """A row per problem, a column per metric, see [`~htpo_trl.evaluation.results.scores`]."""
-        return pd.DataFrame(scores(self.results, check_ks(self.samples), majority))
+        # With majority votes or without: a row per problem, a column per metric.
+        self.scores = cache(lambda majority: scores(results, check_ks(self.samples), majority))
 
 
 class Run(NamedTuple):
     """A run, as far as its directory tells; what it does not tell is `None`, or absent."""
 
     path: Path
+    stem: str  # the directory's name less its seed
     source: str  # what kind of directory it is, for the reader
     seed: int | None
     options: dict[str, Any] | None
@@ -55,9 +47,9 @@ class Run(NamedTuple):
     notes: list[str]  # what is missing, in sentences
 
     @property
-    def stem(self) -> str:
-        """The directory's name less its seed."""
-        return _split_seed(self.path)[0]
+    def told_by_options(self) -> bool:
+        """Whether its options are what makes it; the model of `htpo eval` is a path, of a seed or of a checkpoint."""
+        return self.options is not None and self.source != "htpo eval"
 
     @property
     def steps(self) -> int | None:
@@ -70,12 +62,7 @@ class Run(NamedTuple):
 
 
 def read_run(directory: str | Path) -> Run:
-    """
-    Read a run directory.
-
-    Raises:
-        RunError: if it is none, saying what was looked for, or if one of its files is broken, naming the file.
-    """
+    """Read a run directory; a [`RunError`] says what was looked for in one that is none, or which file is broken."""
     path = Path(directory).resolve()
     if not path.is_dir():
         raise RunError(f"{directory} is no directory.")
@@ -89,9 +76,9 @@ def read_run(directory: str | Path) -> Run:
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"
     evaluations: dict[str, dict[int | None, Evaluation]] = {}
-    steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if re.fullmatch(r"step-\d+", d.name)}
-    for step, each in sorted(steps.items()):
-        for benchmark, evaluation in _result_files(each, notes).items():
+    steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if d.name[5:].isdecimal()}
+    for step in sorted(steps):
+        for benchmark, evaluation in _result_files(steps[step], notes).items():
             evaluations.setdefault(benchmark, {})[step] = evaluation
     if log is None and not evaluations and options is None:
         source, notes = "htpo eval", []
@@ -102,36 +89,33 @@ def read_run(directory: str | Path) -> Run:
                 "evaluation/step-*/*.jsonl, or *.jsonl of `htpo eval` with their .json."
             )
         evaluations = {benchmark: {None: each} for benchmark, each in found.items()}
-        options = _flatten({name: _how_sampled(each.results.settings) for name, each in found.items()})
-    named, recorded = _split_seed(path)[1], (options or {}).get("seed")
-    seed = named if named is not None else recorded if isinstance(recorded, int) else None
-    return Run(path, source, seed, options, {k: str(v) for k, v in versions.items()}, log or {}, evaluations, notes)
-
-
-def _split_seed(path: Path) -> tuple[str, int | None]:
-    """`dapo-seed3`, `dapo_seed3`, `dapo-s3` and `dapo/seed3` are seed 3 of `dapo`."""
-    match = re.search(r"(?:^|[-_])(?:seed|s)[-_=]?(\d+)$", path.name)
-    if match is None:
-        return path.name, None
-    return path.name[: match.start()] or path.parent.name, int(match[1])
+        settings_of = {benchmark: each.results.settings for benchmark, each in found.items()}
+        told = {name: {k: s.get(k) for k in ("model", "judge")} | s["sampling"] for name, s in settings_of.items()}
+        options = _flatten(told)
+    stem, seed = path.name, (options or {}).get("seed")
+    if match := re.search(r"(?:^|[-_])(?:seed|s)[-_=]?(\d+)$", stem):  # dapo-seed3, dapo_s3, dapo/seed3
+        stem, seed = stem[: match.start()] or path.parent.name, int(match[1])
+    seed, versions = seed if isinstance(seed, int) else None, {name: str(each) for name, each in versions.items()}
+    return Run(path, stem, source, seed, options, versions, log or {}, evaluations, notes)
 
 
 def _newest_log(path: Path) -> tuple[dict[str, pd.Series] | None, list[str]]:
     """The log of the trainer's state that went furthest, the run's own rather than a checkpoint's; what it lacks."""
-    newest, file, log = {"global_step": -1}, None, None
-    for found in [path / "trainer_state.json", *sorted(path.glob("checkpoint-*/trainer_state.json"))]:
-        if not found.exists():
-            continue
-        state = _json(found)
-        if not isinstance(state.get("global_step"), int) or not isinstance(state.get("log_history"), list):
-            raise RunError(f"{found} is no trainer's state: it has no global_step, or no log_history.")
-        if state["global_step"] > newest["global_step"]:
-            newest, file, log = state, found, _log(found, state["log_history"])
-    if file is None:
+    files = [*path.glob("trainer_state.json"), *sorted(path.glob("checkpoint-*/trainer_state.json"))]
+    if not files:
         return None, ["no trainer_state.json, hence no log: the run saved neither a checkpoint nor its last state"]
-    if file.parent == path or newest["global_step"] == newest.get("max_steps"):
+    file, state = max(((file, _state(file)) for file in files), key=lambda found: found[1]["global_step"])
+    log = _log(file, state["log_history"])
+    if file.parent == path or state["global_step"] == state.get("max_steps"):
         return log, []
     return log, [f"the log ends with {file.parent.name}, the run's newest checkpoint: the run did not finish"]
+
+
+def _state(file: Path) -> dict[str, Any]:
+    state = _json(file)
+    if not isinstance(state.get("global_step"), int) or not isinstance(state.get("log_history"), list):
+        raise RunError(f"{file} is no trainer's state: it has no global_step, or no log_history.")
+    return state
 
 
 def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
@@ -141,23 +125,16 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise RunError(f"{file}: row {i} of the log has no step: {row!r:.60}.")
         for key, value in row.items():
-            values.setdefault(key, {})[row["step"]] = _number(value)
+            is_number = type(value) in (int, float) and abs(value) < 1e300  # a line can be drawn through it
+            values.setdefault(key, {})[row["step"]] = float(value) if is_number else math.nan
     log = {key: pd.Series(each).sort_index() for key, each in values.items()}
     if {"num_tokens", "step_time"} <= log.keys():
-        log[TOKENS_PER_SECOND] = _tokens_per_second(log["num_tokens"], log["step_time"])
+        step_time = log["step_time"].dropna()  # the mean of the steps since the last log
+        seconds = (step_time * np.diff(step_time.index, prepend=0)).cumsum()
+        passed = pd.DataFrame({"tokens": log["num_tokens"], "seconds": seconds}).dropna().diff()
+        passed = passed[(passed.tokens >= 0) & (passed.seconds != 0)]
+        log["tokens_per_second"] = passed.tokens / passed.seconds
     return log
-
-
-def _tokens_per_second(num_tokens: pd.Series, step_time: pd.Series) -> pd.Series:
-    """
-    Tokens between two logged `num_tokens`, over the `step_time` of the steps between them. A logged step time is the
-    mean of the steps since the last log.
-    """
-    step_time = step_time.dropna()
-    seconds = (step_time * np.diff(step_time.index, prepend=0)).cumsum()
-    passed = pd.DataFrame({"tokens": num_tokens, "seconds": seconds}).dropna().diff()
-    passed = passed[(passed.tokens >= 0) & (passed.seconds != 0)]
-    return passed.tokens / passed.seconds
 
 
 def _result_files(directory: Path, notes: list[str]) -> dict[str, Evaluation]:
@@ -173,10 +150,6 @@ def _result_files(directory: Path, notes: list[str]) -> dict[str, Evaluation]:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{file}, or the .json beside it, is broken: {error!r}.") from None
     return found
-
-
-def _how_sampled(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": settings.get("model"), "judge": settings.get("judge"), **settings["sampling"]}
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -196,9 +169,3 @@ def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items() if isinstance(values, dict) else [(section, values)]:
             options[name if options.get(name, value) == value else f"{section}.{name}"] = value
     return options
-
-
-def _number(value: Any) -> float:
-    """What a line can be drawn through; NaN for the rest."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < 1e300 else math.nan

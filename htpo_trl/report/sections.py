@@ -1,35 +1,36 @@
-"""The sections of a report: of which estimates their tables are made and their pictures are drawn."""
+"""
+The sections of a report: of which estimates their tables are made and their pictures are drawn. `NAME_section` makes
+the one of this name in `panels.yaml`, [`plot_section`] those that have none.
+"""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from .. import __version__
-from ..objective.table import GROUPS
 from ..verifier import Verdict
 from . import estimates
-from .estimates import band, by_unit, differences, estimate, final_values, paired, paired_scores
-from .page import MISSING, Block, HtmlTable, Report, difference_texts, interval_text
+from .estimates import band, differences, estimate, final_values, paired, paired_scores, score
+from .page import Block, HtmlTable, Report, difference_texts, interval_text
 from .panels import Outline, why_missing
 from .pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
-from .runs import RunError
-from .sets import RunSet, differing_options
+from .runs import Evaluation, RunError
+from .sets import differing_options
 
 
 def runs_section(report: Report, outline: Outline) -> list[Block]:
     """Which runs the report is of, and how to read it."""
     header = ("set", "run", "seed", "kind", "last step", "directory")
-    cells = [
+    rows = [
         (s.name, run.path.name, run.seed, run.source, run.steps, os.path.relpath(run.path))
         for s in report.sets
         for run in s.runs
     ]
-    table = HtmlTable(header, [[MISSING if c is None else str(c) for c in row] for row in cells], len(header))
     reading = outline.caption.format(max_points=estimates.MAX_POINTS, final_share=estimates.FINAL_SHARE)
-    return [table, reading, f"Report of htpo_trl {__version__}."]
+    return [HtmlTable(header, rows, len(header)), reading, f"Report of htpo_trl {__version__}."]
 
 
 def summary_section(report: Report, outline: Outline) -> list[Block]:
@@ -37,35 +38,32 @@ def summary_section(report: Report, outline: Outline) -> list[Block]:
     finals = [estimate(final_values(s.runs, report.final), "seeds").to_dict("index") for s in report.sets]
     rows = [(m.label, *(interval_text(found[m.key], m.decimals) for found in finals)) for m in report.final]
     content: list[Block] = ["Final values of training:", HtmlTable(("metric", *report.labels), rows)]
-    if all(set(cells) == {MISSING} for _, *cells in rows):
+    if not any(cell for _, *cells in rows for cell in cells):
         content = ["Final values of training: not logged."]
-    gains = [row for benchmark in report.benchmarks for s in report.sets for row in _gains(report, s, benchmark)]
+    gains = [row for each in report.evaluated for row in _gains(report, *each)]
     if gains:
         header = ("benchmark", "metric", "set", "steps", "first", "last", "gain", "over")
         content += ["First and last evaluation, and the gain, paired by problem:", HtmlTable(header, gains, 4)]
     return content
 
 
-def _gains(report: Report, s: RunSet, benchmark: str) -> list[tuple[str, ...]]:
-    found = list(s.evaluations(benchmark).items())
-    if not found:
-        return []
-    (start, before), (end, last) = found[0], found[-1]
+def _gains(report: Report, benchmark: str, i: int, found: Mapping[int | None, list[Evaluation]]) -> list[Any]:
+    name, steps, evaluations = report.sets[i].name, [*found], [*found.values()]
     first, gained = {}, {}
     if len(found) > 1:
-        first = estimate(*by_unit(before, True)).to_dict("index")
+        first = score(evaluations[0], True).to_dict("index")
         try:
-            gained = paired_scores(before, last).to_dict("index")
+            gained = paired_scores(evaluations[0], evaluations[-1]).to_dict("index")
         except RunError as error:
-            report.missing.append(("Summary", s.name, f"gain on {benchmark}: {error}"))
-    steps = " → ".join(MISSING if step is None else str(step) for step in dict.fromkeys((start, end)))
+            report.missing.append(("Summary", name, f"gain on {benchmark}: {error}"))
+    when = None if steps == [None] else " → ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
     return [
         (
-            *(benchmark, _metric_name(metric, last[0].samples), s.name, steps),
+            *(benchmark, _metric_name(metric, evaluations[-1]), name, when),
             *(interval_text(first.get(metric)), interval_text(each), interval_text(gained.get(metric), sign="+")),
             f"{each['n']} {each['units']}",
         )
-        for metric, each in estimate(*by_unit(last, True)).to_dict("index").items()
+        for metric, each in score(evaluations[-1], True).to_dict("index").items()
     ]
 
 
@@ -90,44 +88,41 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
                 lacking.setdefault(each, []).append(metric.title)
     if any(panel.curves for panel in panels.values()):
         report.missing += [(outline.heading, s, f"{why}: {', '.join(each)}") for (s, why), each in lacking.items()]
-    nothing = {s.name: why_missing(s.runs, outline.metrics[0].key) for s in report.sets}
-    return report.panels(outline, panels, f"{outline.heading}, over optimizer steps", nothing)
+    return report.panels(outline, panels, f"{outline.heading}, over optimizer steps")
 
 
 def evaluations_section(report: Report, outline: Outline) -> list[Block]:
     """mean@n and pass@n of every benchmark over the steps at which it was evaluated."""
     panels: dict[str, Panel] = {}
-    for benchmark in report.benchmarks:
-        for i, s in enumerate(report.sets):
-            found = {step: each for step, each in s.evaluations(benchmark).items() if step is not None}
-            tables = [estimate(*by_unit(each)).assign(step=step) for step, each in found.items()]
-            table = pd.concat([each for each in tables if len(each)] or [pd.DataFrame()])
-            for metric in dict.fromkeys([*table.index[:1], *table.index[-1:]]):  # mean, and pass@n
-                title = f"{benchmark}: {_metric_name(metric, [*found.values()][-1][0].samples)}"
-                curve = Curve(i, table.loc[[metric]].set_index("step"))
-                _add(panels, curve, title, "share of problems", bounds=(0, 1), over="evaluations")
-    return report.panels(outline, panels, outline.heading, report.all_sets("no evaluation during training"))
+    for benchmark, i, found in report.evaluated:
+        tables = [score(each).assign(step=step) for step, each in found.items() if step is not None]
+        table = pd.concat([each for each in tables if len(each)] or [pd.DataFrame()])
+        for metric in dict.fromkeys([*table.index[:1], *table.index[-1:]]):  # mean, and pass@n
+            title = f"{benchmark}: {_metric_name(metric, [*found.values()][-1])}"
+            curve = Curve(i, table.loc[[metric]].set_index("step"))
+            _add(panels, curve, title, "share of problems", bounds=(0, 1), over="evaluations")
+    return report.panels(outline, panels, outline.heading)
 
 
 def budgets_section(report: Report, outline: Outline) -> list[Block]:
     """pass@k and maj@k over k, of the last evaluation and, thin, of the first."""
     panels: dict[str, Panel] = {}
-    for benchmark in report.benchmarks:
-        for i, s in enumerate(report.sets):
-            found = list(s.evaluations(benchmark).values())
-            for each in [*found[:1], *found[1:][-1:]]:
-                for name, points in _over_k(estimate(*by_unit(each, True))).items():
-                    curve = Curve(i, points, faded=each is not found[-1])
-                    _add(panels, curve, f"{benchmark}: {name}", name, bounds=(0, 1), over="k")
-    why = report.all_sets("no evaluation with several samples per problem")
-    return report.panels(outline, panels, f"{outline.heading}, over samples per problem", why)
+    for benchmark, i, found in report.evaluated:
+        steps = [*found]
+        for step in dict.fromkeys((steps[0], steps[-1])):
+            for name, points in _over_k(score(found[step], True)).items():
+                curve = Curve(i, points, faded=step != steps[-1])
+                _add(panels, curve, f"{benchmark}: {name}", name, bounds=(0, 1), over="k")
+    return report.panels(outline, panels, f"{outline.heading}, over samples per problem")
 
 
 def differences_section(report: Report, outline: Outline) -> list[Block]:
     """Every set minus the first one, paired by seed or by problem; nothing, where there is one set."""
     (report.directory / f"{outline.name}.png").unlink(missing_ok=True)
     baseline, *others = report.sets
-    rows: list[Sequence[str]] = []
+    if not others:
+        return []
+    rows: list[tuple[str | None, ...]] = []
     panels: dict[str, Panel] = {}
     notes: list[tuple[str, str]] = []
     for i, other in enumerate(others, 1):
@@ -136,11 +131,10 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
         except RunError as error:
             notes.append((other.name, str(error)))
             continue
-        for benchmark in report.benchmarks:
-            if not any(benchmark in run.evaluations for side in sides for run in side.runs):
-                continue
+        evaluated = {benchmark for side in sides for run in side.runs for benchmark in run.evaluations}
+        for benchmark in [each for each in report.benchmarks if each in evaluated]:
             try:
-                last = [side.last_evaluations(benchmark) for side in sides]
+                last = [next(reversed(side.evaluations(benchmark).values()), []) for side in sides]
                 if any(len(each) < len(sides[0].runs) for each in last):
                     raise RunError("not paired: not evaluated in both sets, or not by all seeds")
                 scored = paired_scores(*last)
@@ -160,8 +154,6 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
             curve = band((metric.scale * (second - first)).dropna(how="all"))  # at steps that both logged
             if metric.paired and curve is not None:
                 _add(panels, Curve(i, curve), metric.title, f"difference, {metric.unit}", zero=True)
-    if not others:
-        return []
     report.missing += [(outline.heading, name, note) for name, note in notes]
     content: list[Block] = [outline.caption.format(baseline=baseline.name), *(f"{a}: {b}." for a, b in notes)]
     if panels:
@@ -175,16 +167,15 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
 
 def shares_section(report: Report, outline: Outline) -> list[Block]:
     """Shares of the eight groups, stacked: a column per set."""
-    columns: dict[str, dict[str, pd.DataFrame] | str] = {}
+    columns: dict[str, Any] = {}
     why: dict[str, str] = {}
     for s in report.sets:
-        bands = {group: band(s.series(f"htpo/share/{group}")) for group in GROUPS}
-        found = {group: points for group, points in bands.items() if points is not None}
-        if len(found) < len(GROUPS):
-            why[s.name] = why_missing(s.runs, f"htpo/share/{GROUPS[0]}")
-        columns[s.label] = why.get(s.name, found)
+        bands = [band(metric.scale * s.series(metric.key)) for metric in outline.metrics]
+        if any(points is None for points in bands):
+            why[s.name] = why_missing(s.runs, outline.metrics[0].key)
+        columns[s.label] = why.get(s.name, bands)
     if len(why) == len(report.sets):
-        return report.nothing(outline, why)
+        return report.nothing(outline)
     report.missing += [(outline.heading, name, reason) for name, reason in why.items()]
     alt = f"{outline.heading}, stacked, over optimizer steps."
     return [outline.caption, report.picture(outline.name, draw_shares(columns), alt)]
@@ -192,20 +183,14 @@ def shares_section(report: Report, outline: Outline) -> list[Block]:
 
 def evaluation_verdicts_section(report: Report, outline: Outline) -> list[Block]:
     """Verdicts of the samples of the last evaluation."""
-    found = {
-        f"{benchmark}: {s.name}": sum((each.verdicts for each in last), Counter())
-        for benchmark in report.benchmarks
-        for s in report.sets
-        if (last := s.last_evaluations(benchmark))
-    }
-    if not found:
-        return report.nothing(outline, report.all_sets("no evaluation"))
-    words = {verdict: verdict.replace("_", " ") for verdict in Verdict}
-    counts = pd.DataFrame([{word: each[v] for v, word in words.items()} for each in found.values()], [*found])
-    counts = counts.loc[:, counts.any()]
-    rows = [(label, *map(str, row)) for label, *row in counts.itertuples()]
+    if not report.evaluated:
+        return report.nothing(outline)
+    last = {f"{b}: {report.sets[i].name}": [*found.values()][-1] for b, i, found in report.evaluated}
+    found = {label: sum((each.verdicts for each in evaluations), Counter()) for label, evaluations in last.items()}
+    counts = pd.DataFrame.from_dict(found, "index").reindex(columns=[*Verdict]).fillna(0).astype(int)
+    counts = counts.loc[:, counts.any()].rename(columns=lambda verdict: verdict.replace("_", " "))
     picture = report.picture(outline.name, draw_verdicts(counts), f"{outline.heading}, shares of the samples.")
-    return [outline.caption, picture, HtmlTable(("benchmark and set", *counts), rows)]
+    return [outline.caption, picture, HtmlTable(("benchmark and set", *counts), [*counts.itertuples(name=None)])]
 
 
 def options_section(report: Report, outline: Outline) -> list[Block]:
@@ -246,15 +231,5 @@ def _over_k(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _metric_name(name: str, samples: int) -> str:
-    return f"mean@{samples}" if name == "mean" else name
-
-
-#: Sections that are no pictures of metrics over steps, by their names in `panels.yaml`.
-SECTIONS: dict[str, Callable[[Report, Outline], list[Block]]] = {
-    section.__name__.removesuffix("_section"): section
-    for section in (
-        *(runs_section, summary_section, evaluations_section, budgets_section, differences_section, shares_section),
-        *(evaluation_verdicts_section, options_section, missing_section),
-    )
-}
+def _metric_name(name: str, evaluations: list[Evaluation]) -> str:
+    return f"mean@{evaluations[0].samples}" if name == "mean" else name

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +46,6 @@ class RunSet(NamedTuple):
         steps = set.intersection(*map(set, found)) if found else set()
         return {step: [each[step] for each in found] for step in sorted(steps, key=lambda s: (s is not None, s))}
 
-    def last_evaluations(self, benchmark: str) -> list[Evaluation]:
-        """Those of the last of these steps, if there is one."""
-        return next(reversed(self.evaluations(benchmark).values()), [])
-
 
 def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     """
@@ -70,14 +65,10 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
         if any(run.path == member.path for member in members):
             raise RunError(f"{directory} is named twice.")
         members.append(run)
-    names = iter(_names([s for s in sets.values() if not s.name]))
-    seen: Counter[str] = Counter()
-    named = []
-    for s in sets.values():
-        name = s.name or next(names)
-        seen[name] += 1
-        named.append(RunSet(name if seen[name] == 1 else f"{name} ({seen[name]})", s.runs))
-    return named
+    found = iter(_names([s for s in sets.values() if not s.name]))
+    names = pd.Series([s.name or next(found) for s in sets.values()])
+    names += names.groupby(names).cumcount().map(lambda earlier: f" ({earlier + 1})" if earlier else "")
+    return [RunSet(name, s.runs) for name, s in zip(names, sets.values(), strict=True)]
 
 
 def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
@@ -85,39 +76,34 @@ def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str
     Option or version → for each set the values that its runs have. Only those that are not the same in all runs which
     recorded them: what one kind of run alone records is no difference.
     """
-    columns = [
-        [_options(run) | ({f"version of {k}": v for k, v in run.versions.items()} if versions else {}) for run in runs]
+    rows = [
+        _options(run) | {f"version of {name}": version for name, version in run.versions.items() if versions}
         for _, runs in sets
+        for run in runs
     ]
-    rows = {}
-    for name in sorted({name for column in columns for options in column for name in options}):
-        row = [sorted({_text(options[name]) for options in column if name in options}) for column in columns]
-        if len({value for values in row for value in values}) > 1:
-            rows[name] = row
-    return rows
+    table = pd.DataFrame(rows, [i for i, s in enumerate(sets) for _ in s.runs])
+    differing = sorted(name for name, values in table.items() if values.nunique() > 1)
+    return {name: [sorted(set(table.loc[[i], name].dropna())) for i in range(len(sets))] for name in differing}
 
 
-def _options(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in (run.options or {}).items() if not _NO_DIFFERENCE.fullmatch(name)}
+def _options(run: Run) -> dict[str, str]:
+    """What tells its set from others, as text."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+        for name, value in (run.options or {}).items()
+        if not _NO_DIFFERENCE.fullmatch(name)
+    }
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _identity(run: Run) -> tuple[str, ...]:
-    if run.options is None:
-        return run.source, run.stem
-    options = _options(run)
-    if run.source != "htpo eval":
-        return run.source, _text(options)
-    # Its model is a path, that of a seed or of a checkpoint: whose seeds belong together, only the directory tells.
-    return run.source, run.stem, _text({name: value for name, value in options.items() if name != "model"})
+def _identity(run: Run) -> tuple[Any, ...]:
+    told = run.told_by_options
+    options = {name: value for name, value in _options(run).items() if told or name != "model"}
+    return run.source, None if told else run.stem, frozenset(options.items())
 
 
 def _names(sets: Sequence[RunSet]) -> list[str]:
     """What tells sets without a name apart: their options where that is short, else their directories' names."""
-    told = all(s.runs[0].options is not None and s.runs[0].source != "htpo eval" for s in sets)
+    told = all(s.runs[0].told_by_options for s in sets)
     differing = differing_options(sets, versions=False) if told else {}
     names = []
     for i in range(len(sets)):

@@ -42,14 +42,12 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     ```
     """
     require_matplotlib()
-    from .page import Report, Section, render
-    from .sections import SECTIONS, plot_section
+    from . import sections
+    from .page import Report, render
 
     report = Report(read_sets(runs), Path(output_dir))
-    sections = []
-    for outline in report.outlines:
-        if content := SECTIONS.get(outline.name, plot_section)(report, outline):
-            sections.append(Section(outline.name, outline.heading, content))
+    makers = [getattr(sections, f"{outline.name}_section", sections.plot_section) for outline in report.outlines]
+    contents = [(outline, make(report, outline)) for outline, make in zip(report.outlines, makers, strict=True)]
     page = report.directory / "index.html"
-    write_atomically(page, render(f"Report: {', '.join(s.name for s in report.sets)}", sections))
+    write_atomically(page, render(f"Report: {', '.join(s.name for s in report.sets)}", contents))
     return page

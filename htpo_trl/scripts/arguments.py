@@ -9,20 +9,19 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..data.prompts import PromptArguments
-from ..utils import nearest
-from .flags import Flag, option
+from ..utils import nearest, option
+from .flags import Flag
 
 
 #: Folder of the packaged recipes.
-RECIPES = files("htpo_trl") / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 #: Folder of the packaged configurations of accelerate.
-ACCELERATE_CONFIGS = files("htpo_trl") / "accelerate_configs"
+ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
 
 
 class UsageError(ValueError):
@@ -31,10 +30,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
-    """
-    End a command on a [`UsageError`], or one of `errors`, by the one way to fail for what its user can mend: a line on
-    stderr, from the first process alone, and exit code 2.
-    """
+    """End a command on what its user can mend: a line on stderr, from the first process alone, and exit code 2."""
     try:
         yield
     except (UsageError, *errors) as error:  # type: ignore[misc]
@@ -62,44 +58,31 @@ class HTPOScriptArguments(PromptArguments):
         "A set that htpo_trl knows by name, such as 'dapo-math-17k', a procedural task, 'countdown', a .jsonl, .csv "
         "or .parquet file, or an id on the Hub.",
     )
-    dataset_path: str | None = option(
-        None, "Downloaded copy of a set that htpo_trl knows by name: .jsonl, .csv or .parquet."
-    )
+    dataset_path: str | None = option(None, "Downloaded copy of a set known by name: .jsonl, .csv or .parquet.")
     dataset_config: str | None = option(None, "Configuration of a data set of the Hub.")
     dataset_train_split: str | None = option(None, "Split of a data set of the Hub to train on, 'train' by default.")
-    dataset_test_split: str | None = option(
-        None, "Split of a data set of the Hub for the trainer's evaluation (eval_strategy)."
-    )
+    dataset_test_split: str | None = option(None, "Split of a data set of the Hub for `eval_strategy`.")
     dataset_streaming: bool = option(False, "Whether to stream a data set of the Hub that has the column 'prompt'.")
-    test_split_size: float | None = option(
-        None, "Share of the training data to hold out, by a hash of the problem's text."
-    )
+    test_split_size: float | None = option(None, "Share of the training data to hold out, by a hash of the problem.")
     reward_funcs: list[str] = option(
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
-        "'countdown_reward', 'get_soft_overlong_punishment', TRL's 'accuracy_reward', 'think_format_reward', "
-        "'reasoning_accuracy_reward', or dotted paths, importable from the working directory. The first one judges "
-        "correctness.",
+        "'countdown_reward', 'get_soft_overlong_punishment', 'accuracy_reward', 'reasoning_accuracy_reward', "
+        "'think_format_reward', or dotted paths, from the working directory too. The first judges correctness.",
     )
-    soft_punish_cache: int = option(
-        4096, "Tokens below `max_completion_length` over which the soft overlong punishment grows."
-    )
+    soft_punish_cache: int = option(4096, "Tokens before `max_completion_length` over which the punishment grows.")
     eval_benchmarks: list[str] | None = option(
         None,
         "What to evaluate mean@n and pass@k on, every `eval_steps` steps and at both ends: names as for "
         "`dataset_name`, or 'test', the part of the training data that `test_split_size` holds out.",
     )
     eval_num_samples: int = option(8, "Samples per problem of the benchmarks.")
-    eval_max_new_tokens: int | None = option(
-        None, "Tokens per sample of the benchmarks, `max_completion_length` by default."
-    )
+    eval_max_new_tokens: int | None = option(None, "Tokens per sample, `max_completion_length` by default.")
     eval_temperature: float = option(1.0, "Temperature of the benchmarks' samples.")
     eval_top_p: float = option(0.7, "Top-p of the benchmarks' samples; the paper's.")
     eval_batch_size: int = option(64, "Samples of the benchmarks generated at once.")
     eval_judge: str | None = option(None, "Reward function that judges the benchmarks; the math verifier by default.")
-    record_tokens_steps: int | None = option(
-        None, "Optimizer steps between two records of tokens for `htpo tokens`; none by default."
-    )
+    record_tokens_steps: int | None = option(None, "Steps between two records for `htpo tokens`; none by default.")
     record_tokens_completions: int = option(16, "Completions per record of tokens.")
     verifier_workers: int = option(8, "Worker processes of the math verifier.")
     verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
@@ -119,57 +102,46 @@ class Arguments(NamedTuple):
     script: list[str]
     launch: list[str]  #: for `accelerate launch`
     defaults: dict[str, Any]  #: of the script: what a token cannot hold, `None` and mappings
-    own: list[str]  #: of the command line alone, without those for `accelerate launch`
     env: dict[str, str]  #: environment variables, for [`set_environment`]
 
 
 def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[str] = ()) -> Arguments:
     """
-    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes.
-
-    Raises:
-        UsageError: for an option that is none of the flags, with the nearest that is.
+    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes. Raises a
+    [`UsageError`] for an option that is none of the flags, with the nearest that is.
     """
     launch_flags = {*launch_flags, "accelerate_config"}
-    script, launch, defaults, own, env = found = Arguments([], [], {}, [], {})
+    script, launch, defaults, env = found = Arguments([], [], {}, {})
 
     def place(name: str, tokens: list[str], where: object) -> None:
         if name not in flags and name not in launch_flags:
             raise UsageError(f"{where}: {name!r} is not an option. {nearest(name, [*flags, *launch_flags])}".rstrip())
         (script if name in flags else launch).extend(tokens)
 
-    options = [*_options(argv)]
+    starts = [i for i, token in enumerate(argv) if token.startswith("--")]
+    if argv and starts[:1] != [0]:
+        raise UsageError(f"command line: {argv[0]!r} stands before any option. Options begin with --.")
+    spans = [argv[start:end] for start, end in pairwise([*starts, len(argv)])]
+    options = [(span[0][2:].partition("=")[0].replace("-", "_"), [*span]) for span in spans]
     for tokens in [tokens for name, tokens in options if name == "config"]:
         values = [value for value in (tokens[0].partition("=")[2], *tokens[1:]) if value]
         if len(values) != 1:
             raise UsageError("command line: --config takes one value.")
-        own += tokens
         path, recipe, variables = load_recipe(values[0])
         env |= variables
         for name, value in recipe.items():
             items = value if isinstance(value, list) else [value]
             if name in flags and any(item is None or isinstance(item, dict) for item in items):
                 defaults[name] = value  # some versions of TRL take no mapping as a flag
+            elif isinstance(value, list):
+                place(name, [f"--{name}", *map(str, items)], path)
             else:
-                joined = [f"--{name}={value}"]
-                place(name, [f"--{name}", *map(str, items)] if isinstance(value, list) else joined, path)
+                place(name, [f"--{name}={value}"], path)
     for name, tokens in options:
-        if name == "config":
-            continue
-        name = name[3:] if name.startswith("no_") and name[3:] in flags else name
-        place(name, tokens, "command line")
-        if name in flags:
-            own += tokens
+        if name != "config":
+            name = name[3:] if name.startswith("no_") and name[3:] in flags else name
+            place(name, tokens, "command line")
     return found
-
-
-def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Name of each option, in underscores, and its tokens."""
-    starts = [i for i, token in enumerate(argv) if token.startswith("--")]
-    if argv and starts[:1] != [0]:
-        raise UsageError(f"command line: {argv[0]!r} stands before any option. Options begin with --.")
-    for start, end in pairwise([*starts, len(argv)]):
-        yield argv[start][2:].partition("=")[0].replace("-", "_"), [*argv[start:end]]
 
 
 def load_recipe(name: str) -> tuple[Path, dict[str, Any], dict[str, str]]:
@@ -195,18 +167,17 @@ def set_environment(env: Mapping[str, str]) -> None:
         os.environ.setdefault(variable, value)
 
 
-def find(name: str, packaged: Any, kind: str) -> Path:
+def find(name: str, packaged: Path, kind: str) -> Path:
     """A YAML file by path, or one of the package's by its name."""
-    for path in (Path(name), Path(str(packaged / f"{name}.yaml"))):
+    for path in (Path(name), packaged / f"{name}.yaml"):
         if path.is_file():
             return path
+    known = names(packaged)
     raise UsageError(
-        f"{nearest(name, names(packaged))}{name!r} is neither a file nor a {kind} of the package: "
-        f"{', '.join(names(packaged))}."
+        f"{nearest(name, known)}{name!r} is neither a file nor a {kind} of the package: {', '.join(known)}."
     )
 
 
-def names(packaged: Any) -> list[str]:
+def names(packaged: Path) -> list[str]:
     """The names of the package's YAML files in a folder."""
-    root = Path(str(packaged))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(path.relative_to(packaged).with_suffix("").as_posix() for path in packaged.rglob("*.yaml"))

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
+from ..utils import option
 from .arguments import UsageError, mendable, read, set_environment, strict
-from .flags import Flag, flags_of, option
+from .flags import flags_of
 from .reward_names import reward_functions
 
 
@@ -19,6 +21,8 @@ TITLES = {
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
     "htpo_trl.data.prompts.PromptArguments": "Prompts",
 }
+#: The command's flags, without importing torch.
+flags = partial(flags_of, TITLES)
 
 
 @dataclass
@@ -28,11 +32,9 @@ class EvalArguments(PromptArguments):
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
     benchmarks: list[str] = option([], "Names that htpo_trl.data knows, files, or ids on the Hub.")
     output_dir: str | None = option(
-        None, "Where the samples go, by default `runs/evaluation/<model>`. What is there already is not sampled again."
+        None, "Where samples go, by default runs/evaluation/<model>; those there are kept."
     )
-    against: str | None = option(
-        None, "Output directory of another evaluation of the same problems, to compare this one with, pair by pair."
-    )
+    against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(None, "Reward function, by name or dotted path; the math verifier by default.")
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
@@ -57,15 +59,11 @@ def make_parser() -> Any:
     return parser
 
 
-def flags() -> dict[str, Flag]:
-    """The command's flags, without importing torch."""
-    return flags_of(TITLES)
-
-
 def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table."""
     from ..evaluation import ResultsError, compare, comparison_table, evaluate
     from ..evaluation.generation import load_generator
+    from ..evaluation.results import check_ks
 
     with mendable("htpo eval", ValueError, ImportError, OSError):
         arguments = read(argv, flags())
@@ -73,14 +71,18 @@ def main(argv: Sequence[str]) -> None:
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
+        check_ks(sampling.num_samples, args.ks)  # what follows takes hours
         check_options(args.benchmarks, args)
         benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
+        others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
+        if missing := [str(path) for path in others.values() if not path.is_file()]:
+            raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
         judge = reward_functions([args.judge])[0] if args.judge else None
         generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
     output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
     with mendable("htpo eval", ResultsError):
         evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks)
         print(f"Samples and summaries: {output_dir}")
-        if args.against:
-            files = [(Path(args.against, f"{name}.jsonl"), Path(output_dir, f"{name}.jsonl")) for name in benchmarks]
-            print(comparison_table([record for pair in files for record in compare(*pair, args.ks)]))
+        if others:
+            pairs = [(path, Path(output_dir, f"{name}.jsonl")) for name, path in others.items()]
+            print(comparison_table([record for pair in pairs for record in compare(*pair, args.ks)]))

@@ -7,17 +7,9 @@ A test compares them with what TRL's parser makes of the same classes.
 import ast
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-
-
-def option(default: Any, text: str) -> Any:
-    """A field of a dataclass, with its help."""
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+from typing import NamedTuple
 
 
 class Flag(NamedTuple):

@@ -13,14 +13,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
 from ..utils import versions
-from .arguments import HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
-from .flags import Flag, flags_of
+from .arguments import Arguments, HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
+from .flags import flags_of
 from .reward_names import check_columns, reward_functions
 
 
@@ -34,6 +35,8 @@ TITLES = {
     "trl.trainer.base_config._BaseConfig": "Of all trainers of TRL",
     "transformers.training_args.TrainingArguments": "transformers' TrainingArguments",
 }
+#: The script's flags, without importing TRL or torch.
+flags = partial(flags_of, TITLES)
 
 
 def make_parser(config_class: type | None = None) -> Any:
@@ -46,16 +49,18 @@ def make_parser(config_class: type | None = None) -> Any:
     return strict(TrlParser(classes, add_help=False, allow_abbrev=False))
 
 
-def flags() -> dict[str, Flag]:
-    """The script's flags, without importing TRL or torch."""
-    return flags_of(TITLES)
+def read_options(argv: Sequence[str]) -> Arguments:
+    """Sort out a command line of the script, which may hold flags of `accelerate launch`."""
+    from accelerate.commands.launch import launch_command_parser
+
+    return read(argv, flags(), vars(launch_command_parser().parse_args(["script"])))
 
 
-def parse(script: Sequence[str], defaults: dict[str, Any], config_class: type | None = None) -> tuple:
+def parse(tokens: Sequence[str], defaults: dict[str, Any], config_class: type | None = None) -> tuple:
     """The script's three configurations of tokens and defaults, see [`~htpo_trl.scripts.arguments.read`]."""
     parser = make_parser(config_class)
     parser.set_defaults(**defaults)
-    values = vars(parser.parse_args(script))
+    values = vars(parser.parse_args(tokens))
     if values["use_cpu"] and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         # transformers reads `use_cpu` as "no DeepSpeed". What the user means, DeepSpeed on CPU, is this.
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -69,69 +74,61 @@ def parse(script: Sequence[str], defaults: dict[str, Any], config_class: type | 
         raise UsageError(f"{error}{hint * ('bf16' in str(error))}") from error
 
 
-class Data(NamedTuple):
-    """The data sets that the options name."""
-
-    train: Any
-    eval: Any  #: for TRL's evaluation
-    benchmarks: dict[str, Any]
-
-
-def load_data(script_args: HTPOScriptArguments, training_args: Any) -> Data:
-    """Find what the options name, with the test part held out of the training data, and the benchmarks' problems."""
+def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """
+    The data sets that the options name: to train on, without the test part that is held out and the benchmarks'
+    problems; for TRL's evaluation; and the benchmarks.
+    """
     from ..data.splits import exclude, split
 
-    name = script_args.dataset_name
+    name, names = script.dataset_name, script.eval_benchmarks or []
     if not name:
         raise UsageError("Set dataset_name: the data to train on.")
-    check_options([name, *(script_args.eval_benchmarks or [])], script_args)
+    check_options([name, *names], script)
 
     def of_split(part: str | None) -> Any:
-        path, config = script_args.dataset_path, script_args.dataset_config
-        return load(name, script_args, path=path, config=config, split=part, streaming=script_args.dataset_streaming)
+        path, config = script.dataset_path, script.dataset_config
+        return load(name, script, path=path, config=config, split=part, streaming=script.dataset_streaming)
 
-    train, held_out = of_split(script_args.dataset_train_split), None
-    if script_args.test_split_size is not None:
+    train, held_out = of_split(script.dataset_train_split), None
+    if script.test_split_size is not None:
         # Whatever the run's seed: runs are compared on the same problems.
-        parts = split(train, {"train": 1 - script_args.test_split_size, "test": script_args.test_split_size})
+        parts = split(train, {"train": 1 - script.test_split_size, "test": script.test_split_size})
         train, held_out = parts["train"], parts["test"]
-    names = script_args.eval_benchmarks or []
     if "test" in names and held_out is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
-    benchmarks = dict(
-        ("test", held_out) if each == "test" else evaluation_problems(each, script_args) for each in names
-    )
+    benchmarks = dict(("test", held_out) if each == "test" else evaluation_problems(each, script) for each in names)
     if benchmarks and "problem" in (train.column_names or []):
         before = len(train)
         train = exclude(train, *benchmarks.values())
-        if len(train) < before and training_args.process_index == 0:
+        if len(train) < before and args.process_index == 0:
             print(f"{before - len(train)} training problems are in the benchmarks: left out.")
-    if training_args.eval_strategy == "no":
-        return Data(train, None, benchmarks)
-    if held_out is None and script_args.dataset_test_split:
-        held_out = of_split(script_args.dataset_test_split)
-    if held_out is None:
+    if args.eval_strategy == "no":
+        held_out = None
+    elif held_out is None and script.dataset_test_split:
+        held_out = of_split(script.dataset_test_split)
+    elif held_out is None:
         raise UsageError(
-            f"eval_strategy={str(training_args.eval_strategy.value)!r} needs data: set test_split_size, or "
+            f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
         )
-    return Data(train, held_out, benchmarks)
+    return train, held_out, benchmarks
 
 
-def missing_packages(training_args: Any, model_args: Any) -> list[str]:
+def missing_packages(args: Any, model: Any) -> list[str]:
     """Packages that the options need and that are not installed, as arguments of pip."""
     needed = {
-        "bitsandbytes": model_args.load_in_4bit or model_args.load_in_8bit,
-        "vllm": training_args.use_vllm,
-        "deepspeed": bool(training_args.deepspeed),
-        **{tracker: tracker in training_args.report_to for tracker in ("wandb", "trackio", "tensorboard")},
+        "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
+        "vllm": args.use_vllm,
+        "deepspeed": bool(args.deepspeed),
+        **{tracker: tracker in args.report_to for tracker in ("wandb", "trackio", "tensorboard")},
     }
     missing = [package for package, needs in needed.items() if needs and not find_spec(package)]
     return [package if package == "bitsandbytes" else f"htpo_trl[{package}]" for package in missing]
 
 
-def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any) -> Any:
-    """The trainer, ready to train."""
+def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
+    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
     from transformers import set_seed
     from trl import get_peft_config, get_quantization_config
 
@@ -140,69 +137,60 @@ def build(script_args: HTPOScriptArguments, training_args: Any, model_args: Any)
     from ..tokens.callback import TokenRecorder
     from ..trainer import HTPOTrainer
 
-    model = model_args.model_name_or_path
-    if not model:
+    name = model.model_name_or_path
+    if not name:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
-    if not os.path.isdir(model) and model.count("/") > 1:
-        raise UsageError(f"model_name_or_path={model!r} is no directory here, and cannot be an id on the Hub.")
-    if missing := missing_packages(training_args, model_args):
+    if not os.path.isdir(name) and name.count("/") > 1:
+        raise UsageError(f"model_name_or_path={name!r} is no directory here, and cannot be an id on the Hub.")
+    if missing := missing_packages(args, model):
         raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
     verifier.configure(
-        verifier.VerifierConfig(
-            script_args.verifier_workers, script_args.verifier_deadline, script_args.verifier_memory_limit
-        )
+        verifier.VerifierConfig(script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit)
     )
-    rewards = reward_functions(
-        script_args.reward_funcs, training_args.max_completion_length, script_args.soft_punish_cache
-    )
-    data = load_data(script_args, training_args)
-    check_columns(rewards, data.train)
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "trust_remote_code": training_args.trust_remote_code,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
+    rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
+    train_dataset, eval_dataset, benchmarks = load_data(script, args)
+    check_columns(rewards, train_dataset)
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "trust_remote_code": args.trust_remote_code,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
         "use_safetensors": True,
-        **(training_args.model_init_kwargs or {}),
+        **(args.model_init_kwargs or {}),
     }
-    set_seed(training_args.seed)
+    set_seed(args.seed)
     trainer = HTPOTrainer(
-        model=model,
+        model=name,
         reward_funcs=rewards,
-        args=training_args,
-        train_dataset=data.train,
-        eval_dataset=data.eval,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
     )
-    if data.benchmarks:
+    if benchmarks:
         sampling = Sampling(
-            script_args.eval_num_samples,
-            script_args.eval_temperature,
-            script_args.eval_top_p,
-            script_args.eval_max_new_tokens or training_args.max_completion_length,
-            script_args.eval_batch_size,
-            training_args.seed,
-            training_args.chat_template_kwargs,
+            script.eval_num_samples,
+            script.eval_temperature,
+            script.eval_top_p,
+            script.eval_max_new_tokens or args.max_completion_length,
+            script.eval_batch_size,
+            args.seed,
+            args.chat_template_kwargs,
         )
-        judge = reward_functions([script_args.eval_judge])[0] if script_args.eval_judge else None
-        trainer.add_callback(EvaluationCallback(trainer, data.benchmarks, sampling, judge))
-    if script_args.record_tokens_steps is not None:
-        steps, completions = script_args.record_tokens_steps, script_args.record_tokens_completions
-        trainer.add_callback(TokenRecorder(trainer, steps, completions))
+        judge = reward_functions([script.eval_judge])[0] if script.eval_judge else None
+        trainer.add_callback(EvaluationCallback(trainer, benchmarks, sampling, judge))
+    if script.record_tokens_steps is not None:
+        recorder = TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions)
+        trainer.add_callback(recorder)
     if trainer.accelerator.is_main_process:
-        write_settings(Path(training_args.output_dir), script_args, training_args, model_args)
+        # `to_dict` leaves access tokens out.
+        configs = {type(config).__name__: config for config in (script, args, model)}
+        options = {k: v.to_dict() if hasattr(v, "to_dict") else asdict(v) for k, v in configs.items()}
+        path = Path(args.output_dir, "settings.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"versions": versions(), **options}, indent=1, default=str) + "\n")
     return trainer
-
-
-def write_settings(directory: Path, *configs: Any) -> None:
-    """The options of a run, by class and without tokens, and the versions: `settings.json` beside its model."""
-    directory.mkdir(parents=True, exist_ok=True)
-    settings = {
-        type(config).__name__: config.to_dict() if hasattr(config, "to_dict") else asdict(config) for config in configs
-    }
-    text = json.dumps({"versions": versions(), **settings}, indent=1, default=str)
-    (directory / "settings.json").write_text(text + "\n")
 
 
 def train(trainer: Any, dataset_name: str | None) -> None:
@@ -225,12 +213,9 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """One process of perhaps many. What is wrong with the options ends it with exit code 2 and one line."""
-    from accelerate.commands.launch import launch_command_parser
-
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
-    launch_flags = vars(launch_command_parser().parse_args(["script"]))
     with mendable("htpo train", ValueError, ImportError, OSError):
-        arguments = read(sys.argv[1:] if argv is None else argv, flags(), launch_flags)
+        arguments = read_options(sys.argv[1:] if argv is None else argv)
         set_environment(arguments.env)
         configs = parse(arguments.script, arguments.defaults)
         trainer = build(*configs)

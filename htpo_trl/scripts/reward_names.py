@@ -27,12 +27,7 @@ def reward_functions(
 ) -> list[Callable]:
     """
     Reward functions by name, of this package or TRL's, or by dotted path; the working directory can be imported from.
-
-    Args:
-        names (`Sequence[str]`):
-            Names or dotted paths.
-        max_completion_length, soft_punish_cache (`int`, *optional*):
-            Of `get_soft_overlong_punishment`, in tokens.
+    `get_soft_overlong_punishment` is made for `max_completion_length` and `soft_punish_cache`, in tokens.
     """
     functions = {name: _import(name) for name in names}
     if OVERLONG in functions:

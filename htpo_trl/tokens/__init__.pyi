@@ -1,7 +1,7 @@
 from .callback import TokenRecorder
 from .page import write_token_map
 from .record import Record, RecordedCompletion, RecordSettings, read_record
-from .terminal import print_token_map
+from .view import print_token_map
 
 __all__ = [
     "Record",

@@ -3,14 +3,13 @@
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..objective.table import EFFECTS, GROUPS, Table
-from ..palette import group_colour, group_label, ink
+from ..palette import group_colour, ink
 from .record import recorded_steps
 from .view import View, visible
 
@@ -41,62 +40,44 @@ def write_token_map(
         ValueError: if it is damaged, or there is no such preset.
     """
     view = View.make(run, step, versus)
+    data = [
+        {
+            "kind": completion.kind,
+            "prompt": visible(completion.prompt),
+            "tokens": [*map(visible, completion.tokens)],
+            "ids": completion.values["token_ids"],
+            "entropy": completion.values["entropies"],
+            "ratio": completion.ratio,
+            "advantage": completion.values["advantages"],
+            "outcomes": [outcome._asdict() | {"counts": outcome.counts.tolist()} for outcome in outcomes.values()],
+        }
+        for completion, outcomes in view.rows
+    ]
+    files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    files.trim_blocks = files.lstrip_blocks = True
+    files.policies["json.dumps_kwargs"] = {"default": _base64}
+    html = files.get_template("page.html.jinja").render(
+        view=view,
+        settings=view.record.settings,
+        run=Path(run).resolve().name,
+        script=Markup(Path(__file__).with_suffix(".js").read_text(encoding="utf-8")),
+        hash=_hash,
+        data=data,
+        groups=GROUPS,
+        effects=EFFECTS,
+        papers={"light": LIGHT, "dark": DARK},
+        group_colour=group_colour,
+        ink=ink,
+    )
     path = Path(output) if output else recorded_steps(run)[view.record.settings.step].with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(view, Path(run).resolve().name), encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     return path
 
 
-def render(view: View, run: str) -> str:
-    """The HTML of a view on the run of this name. It needs no network, and its policy lets it have none."""
-    files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    files.trim_blocks = files.lstrip_blocks = True
-    backgrounds = {paper: [group_colour(group, paper) for group in GROUPS] for paper in (LIGHT, DARK)}
-    style = files.get_template("page.css.jinja").render(light=LIGHT, dark=DARK, backgrounds=backgrounds, ink=ink)
-    versions = view.record.settings.versions
-    return files.get_template("page.html.jinja").render(
-        view=view,
-        run=run,
-        style=Markup(style),
-        script=Markup(Path(__file__).with_suffix(".js").read_text(encoding="utf-8")),
-        hash=_hash,
-        data=_data(view),
-        versions=", ".join(f"{name} {versions[name]}" for name in ("htpo_trl", "trl") if name in versions),
-    )
-
-
-def _data(view: View) -> dict[str, Any]:
-    """What the script reads; columns of numbers are base64 of little-endian arrays."""
-    return {
-        "groups": list(map(group_label, GROUPS)),
-        "effects": [effect.replace("_", " ") for effect in EFFECTS],
-        "objectives": [
-            {"name": name, "rules": list(map(str, table.rows))}
-            for name, table in zip(view.names, view.tables, strict=True)
-        ],
-        "completions": [
-            {
-                **dict(zip(("difficulty", "correctness"), completion.kind, strict=True)),
-                "prompt": visible(completion.prompt),
-                "tokens": list(map(visible, completion.tokens)),
-                **_columns(
-                    ids=completion.values["token_ids"],
-                    entropy=completion.values["entropies"],
-                    ratio=completion.ratio,
-                    advantage=completion.values["advantages"],
-                ),
-                "outcomes": [
-                    _columns(**outcome._asdict()) | {"counts": outcome.counts.tolist()} for outcome in outcomes
-                ],
-            }
-            for completion, outcomes in view.rows
-        ],
-    }
-
-
-def _columns(**columns: np.ndarray) -> dict[str, str]:
-    little_endian = {name: column.astype(column.dtype.newbyteorder("<")) for name, column in columns.items()}
-    return {name: base64.b64encode(column.tobytes()).decode() for name, column in little_endian.items()}
+def _base64(column: np.ndarray) -> str:
+    """Columns of numbers in JSON: little-endian arrays."""
+    return base64.b64encode(column.astype(column.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 def _hash(source: str) -> Markup:

@@ -7,14 +7,15 @@ under the key `htpo`. Before compression (zstd) a token takes 34 bytes and its t
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
+from huggingface_hub.dataclasses import type_validator
+from pyarrow import compute, parquet
 
 from ..objective.rules import parse_rule, rule_spec
 from ..objective.table import EFFECTS, GROUPS, Table
@@ -66,38 +67,24 @@ class RecordSettings:
 
     def to_json(self) -> str:
         """The settings, and the version of the record, as text."""
-        table = asdict(self.table) | {"rows": [rule_spec(rule) for rule in self.table.rows]}
-        return json.dumps({"version": VERSION} | asdict(self) | {"table": table})
+        table = vars(self.table) | {"rows": [*map(rule_spec, self.table.rows)]}
+        return json.dumps({"version": VERSION} | vars(self) | {"table": table})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "RecordSettings":
-        """What [`RecordSettings.to_json`] wrote; a `ValueError` where a stranger wrote something else."""
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError(f"its settings are {values!r:.40}")
-        version = values.pop("version", 1)
-        if not isinstance(version, int) or version > VERSION:
+        """What [`RecordSettings.to_json`] wrote; a `KeyError`, `TypeError` or `ValueError` where another hand did."""
+        values = {"version": 1} | json.loads(text)
+        if (version := values.pop("version")) != VERSION:
             raise ValueError(
                 f"it is of version {version!r}, and this htpo_trl knows versions up to {VERSION}; "
                 "pip install --upgrade htpo_trl"
             )
         table = values["table"]
         settings = cls(**values | {"table": Table(**table | {"rows": tuple(map(parse_rule, table["rows"]))})})
-        for name, value, kind in (
-            ("table.name", settings.table.name, str),
-            *((field.name, getattr(settings, field.name), field.type) for field in fields(cls)),
-        ):
-            if not _is(value, kind):
-                raise ValueError(f"its setting {name}={value!r:.40} is of a wrong type")
+        type_validator("table.name", settings.table.name, str)
+        for field in fields(cls):
+            type_validator(field.name, getattr(settings, field.name), field.type)
         return settings
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type; a collection is one of texts."""
-    if collection := get_origin(kind) if get_origin(kind) in (list, dict) else None:
-        texts = value.values() if isinstance(value, dict) else value
-        return isinstance(value, collection) and all(isinstance(text, str) for text in texts)
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class Outcome(NamedTuple):
@@ -113,12 +100,6 @@ class Outcome(NamedTuple):
         grouped = self.groups >= 0
         parts = self.groups[grouped], self.groups[grouped & (self.effects > 0)]
         return np.stack([np.bincount(part, minlength=len(GROUPS)) for part in parts])
-
-    @property
-    def changes(self) -> str:
-        """How many tokens the rules changed, in words."""
-        n = np.count_nonzero(self.effects)
-        return f"{n} {'token' if n == 1 else 'tokens'} changed by a rule"
 
 
 class RecordedCompletion(NamedTuple):
@@ -156,34 +137,29 @@ class Record(NamedTuple):
         float32, from the recorded log-probabilities, entropies and advantages.
         """
         s = self.settings
+        clip_range: dict[str, Any] = {"epsilon_low": s.epsilon_low, "epsilon_high": s.epsilon_high}
         columns = {name: torch.from_numpy(column).unsqueeze(0) for name, column in completion.values.items()}
-        mask, logps = columns["mask"], columns["per_token_logps"]
         if table is None:
-            effective = columns["effective_advantages"], columns["effective_old_per_token_logps"]
-            result = Control(*effective, columns["groups"], columns["effects"])
+            recorded = ("effective_advantages", "effective_old_per_token_logps", "groups", "effects")
+            result = Control(*(columns[name] for name in recorded))
         else:
             names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
-            result = control(
-                **{name: columns[name] for name in names},
-                **{name: torch.tensor([getattr(completion, name)]) for name in _LABELS},
-                table=table,
-                epsilon_low=s.epsilon_low,
-                epsilon_high=s.epsilon_high,
-                top_entropy_share=s.top_entropy_share,
-            )
-        weights = effective_weight(
-            logps, result.old_per_token_logps, result.advantages, s.epsilon_low, s.epsilon_high, s.delta
-        ).masked_fill(~mask, torch.nan)
-        effects = result.effects.masked_fill(~mask, 0)
-        return Outcome(*(column[0].numpy() for column in (result.groups, effects, weights)))
+            inputs: dict[str, Any] = {name: columns[name] for name in names}
+            inputs |= {name: torch.tensor([getattr(completion, name)]) for name in _LABELS}
+            result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share)
+        effective = result.old_per_token_logps, result.advantages
+        weights = effective_weight(columns["per_token_logps"], *effective, **clip_range, delta=s.delta)
+        mask = columns["mask"]
+        masked = result.groups, result.effects.where(mask, 0), weights.where(mask, torch.nan)
+        return Outcome(*(column[0].numpy() for column in masked))
 
 
 def write_record(run: str | Path, settings: RecordSettings, rows: list[dict[str, Any]]) -> Path:
     """Write the file of a step, in one step: a kill leaves the old file or the new one. Returns its path."""
     path = Path(run, "tokens", f"step-{settings.step:06d}.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = pa.BufferOutputStream()
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"htpo": settings.to_json()}))
+    content = pa.BufferOutputStream()
     parquet.write_table(table, content, compression="zstd")
     write_atomically(path, content.getvalue().to_pybytes())
     return path
@@ -217,30 +193,29 @@ def read_record(run: str | Path, step: int | None = None) -> Record:
         settings = RecordSettings.from_json((table.schema.metadata or {})[b"htpo"])
         if not table.schema.equals(SCHEMA):
             raise ValueError("it has other columns than those of this version; record the run again")
-        if any(table.column(name).null_count for name in SCHEMA.names):
-            raise ValueError("a row lacks values: it was edited")
-        rows = table.to_pandas().to_dict("records")
-        return Record(settings, [_completion(row, len(settings.reward_funcs)) for row in rows])
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        reason = " ".join((str(error) if isinstance(error, ValueError) else repr(error)).split()).rstrip(".")
+        return Record(settings, _completions(table, len(settings.reward_funcs)))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split()).rstrip(".")
         raise ValueError(f"{path} cannot be read as a record of tokens: {reason}.") from error
 
 
-def _completion(row: dict[str, Any], n_rewards: int) -> RecordedCompletion:
-    values = {name: row[name].copy() for name in _OF_TOKENS if name != "tokens"}
-    tokens, rewards = row["tokens"].tolist(), row["rewards"].tolist()
+def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
+    tokens = {name: compute.list_flatten(table[name]) for name in _OF_TOKENS}
+    lengths = [compute.list_value_length(table[name]) for name in _OF_TOKENS]
     if not (
-        len({len(column) for column in (*values.values(), tokens)}) == 1
-        # With a missing value, codes and truth values become a column of another type.
-        and all(column.dtype == _OF_TOKENS[name].to_pandas_dtype() for name, column in values.items())
-        and None not in tokens
-        and np.isin(values["groups"], range(-1, len(GROUPS))).all()
-        and np.isin(values["effects"], range(1 + len(EFFECTS))).all()
-        and len(rewards) == n_rewards
+        all(column.null_count == 0 for column in (*table.columns, *tokens.values()))
+        and all(length.equals(lengths[0]) for length in lengths)
+        and np.isin(tokens["groups"], range(-1, len(GROUPS))).all()
+        and np.isin(tokens["effects"], range(1 + len(EFFECTS))).all()
+        and np.isin(compute.list_value_length(table["rewards"]), n_rewards).all()
     ):
         raise ValueError(
             "a row has columns of unequal lengths, lacks values, or has some that cannot be: it was edited"
         )
-    given = [None if reward != reward else reward for reward in rewards]  # null is NaN by now
-    labels = {name: row[name] for name in _LABELS}
-    return RecordedCompletion(row["prompt"], tokens, values, **labels, rewards=given)
+    numbers = [name for name in _OF_TOKENS if name != "tokens"]
+    return [
+        RecordedCompletion(
+            **row, values={name: table[name][i].values.to_numpy(zero_copy_only=False).copy() for name in numbers}
+        )
+        for i, row in enumerate(table.drop_columns(numbers).to_pylist())
+    ]

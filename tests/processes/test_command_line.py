@@ -316,6 +316,8 @@ def test_evaluate(place, monkeypatch, capsys):
     assert "95% interval" in out
     for wrong, message in (
         (["--backend", "vllm"], "pip install 'htpo_trl[vllm]'"),
+        (["--ks", "4"], "ks=[4] must lie in 1..num_samples=2"),
+        (["--against", "nothing"], "against='nothing': there is no nothing/sums.jsonl."),
         (["--output_dir", "again", "--seed", "2"], "again/sums.json"),  # holds samples of another seed
     ):
         with pytest.raises(SystemExit) as error:

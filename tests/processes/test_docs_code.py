@@ -12,6 +12,7 @@ import shutil
 import tomllib
 from importlib.metadata import metadata
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import datasets
 import pytest
@@ -59,7 +60,6 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
         (tmp_path / "runs" / run).mkdir()
         state = {"global_step": 2, "log_history": [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}]}
         (tmp_path / "runs" / run / "trainer_state.json").write_text(json.dumps(state))
-    monkeypatch.setattr(objective, "PRESETS", dict(objective.PRESETS))  # a page adds its own
 
     def shorten(cls, **changed):
         init = cls.__init__
@@ -67,7 +67,8 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
 
     shorten(HTPOConfig, **CPU, max_completion_length=8, max_steps=1, logging_steps=1)
     shorten(Sampling, num_samples=2, max_new_tokens=2)
-    return {MODEL: str(tiny_chat_model)}
+    with patch.dict(objective.PRESETS):  # a page adds its own to the table that the configuration reads
+        yield {MODEL: str(tiny_chat_model)}
 
 
 def halfway(model, data):

@@ -74,7 +74,7 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
 def test_demo_trains_by_the_recipe(quick_run):
     """All but what the demo's own options say, and the evaluation, which is a phase of its own."""
     run = quick_run[0] / "htpo-seed0"
-    _, recipe = load_recipe("laptop")
+    _, recipe, _ = load_recipe("laptop")
     sections = json.loads((run / "settings.json").read_text())
     used = {name: value for section in sections.values() for name, value in section.items()}
     changed = {"max_steps": 4, "save_strategy": "no", "output_dir": str(run), "report_to": [], "dtype": "float32"}

@@ -2,6 +2,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -44,27 +45,43 @@ def test_imports_cost_no_more_than_they_need(statement, absent):
     assert not absent & set(loaded)
 
 
-def test_wheel_holds_the_package_and_no_tests(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)]
-    # From a copy of what git knows: a build leaves files behind.
-    source = tmp_path / "source"
-    source.mkdir()
-    files = ["htpo_trl", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
-    subprocess.run(["cp", "-r", *files, str(source)], cwd=ROOT, check=True)
-    subprocess.run([*build, str(source)], check=True, capture_output=True, text=True)
-    (wheel,) = tmp_path.glob("*.whl")
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Directory of sdist and wheel, built from what git knows: builds that went before leave files behind."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    files = [*tracked("htpo_trl"), "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
+    subprocess.run(["cp", "--parents", *files, source], cwd=ROOT, check=True)
+    for build in ("build_sdist", "build_wheel"):
+        run_python(f"from setuptools import build_meta; build_meta.{build}({str(built)!r})", cwd=source)
+    return built
+
+
+def tracked(directory):
+    """The files there that git knows, or would with the next `git add`."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", directory]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+
+
+def test_wheel_holds_the_package_and_no_tests(distributions, tmp_path):
+    (wheel,) = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        archive.extractall(tmp_path / "site")
-    top = {name.split("/")[0] for name in names}
-    assert top == {"htpo_trl", f"htpo_trl-{htpo_trl.__version__}.dist-info"}
-    assert "htpo_trl/py.typed" in names
-    assert {f"htpo_trl/{p.name}" for p in (ROOT / "htpo_trl").glob("*.py")} <= set(names)
-    assert {f"htpo_trl/report/{p.name}" for p in (ROOT / "htpo_trl" / "report").glob("*.*")} <= set(names)
-    assert f"htpo_trl-{htpo_trl.__version__}.dist-info/licenses/LICENSE" in names
+        names = {*archive.namelist()}
+        archive.extractall(tmp_path)
+    metadata = f"htpo_trl-{htpo_trl.__version__}.dist-info"
+    assert {name for name in names if not name.startswith(f"{metadata}/")} == tracked("htpo_trl")
+    assert f"{metadata}/licenses/LICENSE" in names
     where = run_python(
         "import htpo_trl; from htpo_trl.objective import PRESETS; print(htpo_trl.__file__)",
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert str(tmp_path / "site") in where
+    assert str(tmp_path) in where
+
+
+def test_sdist_builds_the_same(distributions):
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
+    made = {name for name in names if name == "PKG-INFO" or name.startswith("htpo_trl.egg-info/")}
+    assert names - made == tracked("htpo_trl") | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"}

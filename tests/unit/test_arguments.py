@@ -65,7 +65,7 @@ class TestArguments:
         monkeypatch.chdir(place)
         found = self.read("--config", "recipe.yaml", "--learning-rate", "2e-6", "--num_processes=2", "--no_chat")
         assert found.launch == ["--num_processes=2"]
-        assert found.own == ["--config", "recipe.yaml", "--learning-rate", "2e-6", "--no_chat"]
+        assert found.script[-3:] == ["--learning-rate", "2e-6", "--no_chat"]
         script, training, model = htpo.parse(found.script, found.defaults)
         assert (training.learning_rate, script.chat, model.dtype) == (2e-6, False, "float32")
         assert script.reward_funcs == ["judge.even_digits"]

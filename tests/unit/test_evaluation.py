@@ -1,5 +1,7 @@
+import sys
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -301,6 +303,24 @@ def test_models_by_path_backend_and_dtype(tiny_chat_model, monkeypatch):
     ):
         with pytest.raises(error, match=message):
             load_generator(str(tiny_chat_model), **options)
+
+
+def test_vllm_where_it_is_installed(monkeypatch):
+    """A stand-in that says what it was asked for: vLLM itself needs a GPU."""
+
+    class LLM:
+        def __init__(self, model, **options):
+            self.options = options
+            self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(model=model))
+
+        def get_tokenizer(self):
+            return "tokenizer"
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM))
+    monkeypatch.setattr("htpo_trl.evaluation.generation.find_spec", lambda name: name == "vllm")
+    generator = load_generator("Qwen/Qwen3-0.6B", dtype="bfloat16", vllm_options={"tensor_parallel_size": 4})
+    assert (generator.name, generator.tokenizer) == ("vllm Qwen/Qwen3-0.6B", "tokenizer")
+    assert generator.llm.options == {"dtype": "bfloat16", "tensor_parallel_size": 4}
 
 
 def test_adapter_by_path(tiny_chat_model, tmp_path):

@@ -82,7 +82,7 @@ class TestPlan:
         ],
     )
     def test_what_a_run_would_refuse(self, place, monkeypatch, argv, processes, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, OSError), match=message):
             self.plan(place, monkeypatch, *argv, processes=processes)
 
 
@@ -93,35 +93,24 @@ class TestMemory:
         model(torch.tensor([[3, 4]]), labels=torch.tensor([[3, 4]])).loss.backward()
         optimizer.step()
         held = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
-        layout = {"processes": 1, "zero_stage": 0, "fsdp": False, "offload": False}
         numbers = {"dtype": "float32", "mixed_precision": False, "quantized_bits": None}
         size = sizes(str(place / "model"))
-        parts = estimate(size, **numbers, **layout)
+        parts = estimate(size, Parallelism(), **numbers)
         assert parts["weights"] == sum(p.nbytes for p in model.parameters())
         assert parts["gradients"] == sum(p.grad.nbytes for p in model.parameters())
         assert parts["optimizer states"] == sum(t.nbytes for t in held)
         # ZeRO divides: arXiv 1910.02054, figure 1, for 7.5 billion parameters on 64 devices.
         big = size._replace(parameters=7_500_000_000, trainable=7_500_000_000)
         for stage, gigabytes in ((0, 120), (1, 31.4), (2, 16.6), (3, 1.9)):
-            settings = numbers | {"dtype": "bfloat16", "mixed_precision": True} | layout
-            settings |= {"processes": 64, "zero_stage": stage or 1}
-            if not stage:
-                settings["processes"] = 1
-            parts = estimate(big, **settings)
+            spread = Parallelism(64 if stage else 1, zero_stage=stage or 1)
+            parts = estimate(big, spread, **numbers | {"dtype": "bfloat16", "mixed_precision": True})
             assert sum(parts.values()) / 1e9 == pytest.approx(gigabytes, abs=0.06)
 
     def test_quantized_weights_and_adapters(self):
         """QLoRA: half a byte for a weight of a linear layer; adapters, their gradients and states are float32."""
         size = Sizes(parameters=1000, in_linear_layers=800, trainable=10)
-        layout = {"processes": 1, "zero_stage": 0, "fsdp": False, "offload": False}
-        parts = estimate(size, dtype="bfloat16", mixed_precision=True, quantized_bits=4, **layout)
+        parts = estimate(size, Parallelism(), dtype="bfloat16", mixed_precision=True, quantized_bits=4)
         assert parts == {"weights": 2 * 200 + 400, "gradients": 40, "optimizer states": 80}
-
-    def test_offload_leaves_the_gradients(self):
-        """ZeRO-3 offload: weights and optimizer states wait in the CPU's memory, a share of the gradients does not."""
-        layout = {"processes": 4, "zero_stage": 3, "fsdp": False, "offload": True}
-        parts = estimate(Sizes(1000, 800, 1000), dtype="bfloat16", mixed_precision=True, quantized_bits=None, **layout)
-        assert parts == {"weights": 0, "gradients": 500, "optimizer states": 0}
 
     def test_a_model_that_is_not_here_is_not_estimated(self, place, monkeypatch):
         monkeypatch.chdir(place)

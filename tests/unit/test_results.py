@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from htpo_trl.evaluation.results import ResultsError, read, read_summaries, resume
+from htpo_trl.evaluation.results import ResultsError, read, resume
 
 
 SETTINGS = {"benchmark": "sums", "n_problems": 2, "sampling": {"num_samples": 2}}
@@ -50,22 +50,3 @@ def test_what_is_kept_on_resuming(file):
     assert file.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
     with pytest.raises(ResultsError, match=r"sampling\.num_samples=2 there, 4 now; seed=None there, 1 now"):
         resume(file, SETTINGS | {"seed": 1, "sampling": {"num_samples": 4}}, KEYS, batch_size=2)
-
-
-def test_summaries_of_a_run(tmp_path):
-    for directory, name, content in [
-        ("step-10", "sums", {"summary": {"problems": 1}}),
-        ("step-2", "sums", {"summary": {"problems": 2}}),
-        ("step-2", "products", {"settings": {}, "summary": {"problems": 3}}),
-        ("step-12", "unfinished", {"settings": {}}),
-        ("step-best", "sums", {"summary": {"problems": 4}}),
-        ("step-2-old", "sums", {"summary": {"problems": 5}}),
-    ]:
-        path = tmp_path / "evaluation" / directory / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
-    assert list(read_summaries(tmp_path).items()) == [
-        (2, {"products": {"problems": 3}, "sums": {"problems": 2}}),
-        (10, {"sums": {"problems": 1}}),
-    ]
-    assert read_summaries(tmp_path / "none") == {}

@@ -201,6 +201,36 @@ def test_next_round_is_as_large_as_the_share_of_informative_groups_asks(make_tra
     assert log["htpo/sampling/seconds"] > 0
 
 
+def test_without_shuffling_fresh_prompts_come_in_the_order_of_the_data(make_trainer, dataset):
+    rounds = []
+
+    def reward(prompts, completions, **kwargs):
+        """All of the first round is wrong, so that the second is of fresh prompts alone."""
+        rounds.append(prompts[::4])
+        return [float(i % 4 == 0 and len(rounds) > 1) for i in range(len(prompts))]
+
+    make_trainer(reward_funcs=reward, dynamic_sampling=True, shuffle_dataset=False, max_steps=1).train()
+    assert rounds == [dataset["prompt"][:8]] * 2  # the walk begins with the data, whatever the trainer has drawn
+
+
+def test_a_log_that_one_round_alone_has_stays_with_its_completions(make_trainer):
+    rounds = []
+
+    def reward(prompts, completions, log_extra, **kwargs):
+        """Of the first round half is informative."""
+        rounds.append(completions)
+        if len(rounds) > 1:
+            log_extra("later", list(completions))
+        return [float(i % 4 == 0 and (len(rounds) > 1 or i >= 16)) for i in range(len(prompts))]
+
+    trainer = make_trainer(reward_funcs=reward, dynamic_sampling=True)
+    trainer.model.train()
+    trainer._generate_and_score_completions([{"prompt": f"{i:02d}"} for i in range(8) for _ in range(4)])
+    later = list(trainer._logs["extra"]["later"])
+    assert len(rounds) == 2
+    assert later == [None] * 16 + list(trainer._logs["completion"])[16:]
+
+
 def length(completions, **kwargs):
     return [-len(text) / 100 for text in completions]
 

@@ -1,21 +1,20 @@
 """Verdicts where a limit is met, or nearly: which limits hold, whose fault it is, and how long a reply is awaited."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 from multiprocessing.connection import Connection
 
-import psutil
 import pytest
 
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, judge
 
+from ..child_processes import cpu_seconds
 from ..hostile import hanging_answers
 
 
 BIG = "2^{10^{12}}"  # takes all memory, and seconds where there is much
-# The deadline is longer than any test: what is judged within it has met the other limit.
-TIGHT = VerifierConfig(workers=1, deadline=600.0, memory_limit=16)
+# The deadline is long: what is judged within it has met the other limit.
+TIGHT = VerifierConfig(workers=1, deadline=60.0, memory_limit=16)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +56,6 @@ def test_an_answer_has_its_seconds_however_long_its_worker_has_been_at_work(quic
         n = next(numbers)
         verdicts += quick.judge_answers([f"(x+{n})^3"], [f"x^3+{3 * n}x^2+{3 * n * n}x+{n**3}"])
     assert Verdict.CRASHED not in verdicts
-
-
-def cpu_seconds() -> float:
-    """What the processes below this one, and those that they have replaced, have taken."""
-    seconds = 0.0
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # just replaced
-            times = process.cpu_times()
-            seconds += times.user + times.children_user
-    return seconds
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from htpo_trl.evaluation import Sampling, VLLMGenerator
-from htpo_trl.evaluation.generation import Completion
+from htpo_trl.evaluation.generation import Generation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ def test_every_request_has_its_own_seed(llm, tokenizer):
         SamplingParams(temperature=0.8, top_p=0.9, max_tokens=7, seed=seed) for seed in (10, 13, 2**63 - 1)
     ]
     assert completions == [
-        Completion("[5, 6] 10", 3, False),
-        Completion("[5, 6] 13", 7, True),
-        Completion(f"[8] {2**63 - 1}", 7, True),
+        Generation("[5, 6] 10", 3, False),
+        Generation("[5, 6] 13", 7, True),
+        Generation(f"[8] {2**63 - 1}", 7, True),
     ]
     assert (generator.name, generator.tokenizer) == ("vllm Qwen/Qwen3-8B", tokenizer)
