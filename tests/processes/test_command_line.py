@@ -33,6 +33,7 @@ from ..distributed_run import (
 
 ACCELERATE = ("accelerate.commands.launch", f"--main_process_port={PORT}")
 HTPO = (sys.executable, "-c", "from htpo_trl.cli import main; main()")
+TWO_PROCESSES = ("ddp-cpu", "zero2-cpu", "zero3-cpu")
 
 
 def command(place, *argv, launcher=HTPO):
@@ -124,15 +125,34 @@ def test_one_process(place, single):
     assert settings["versions"]["trl"]
 
 
-@pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
-@pytest.mark.parametrize("config", ["ddp-cpu", "zero2-cpu", "zero3-cpu"])
-def test_two_processes_stopped_and_resumed_are_one(place, single, config, compare):
+@pytest.fixture(scope="module")
+def stopped(place):
+    """
+    Runs of two processes, stopped after three steps. Those of the first two configurations share the machine.
+
+    Returns:
+        `dict[str, tuple[list, CompletedProcess]]`: configuration → the options, and what became of it.
+    """
+
+    def run(config):
+        argv = ["--config", "recipe.yaml", "--output_dir", config]
+        argv += ["--per_device_train_batch_size", 6, "--gradient_accumulation_steps", 2, "--steps_per_generation", 2]
+        return argv, succeed(place, "train", "--accelerate_config", config, *argv, "--max_steps", 3)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(TWO_PROCESSES, pool.map(run, TWO_PROCESSES), strict=True))
+
+
+needs_deepspeed = pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("config", TWO_PROCESSES)
+def test_two_processes_stopped_and_resumed_are_one(place, single, stopped, config, compare):
     """The first start of DeepSpeed on a machine compiles for about a minute."""
     if config == "ddp-cpu" and not CAN_RESUME:
         pytest.skip("this transformers cannot resume on several CPU processes")
-    argv = ["--config", "recipe.yaml", "--output_dir", config]
-    argv += ["--per_device_train_batch_size", 6, "--gradient_accumulation_steps", 2, "--steps_per_generation", 2]
-    succeed(place, "train", "--accelerate_config", config, *argv, "--max_steps", 3)
+    argv, _ = stopped[config]
     file = ACCELERATE_CONFIGS / f"{config}.yaml"
     launcher = {
         "ddp-cpu": (sys.executable, "-m", *TORCHRUN, "-m", "htpo_trl.scripts.htpo"),
@@ -153,13 +173,11 @@ def test_two_processes_stopped_and_resumed_are_one(place, single, config, compar
     assert model.generate(**tokenizer("12", return_tensors="pt"), max_new_tokens=2).shape[1] > 2
 
 
-def test_two_runs_share_a_machine(place):
+@needs_deepspeed
+def test_two_runs_share_a_machine(stopped):
     """Each of two processes, started at once: neither waits at a port that the other has."""
-    argv = ["train", "--config", "recipe.yaml", "--accelerate_config", "ddp-cpu", "--max_steps", 1]
-    with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(succeed, place, *argv, "--output_dir", f"beside-{i}") for i in range(2)]
-    assert all("is already in use" not in run.result().stderr for run in runs)
-    assert all((place / f"beside-{i}" / "model.safetensors").exists() for i in range(2))
+    for config in TWO_PROCESSES[:2]:
+        assert "is already in use" not in stopped[config][1].stderr
 
 
 @pytest.mark.parametrize(("config", "signum"), [("single", signal.SIGTERM), ("ddp-cpu", signal.SIGINT)])
