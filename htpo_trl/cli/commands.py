@@ -12,7 +12,7 @@ from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, find, m
 from ..scripts.flags import describe
 
 
-TRAIN_HELP = """\
+_TRAIN_HELP = """\
 usage: htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]
 
 Train by HTPO. The options are the fields of the classes below, in the recipe (YAML) or as flags; flags win.
@@ -52,7 +52,7 @@ class Train(Command):
 
         if args.help:
             print(
-                TRAIN_HELP.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS)))
+                _TRAIN_HELP.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS)))
             )
             print(describe(TITLES))
             return
