@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.kill_and_resume import LAUNCHERS, model_and_tokenizer
-from tests.training_run import finish, mixed_groups, run
+from tests.kill_and_resume import model_and_tokenizer
+from tests.training_run import mixed_groups, start
 
 
 METRICS = ("rounds", "frac_informative", "generated_per_trained", "seconds")
@@ -30,7 +30,7 @@ def measure(directory: Path, n_processes: int, seed: int, dynamic: bool) -> dict
         "dynamic_sampling": dynamic,
     }
     spec = {"directory": str(directory), "options": options}
-    finish(run(spec, LAUNCHERS[n_processes]))
+    start(spec, n_processes).finish()
     ranks = [json.loads((directory / f"result_{i}.json").read_text()) for i in range(n_processes)]
     rows = [row for row in ranks[0]["log"] if "reward" in row]
     result = {

@@ -54,7 +54,7 @@ def main():
     output = parser.parse_args().output
     collector = Collector()
     # -rs: a class that is missing from the table because a tool is missing should say so.
-    files = [str(ROOT / "tests" / name) for name in ("test_invariance.py", "test_command_line.py")]
+    files = [str(ROOT / "tests" / "processes" / name) for name in ("test_invariance.py", "test_command_line.py")]
     chosen = "(test_invariance and not docs) or two_processes"
     arguments = ["-q", "-rs", "-k", chosen, *files]
     code = pytest.main(arguments, plugins=[collector])

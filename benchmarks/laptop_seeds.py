@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from htpo_trl.data import load
 from htpo_trl.demo.laptop import LaptopConfig, run
+from htpo_trl.evaluation import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS
 
 
@@ -25,17 +27,51 @@ SEEDS = range(5)
 def run_missing(directory: Path) -> None:
     for objective in OBJECTIVES:
         for seed in SEEDS:
+            config = LaptopConfig(objective=objective, seed=seed, output_dir=str(directory))
             finished = directory / f"{objective}-seed{seed}"
-            if not (finished / "result.json").exists():
-                run(LaptopConfig(objective=objective, seed=seed, output_dir=str(directory)))
-            result = json.loads((finished / "result.json").read_text())
-            log = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-            # The last row of a log is the trainer's summary.
-            result["touched"] = {
-                effect: float(np.mean([row[f"htpo/special/{effect}"] for row in log[:-1]])) for effect in EFFECTS
-            }
+            if not (finished / "report" / "index.html").exists():  # written last
+                run(config)
             RESULTS.mkdir(parents=True, exist_ok=True)
-            (RESULTS / f"{objective}-seed{seed}.json").write_text(json.dumps(result, indent=1))
+            result = raw_results(finished, config.steps)
+            (RESULTS / f"{objective}-seed{seed}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def raw_results(finished: Path, steps: int) -> dict:
+    """What is kept of a run: its options, the samples that solved each problem, and what the rules touched."""
+    settings = json.loads((finished / "settings.json").read_text())
+    log = json.loads((finished / "trainer_state.json").read_text())["log_history"]
+    touched = {effect: [row[key] for row in log if (key := f"htpo/special/{effect}") in row] for effect in EFFECTS}
+    samples, before = correct(finished, 0)
+    _, after = correct(finished, steps)
+    return {
+        "config": settings["HTPOConfig"],
+        "versions": settings["versions"],
+        "problems": load("countdown", split="test")["problem"][:],
+        "samples": samples,
+        "correct_before": before,
+        "correct_after": after,
+        "touched": {effect: float(np.mean(shares)) for effect, shares in touched.items()},
+    }
+
+
+def correct(finished: Path, step: int) -> tuple[int, list[int]]:
+    """Samples per problem, and how many of each problem's are correct."""
+    solved: dict[str, list[bool]] = {}
+    with (finished / "evaluation" / f"step-{step}" / "countdown.jsonl").open() as file:
+        for row in map(json.loads, file):
+            solved.setdefault(row["problem"], []).append(row["verdict"] == "correct")
+    (samples,) = set(map(len, solved.values()))
+    return samples, list(map(sum, solved.values()))
+
+
+def summarize(result: dict) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Metric -> before, after and their paired difference, each as mean and 95% interval over problems."""
+    n, table = result["samples"], {}
+    for k in (1, 4, 16, 64):
+        values = {when: pass_at_k(n, result[f"correct_{when}"], k) for when in ("before", "after")}
+        values["difference"] = values["after"] - values["before"]
+        table[f"pass@{k}"] = {name: mean_with_interval(value) for name, value in values.items()}
+    return {f"mean@{n}": table["pass@1"], **table}
 
 
 def interval(values: list[float]) -> str:
@@ -55,7 +91,7 @@ def main() -> None:
         objective: [json.loads((RESULTS / f"{objective}-seed{seed}.json").read_text()) for seed in SEEDS]
         for objective in OBJECTIVES
     }
-    results = {objective: [each["summary"] for each in rows] for objective, rows in runs.items()}
+    results = {objective: [summarize(each) for each in rows] for objective, rows in runs.items()}
     print("mean@64 on held-out problems, with 95% intervals over problems:\n")
     print("| seed | before | after HTPO | gain | after DAPO | gain |\n| --- | --- | --- | --- | --- | --- |")
     for seed, (htpo, dapo) in enumerate(zip(results["htpo"], results["dapo"], strict=True)):

@@ -1,7 +1,9 @@
-"""Mutation testing: would the tests notice if the objective, the rules or the labels of the trainer were wrong?
+"""Mutation testing: would the tests notice if the objective, the labels or another pure part were wrong?
 
     pip install -e '.[test,dev]'
-    python benchmarks/mutation.py [--only objective.py] [--survivors] [--output FILE]
+    python benchmarks/mutation.py [--only transform.py] [--at_most 100] [--survivors] [--output FILE]
+
+`--at_most N` takes a random sample of a file's mutants, the same at every call.
 
 Mutants are made by the operators of mutmut 3, plus two that it lacks: dropping a statement and dropping a decorator.
 mutmut's own runner cannot be used: it leaves out decorated functions and module-level data, which here are `control`
@@ -14,6 +16,7 @@ import difflib
 import gc
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -42,23 +45,53 @@ LABELS = (
     "_generate_and_score_completions",
     "_calculate_rewards",
     "_control_objective",
-    "_log_groups",
+    "_log_sums",
     "_ratio",
 )
+SAMPLING = ("is_informative", "metrics", "collect", "split_rows", "join_rows", "_is_per_row")
 # Tests that train for seconds: what they notice, others must notice sooner.
 SLOW = (
     "tests/unit/test_trainer.py::test_dapo_run_is_trls_run_bit_for_bit",
     "tests/unit/test_trainer.py::test_training_raises_the_reward",
     "tests/unit/test_trainer.py::test_resume_on_a_generation_boundary",
     "tests/unit/test_trainer.py::test_peft_checkpoint_and_card",
-    "tests/processes/test_sampling.py::test_every_group_that_is_trained_on_is_mixed",
-    "tests/processes/test_sampling.py::test_same_seed_same_prompts",
+    "tests/unit/test_sampling.py::test_same_seed_same_prompts",
 )
+COLLECT, RESUME = "tests/unit/test_sampling.py", "tests/unit/test_resume.py"
+VERIFIER = "tests/unit/test_verifier.py"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
-    ("htpo_trl/objective/transform.py", None, ["tests/unit/test_objective.py"]),
+    ("htpo_trl/objective/table.py", None, ["tests/unit/test_objective.py"]),
+    ("htpo_trl/objective/transform.py", None, ["tests/unit/test_objective.py", "tests/unit/test_token_sums.py"]),
     ("htpo_trl/objective/rules.py", None, ["tests/unit/test_objective.py"]),
-    ("htpo_trl/trainer.py", LABELS, ["tests/unit/test_trainer.py", "tests/processes/test_sampling.py"]),
+    ("htpo_trl/trainer.py", LABELS, ["tests/unit/test_trainer.py", "tests/unit/test_sampling.py"]),
+    ("htpo_trl/training/prompts.py", None, ["tests/unit/test_prompt_stream.py", f"{COLLECT}::TestPromptStream"]),
+    (
+        "htpo_trl/training/sampling.py",
+        SAMPLING,
+        ["tests/unit/test_sampling_rounds.py", f"{COLLECT}::test_rows_and_columns", f"{COLLECT}::test_collect"],
+    ),
+    (
+        "htpo_trl/training/checkpoint.py",
+        None,
+        ["tests/unit/test_checkpoint_seals.py", f"{RESUME}::TestState", f"{RESUME}::TestSeal"],
+    ),
+    (
+        "htpo_trl/verifier/answers.py",
+        None,
+        [
+            f"{VERIFIER}::test_the_last_box_or_answer_line_counts",
+            f"{VERIFIER}::test_plain_numbers_need_no_process",
+            f"{VERIFIER}::test_plain_comparison_never_disagrees_with_math_verify",
+            f"{VERIFIER}::test_the_same_text_is_correct_for_math_verify_too",
+            f"{VERIFIER}::test_every_answer_gets_a_verdict",
+        ],
+    ),
+    ("htpo_trl/evaluation/statistics.py", None, ["tests/unit/test_statistics.py"]),
+    ("htpo_trl/evaluation/results.py", None, ["tests/unit/test_results.py", "tests/unit/test_votes.py"]),
+    ("htpo_trl/data/countdown.py", None, ["tests/unit/test_countdown.py"]),
+    ("htpo_trl/data/splits.py", None, ["tests/unit/test_data.py"]),
+    ("htpo_trl/data/benchmarks.py", None, ["tests/unit/test_data.py"]),
 )
 SECONDS_PER_MUTANT = 120
 # By the exit code of the fork, which is pytest's. Any other, a fork that was killed say, does not count as a kill.
@@ -177,6 +210,7 @@ def _test(file: str, source: str, tests: list[str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="the files whose path ends so")
+    parser.add_argument("--at_most", type=int, help="mutants per file, drawn at random")
     parser.add_argument("--survivors", action="store_true", help="leave out mutants that were killed last time")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/mutation.json")
     args = parser.parse_args()
@@ -196,7 +230,10 @@ def main() -> None:
         start, n_alive = time.perf_counter(), 0
         dead = [record for record in results[file] if args.survivors and record["status"] in KILLED]
         results[file] = []
-        for operator, source in mutants(file, functions):
+        found = mutants(file, functions)
+        if args.at_most and args.at_most < len(found):
+            found = random.Random(file).sample(found, args.at_most)
+        for operator, source in found:
             record = {"file": file, **difference(file, source), "operator": operator.removeprefix("operator_")}
             known = next((status for status in KILLED if record | {"status": status} in dead), None)
             record["status"] = known or outcome(file, source, tests)

@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -275,29 +275,36 @@ def hostile(_) -> dict:
 
 
 def tables(results: dict) -> list[str]:
-    """The tables of docs/verifier.md."""
-    names, rows = list(results["golds"]), results["golds"].values()
+    """The tables of docs/verifier.md, of the parts that have been measured."""
+    makers = {"golds": _golds_table, "throughput": _throughput_table, "hostile": _hostile_table}
+    return [make(results[part]) for part, make in makers.items() if part in results]
+
+
+def _golds_table(benchmarks: dict) -> str:
     lines = {
-        "golds": [row["golds"] for row in rows],
-        "accepted in every wrapping": [row["accepted"] for row in rows],
-        "changed, and refused": [row["perturbed"]["wrong"] for row in rows],
+        "golds": [row["golds"] for row in benchmarks.values()],
+        "accepted in every wrapping": [row["accepted"] for row in benchmarks.values()],
+        "changed, and refused": [row["perturbed"]["wrong"] for row in benchmarks.values()],
     }
-    made = [_table(["", *names], [[name, *values] for name, values in lines.items()])]
-    lines = {}
-    for kind, row in results["throughput"].items():
+    return _table(["", *benchmarks], [[name, *values] for name, values in lines.items()])
+
+
+def _throughput_table(answers: dict) -> str:
+    lines = []
+    for kind, row in answers.items():
         rates = [round(row["per_second"][name]) for name in ("htpo_trl", "math_verify", "trl")]
         ratios = [f"{statistics.median(row['ratios'][f'htpo_trl / {name}']):.3g}" for name in ("math_verify", "trl")]
-        lines[kind] = [*rates, *ratios]
-    header = ["answers", "htpo_trl", "math-verify", "TRL's `accuracy_reward`", "/ math-verify", "/ TRL"]
-    made.append(_table(header, [[kind, *values] for kind, values in lines.items()]))
+        lines.append([kind, *rates, *ratios])
+    return _table(["answers", "htpo_trl", "math-verify", "TRL's `accuracy_reward`", "/ math-verify", "/ TRL"], lines)
+
+
+def _hostile_table(result: dict) -> str:
     verdicts = ("wrong", "unparsable_answer", "timed_out", "crashed")
-    header = ["answers of the kind", "number", *verdicts, "slowest (s)"]
-    families = [
+    lines = [
         [family, row["answers"], *(row["verdicts"].get(verdict, 0) for verdict in verdicts), f"{row['slowest']:.2f}"]
-        for family, row in results["hostile"]["families"].items()
+        for family, row in result["families"].items()
     ]
-    made.append(_table(header, families))
-    return made
+    return _table(["answers of the kind", "number", *verdicts, "slowest (s)"], lines)
 
 
 def _table(header: list, rows: list[list]) -> str:
@@ -305,16 +312,19 @@ def _table(header: list, rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"golds": golds, "agreement": agreement, "throughput": throughput, "hostile": hostile}
     parser.add_argument("data", type=Path)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    if not arguments.output.parent.is_dir():
+        parser.error(f"--output {arguments.output}: there is no such folder.")
     for name in ("math_verify", "trl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    data = {name: golds_of(name, arguments.data) for name in FILES}
+    read = {"golds", "agreement"} & {*arguments.parts}  # the others have answers of their own
+    data = {name: golds_of(name, arguments.data) for name in FILES} if read else {}
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     results["versions"] = {
         name: version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy", "pebble", "trl")

@@ -48,6 +48,19 @@ def to_myst(docstring: str) -> str:
     return "\n".join(result)
 
 
+def from_fields(cls: type) -> str:
+    """Args of a dataclass whose fields say in their metadata what they are: of those that are its own."""
+    lines = []
+    for field in dataclasses.fields(cls):
+        if field.name in cls.__annotations__ and "help" in field.metadata:
+            made = field.default_factory is not dataclasses.MISSING
+            default = field.default_factory() if made else field.default
+            defaults = "" if default is None else f", defaults to `{default!r}`"
+            kind = inspect.formatannotation(cls.__annotations__[field.name])
+            lines += [f"    {field.name} (`{kind}`, *optional*{defaults}):", f"        {field.metadata['help']}"]
+    return "\n".join(["", "", "Args:", *lines]) if lines else ""
+
+
 def _section(title: str, body: str) -> str:
     if title == "Returns:":
         return _references(body)
@@ -94,6 +107,8 @@ def process_docstring(app: Sphinx, what: str, name: str, obj: object, options: o
     text = inspect.cleandoc("\n".join(lines))
     if re.fullmatch(r"Alias for field number \d+", text):  # Python's, of every field of a named tuple
         text = ""
+    if inspect.isclass(obj) and dataclasses.is_dataclass(obj) and not re.search(r"^Args:$", text, re.MULTILINE):
+        text += from_fields(obj)
     lines[:] = [".. myst::", "", *textwrap.indent(to_myst(text), "   ").splitlines(), ""] if text else []
 
 

@@ -1,13 +1,14 @@
 """`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
+from .utils import option
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -19,34 +20,6 @@ class HTPOConfig(GRPOConfig):
     r"""
     Configuration of the [`HTPOTrainer`]: all of [`~trl.GRPOConfig`], with HTPO's options and the defaults of the
     recipe it was published with (arXiv 2605.08283, on top of DAPO, arXiv 2503.14476).
-
-    Args:
-        objective (`str`, *optional*, defaults to `"htpo"`):
-            Preset of the objective table: `"htpo"`, `"htpo-released"` (the code published with the paper), `"dapo"`
-            (PPO clipping for every token, the baseline), `"high-entropy-only"` (80/20), `"gppo"` or `"aspo"`. A table
-            of your own: `PRESETS["mine"] = Table("mine", rows)`, then `objective="mine"`.
-        objective_overrides (`dict[str, Any]` or `str`, *optional*):
-            Rows of the table to replace, for ablations: `{"hard_correct_low": "clip"}`, or with arguments
-            `{"easy_correct_high": {"rule": "detach", "share": 0.05, "which": "highest"}}`, or a rule of
-            `htpo_trl.objective.rules` as an object. Kept in its written form.
-        difficulty_threshold (`float`, *optional*, defaults to `0.6`):
-            A prompt is hard while the share of its responses that are correct lies below this (the paper's
-            1 - τ_diff). Raise it to explore on more prompts, lower it to exploit earlier.
-        top_entropy_share (`float`, *optional*, defaults to `0.2`):
-            Share of a response's tokens, by entropy, that count as forking (high) tokens; at least one token.
-        correctness_reward (`str`, *optional*):
-            Name of the reward function that judges correctness (a function's `__name__`). Defaults to the first one.
-        correctness_threshold (`float`, *optional*, defaults to `0.5`):
-            A response is correct when that reward exceeds this. The default fits both 1/0 and +1/-1 rewards.
-        dynamic_sampling (`bool`, *optional*, defaults to `False`):
-            Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate
-            for fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions
-            that costs is logged. Worth it when many prompts are too easy or too hard for the model.
-        max_sampling_rounds (`int`, *optional*, defaults to `10`):
-            Rounds of generation per batch, the first included.
-        on_sampling_exhausted (`str`, *optional*, defaults to `"error"`):
-            What to do when the batch is not full after these rounds, or the data has no other prompts: `"error"`
-            saves a checkpoint and stops, `"train"` fills the batch with discarded groups, with a warning.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.GRPOConfig`]:
@@ -65,79 +38,62 @@ class HTPOConfig(GRPOConfig):
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides"]
 
     # Defaults of the recipe
-    epsilon_high: float | None = field(
-        default=0.28, metadata={"help": "Upper-bound epsilon value for clipping (DAPO's clip-higher)."}
+    epsilon_high: float | None = option(0.28, "Upper-bound epsilon value for clipping (DAPO's clip-higher).")
+    delta: float | None = option(
+        10.0, "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."
     )
-    delta: float | None = field(
-        default=10.0,
-        metadata={
-            "help": "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."
-        },
+    num_generations: int | None = option(16, "Number of responses to sample per prompt (G).")
+    steps_per_generation: int | None = option(
+        None,
+        "Number of steps per generation. If `None`, it defaults to `4 * gradient_accumulation_steps`: "
+        "four optimizer steps per generation batch, as in the HTPO paper.",
     )
-    num_generations: int | None = field(default=16, metadata={"help": "Number of responses to sample per prompt (G)."})
-    steps_per_generation: int | None = field(
-        default=None,
-        metadata={
-            "help": "Number of steps per generation. If `None`, it defaults to `4 * gradient_accumulation_steps`: "
-            "four optimizer steps per generation batch, as in the HTPO paper."
-        },
-    )
-    use_bias_correction_kl: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to multiply the KL term by the importance ratio. Refused, when `beta` is not 0, for "
-            "objectives that keep gradients outside the clip range."
-        },
+    use_bias_correction_kl: bool = option(
+        False,
+        "Whether to multiply the KL term by the importance ratio. Refused, when `beta` is not 0, for "
+        "objectives that keep gradients outside the clip range.",
     )
 
     # The objective
-    objective: str = field(
-        default="htpo",
-        metadata={
-            "help": "Preset of the objective table: 'htpo', 'htpo-released', 'dapo' (the baseline), "
-            "'high-entropy-only', 'gppo' or 'aspo'."
-        },
+    objective: str = option(
+        "htpo",
+        "Preset of the objective table: 'htpo', 'htpo-released' (the code published with the paper), 'dapo' (PPO "
+        "clipping for every token, the baseline), 'high-entropy-only' (80/20), 'gppo' or 'aspo'. A table of your own, "
+        "in Python: `PRESETS['mine'] = Table('mine', rows)`, then `objective='mine'`.",
     )
-    objective_overrides: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Rows of the objective table to replace: a mapping from group to rule, e.g. "
-            '\'{"hard_correct_low": "clip"}\'.'
-        },
+    objective_overrides: dict[str, Any] | str | None = option(
+        None,
+        "Rows of the objective table to replace, for ablations: a mapping from group to rule, e.g. "
+        '`{"hard_correct_low": "clip"}`, or with arguments `{"easy_correct_high": {"rule": "detach", "share": 0.05, '
+        '"which": "highest"}}`; in Python a rule may be an object. Kept in its written form.',
     )
-    difficulty_threshold: float = field(
-        default=0.6,
-        metadata={"help": "A prompt is hard while the share of its responses that are correct lies below this."},
+    difficulty_threshold: float = option(
+        0.6,
+        "A prompt is hard while the share of its responses that are correct lies below this (the paper's 1 - τ_diff). "
+        "Raise it to explore on more prompts, lower it to exploit earlier.",
     )
-    top_entropy_share: float = field(
-        default=0.2,
-        metadata={"help": "Share of a response's tokens, by entropy, that count as high-entropy tokens."},
+    top_entropy_share: float = option(
+        0.2, "Share of a response's tokens, by entropy, that count as forking (high) tokens; at least one token."
     )
-    correctness_reward: str | None = field(
-        default=None,
-        metadata={"help": "Name of the reward function that judges correctness. Defaults to the first one."},
+    correctness_reward: str | None = option(
+        None, "Name of the reward function that judges correctness (its `__name__`). Defaults to the first one."
     )
-    correctness_threshold: float = field(
-        default=0.5, metadata={"help": "A response is correct when the correctness reward exceeds this."}
+    correctness_threshold: float = option(
+        0.5, "A response is correct when the correctness reward exceeds this. The default fits 1/0 and +1/-1 rewards."
     )
 
     # Dynamic sampling
-    dynamic_sampling: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to discard groups whose responses are all correct or all wrong, and to generate for "
-            "fresh prompts until the batch is full. Training only."
-        },
+    dynamic_sampling: bool = option(
+        False,
+        "Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate "
+        "for fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions that "
+        "costs is logged. Worth it when many prompts are too easy or too hard for the model.",
     )
-    max_sampling_rounds: int = field(
-        default=10, metadata={"help": "Rounds of generation per batch with dynamic sampling, the first included."}
-    )
-    on_sampling_exhausted: str = field(
-        default="error",
-        metadata={
-            "help": "What to do when the batch is not full after `max_sampling_rounds`: 'error' saves a checkpoint "
-            "and stops, 'train' fills the batch with discarded groups."
-        },
+    max_sampling_rounds: int = option(10, "Rounds of generation per batch with dynamic sampling, the first included.")
+    on_sampling_exhausted: str = option(
+        "error",
+        "What to do when the batch is not full after `max_sampling_rounds`, or the data has no other prompts: 'error' "
+        "saves a checkpoint and stops, 'train' fills the batch with discarded groups, with a warning.",
     )
 
     def __post_init__(self):

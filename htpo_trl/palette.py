@@ -17,7 +17,7 @@ def group_colour(group: str, paper: str = "#ffffff") -> str:
     hue, _, entropy = group.rpartition("_")
     share = 0.6 if entropy == "low" else 0.0
     mixed = (round(a + (b - a) * share) for a, b in zip(_rgb(HUES[hue]), _rgb(paper), strict=True))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+    return f"#{bytes(mixed).hex()}"
 
 
 def contrast(first: str, second: str) -> float:
@@ -43,8 +43,8 @@ def set_style(i: int) -> dict[str, Any]:
     return {"color": _SET_COLOURS[i % n], "linestyle": _SET_DASHES[other], "marker": _SET_MARKS[other]}
 
 
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _rgb(colour: str) -> bytes:
+    return bytes.fromhex(colour.removeprefix("#"))
 
 
 def _luminance(colour: str) -> float:

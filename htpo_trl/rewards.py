@@ -1,11 +1,11 @@
-"""Verifiable math rewards with TRL's signature. Module-level functions: picklable, and for any thread.
+"""Verifiable math rewards with TRL's signature. Module-level functions: picklable, and for any thread. Add yours like
+them, here (its short name: `scripts/reward_names.py`) or in a module of yours (`--reward_funcs module.function`).
 
 `HTPOConfig(correctness_reward="math_reward")` names the one that judges correctness; the first one does by default.
 DAPO's length penalty is TRL's own: `get_soft_overlong_punishment(max_completion_len=20480, soft_punish_cache=4096)`.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,13 +23,11 @@ __all__ = [
     "signed_math_reward",
 ]
 
-Completion = str | list[dict[str, Any]]
-
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")  # with sign and decimals: neither 7.5 nor -5 is 5
+TextOrMessages = str | list[dict[str, Any]]
 
 
 def math_reward(
-    completions: Sequence[Completion],
+    completions: Sequence[TextOrMessages],
     solution: Sequence[str | int | float | None],
     log_extra: Callable[[str, list], None] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
@@ -60,9 +58,7 @@ def math_reward(
     ```
     """
     judgements = judge([_text(completion) for completion in completions], [gold_text(gold) for gold in solution])
-    _log("math_reward", judgements, log_extra, log_metric)
-    gold_is_bad = Verdict.UNPARSABLE_GOLD
-    return [None if verdict is gold_is_bad else float(verdict is Verdict.CORRECT) for verdict, _ in judgements]
+    return _rewards("math_reward", judgements, 0.0, log_extra, log_metric)
 
 
 def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
@@ -72,11 +68,7 @@ def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
 
 
 def dapo_math_reward(
-    completions: Sequence[Completion],
-    solution: Sequence[str | int | float | None],
-    log_extra: Callable[[str, list], None] | None = None,
-    log_metric: Callable[[str, float], None] | None = None,
-    **kwargs,
+    completions: Sequence[TextOrMessages], solution: Sequence[str | int | float | None], **kwargs
 ) -> list[float | None]:
     r"""
     Reward 1.0 or -1.0 by the rules that DAPO (arXiv 2503.14476) and HTPO were trained with (verl 0.7, `math_dapo`):
@@ -94,27 +86,24 @@ def dapo_math_reward(
     [1.0, -1.0, -1.0]
     ```
     """
-    judgements = [
-        _judge_by_dapo(_text(completion), gold_text(gold))
-        for completion, gold in zip(completions, solution, strict=True)
-    ]
-    _log("dapo_math_reward", judgements, log_extra, log_metric)
-    rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
-    return [rewards.get(verdict, -1.0) for verdict, _ in judgements]
+    pairs = zip(completions, solution, strict=True)
+    judgements = [_judge_by_dapo(_text(completion), gold_text(gold)) for completion, gold in pairs]
+    return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
 def last_number_reward(
-    completions: Sequence[Completion], solution: Sequence[str | int | float | None], **kwargs
+    completions: Sequence[TextOrMessages], solution: Sequence[str | int | float | None], **kwargs
 ) -> list[float]:
     """
     Reward 1.0 where the last number of a completion is the gold, compared as text, else 0.0. For arithmetic with
     models that are too small to keep to a format: it also accepts a number that the completion only mentions last.
     """
-    numbers = [_NUMBER.findall(_text(completion)) for completion in completions]
+    number = r"-?[0-9]+(?:\.[0-9]+)?"  # with sign and decimals: neither 7.5 nor -5 is 5
+    numbers = [re.findall(number, _text(completion)) for completion in completions]
     return [float(found[-1:] == [gold_text(gold)]) for found, gold in zip(numbers, solution, strict=True)]
 
 
-def _text(completion: Completion) -> str:
+def _text(completion: TextOrMessages) -> str:
     """The text of a completion; of a conversation, of its last message."""
     if isinstance(completion, str):
         return completion
@@ -124,14 +113,19 @@ def _text(completion: Completion) -> str:
     return content or ""
 
 
-def _log(name: str, judgements: list[Judgement], log_extra: Callable | None, log_metric: Callable | None) -> None:
+def _rewards(
+    name: str, judgements: list[Judgement], wrong: float, log_extra=None, log_metric=None, **kwargs
+) -> list[float | None]:
+    """1.0 for the right answer, `wrong` for others, None where the gold is unparsable; logged under the name."""
+    verdicts = [verdict for verdict, _ in judgements]
     if log_extra is not None:
         log_extra(f"{name}/answer", [answer or "" for _, answer in judgements])
-        log_extra(f"{name}/verdict", [str(verdict) for verdict, _ in judgements])
-    if log_metric is not None and judgements:
-        counts = Counter(verdict for verdict, _ in judgements)
+        log_extra(f"{name}/verdict", [str(verdict) for verdict in verdicts])
+    if log_metric is not None and verdicts:
         for verdict in Verdict:
-            log_metric(f"{name}/{verdict}", counts[verdict] / len(judgements))
+            log_metric(f"{name}/{verdict}", verdicts.count(verdict) / len(verdicts))
+    rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
+    return [rewards.get(verdict, wrong) for verdict in verdicts]
 
 
 # --- DAPO's rules. Order matters throughout.
@@ -147,26 +141,22 @@ _REMOVED = (
     *("childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3"),
     *("\\text{\n}", "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
 )
-_REWRITTEN = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
-        (r"\\text\{(.*?)\}", r"\1"),
-        (r"\\textbf\{(.*?)\}", r"\1"),
-        (r"\\overline\{(.*?)\}", r"\1"),
-        (r"\\boxed\{(.*)\}", r"\1"),
-        (r"frac([^{])(.)", r"frac{\1}{\2}"),
-        (r"sqrt([^{])", r"sqrt{\1}"),
-        (r"\$", ""),
-    )
+_REWRITTEN = (
+    (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
+    (r"\\text\{(.*?)\}", r"\1"),
+    (r"\\textbf\{(.*?)\}", r"\1"),
+    (r"\\overline\{(.*?)\}", r"\1"),
+    (r"\\boxed\{(.*)\}", r"\1"),
+    (r"frac([^{])(.)", r"frac{\1}{\2}"),
+    (r"sqrt([^{])", r"sqrt{\1}"),
+    (r"\$", ""),
 )
 
 
 def _judge_by_dapo(completion: str, gold: str) -> Judgement:
     if not gold:
         return Judgement(Verdict.UNPARSABLE_GOLD, None)
-    answers = _ANSWER.findall(completion[-300:])
-    if not answers:
+    if not (answers := _ANSWER.findall(completion[-300:])):
         return Judgement(Verdict.UNPARSABLE_ANSWER, None)
     is_gold = _normalise(answers[-1]) == _normalise(gold)
     return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
@@ -179,7 +169,6 @@ def _normalise(answer: str) -> str:
     for text in _REMOVED:
         answer = answer.replace(text, "")
     for pattern, replacement in _REWRITTEN:
-        answer = pattern.sub(replacement, answer)
-    if (digits := answer.replace(",", "")).isdigit():
-        answer = digits
-    return answer.strip()
+        answer = re.sub(pattern, replacement, answer)
+    digits = answer.replace(",", "")
+    return digits if digits.isdigit() else answer.strip()

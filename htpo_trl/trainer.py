@@ -44,12 +44,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
-    - with dynamic sampling, `htpo/sampling/<what>`: `rounds` of generation; of all groups generated `frac_informative`,
-      `frac_all_correct`, `frac_all_wrong` and the mean `accuracy`; `generated_per_trained` completions; `frac_filled`,
-      the share of trained groups that are not informative; `seconds` of generating and judging. TRL's `completions/*`
-      and token counts are of all that was generated, its rewards of what is trained on.
-
-    Checkpoints resume exactly, also between two generations: see [`ResumableGRPOTrainer`].
+    - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
     `inputs`, TRL's inputs of the loss, in which nothing has been replaced yet; `mask`, `per_token_logps`,
@@ -222,49 +217,32 @@ class HTPOTrainer(ResumableGRPOTrainer):
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
             mask = mask * inputs["tool_mask"]
-        mask = mask.bool()
-        advantages = inputs["advantages"]
-        # TRL leaves the old log-probs out where they equal the current ones.
-        old_per_token_logps = inputs.get("old_per_token_logps", per_token_logps)
+        tokens = {
+            "mask": mask.bool(),
+            "per_token_logps": per_token_logps,
+            # TRL leaves the old log-probs out where they equal the current ones.
+            "old_per_token_logps": inputs.get("old_per_token_logps", per_token_logps),
+            "entropies": entropies,
+        }
+        clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
         result = control(
-            per_token_logps=per_token_logps,
-            old_per_token_logps=old_per_token_logps,
-            entropies=entropies,
-            advantages=advantages,
+            **tokens,
+            **clip_range,
+            advantages=inputs["advantages"],
             is_hard=inputs["is_hard"],
             is_correct=inputs["is_correct"],
             is_judged=inputs.get("is_judged"),
-            mask=mask,
             table=self.table,
-            epsilon_low=self.epsilon_low,
-            epsilon_high=self.epsilon_high,
             top_entropy_share=self.args.top_entropy_share,
         )
         for observe in self.loss_observers:
-            observe(
-                inputs=inputs,
-                mask=mask,
-                per_token_logps=per_token_logps,
-                old_per_token_logps=old_per_token_logps,
-                entropies=entropies,
-                result=result,
-            )
+            observe(inputs=inputs, result=result, **tokens)
+        sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
         inputs["advantages"] = result.advantages
         inputs["old_per_token_logps"] = result.old_per_token_logps
         # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
-        inputs.setdefault("sampling_per_token_logps", old_per_token_logps)
-        self._log_sums(
-            token_sums(
-                result,
-                mask=mask,
-                per_token_logps=per_token_logps,
-                old_per_token_logps=old_per_token_logps,
-                entropies=entropies,
-                advantages=advantages,
-                epsilon_low=self.epsilon_low,
-                epsilon_high=self.epsilon_high,
-            )
-        )
+        inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
+        self._log_sums(sums)
         return result
 
     def _mode(self) -> str:
@@ -283,14 +261,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 "of fp16."
             )
         metrics = self._metrics[self._mode()]
-        for name in [name for name in total if "/" in name]:
+        for name, value in total.items():
             kind, _, group = name.partition("/")
-            if kind != "entropy":
-                metrics[f"htpo/{name}"].append(_ratio(total[name], total["tokens"]))
-            elif n := total[
-                f"share/{group}"
-            ]:  # a group without tokens has no entropy; TensorBoard warns of every None
-                metrics[f"htpo/{name}"].append(total[name] / n)
+            n = total[f"share/{group}"] if kind == "entropy" else total["tokens"]
+            if group and (n or kind != "entropy"):  # no entropy of no tokens: TensorBoard warns of every None
+                metrics[f"htpo/{name}"].append(_ratio(value, n))
 
 
 def _ratio(part: float, whole: float) -> float:

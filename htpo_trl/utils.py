@@ -1,10 +1,11 @@
-"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions."""
+"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions, fields."""
 
 import difflib
 import json
 import os
-import platform
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,9 @@ def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def report() -> str:
-    """Versions and devices as text."""
-    import torch
-
-    installed = versions()
-    rows = {"Python": platform.python_version(), "Platform": platform.platform()}
-    rows |= {name: installed.get(name, "not installed") for name in PACKAGES}
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    rows["GPUs"] = ", ".join(devices) or "none"
-    rows["CUDA of torch"] = torch.version.cuda or "none"
-    return "\n".join(f"- {name}: {value}" for name, value in rows.items())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -51,7 +37,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    with partial.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(partial, path)
 
 
@@ -64,11 +53,11 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = [
-        [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in [header, rule, *rows]
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    line = " | ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a dataclass, with its help."""
+    made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**made, metadata={"help": text})

@@ -54,9 +54,9 @@ PUSH_TO_HUB = False  # True, after `huggingface_hub.login()`: publishes the mode
 from htpo_trl.demo.laptop import LaptopConfig, run
 
 
-results = {
+runs = {
     objective: run(LaptopConfig(objective=objective, output_dir="runs/laptop", quick=REDUCED))
-    for objective in ("htpo", "dapo")
+    for objective in ("dapo", "htpo")
 }
 
 # %% [markdown]
@@ -82,7 +82,7 @@ for name in ("learning", "shares"):
 # %%
 import html
 
-from htpo_trl.tokens.token_map import write_token_map
+from htpo_trl.tokens import write_token_map
 
 
 page = write_token_map("runs/laptop/htpo-seed0").read_text()
@@ -95,16 +95,11 @@ display(HTML(f'<iframe srcdoc="{html.escape(page)}" width="100%" height="700" st
 # problems. It does not speak for other seeds: docs/results.md has five, where the two objectives are equal on this task.
 
 # %%
-from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
+from htpo_trl.evaluation import compare, comparison_table
 
 
-n = results["htpo"]["samples"]
-for k in (1, 16):
-    htpo, dapo = (pass_at_k(n, results[objective]["correct_after"], k) for objective in ("htpo", "dapo"))
-    mean, low, high = mean_with_interval(htpo - dapo)
-    print(
-        f"pass@{k}: htpo {htpo.mean():.3f}, dapo {dapo.mean():.3f}, difference {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-    )
+last = f"evaluation/step-{4 if REDUCED else 160}"
+print(comparison_table(compare(runs["dapo"] / last, runs["htpo"] / last)))  # second minus first
 
 # %% [markdown]
 # Next: 02_lora_colab (a real model on one GPU), 03_your_own_objective (change what tokens learn), 04_reading_a_run (reports and token maps

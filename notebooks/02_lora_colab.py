@@ -63,7 +63,7 @@ print("small setting, CPU" if REDUCED else torch.cuda.get_device_name())
 # boxed answer, which is what `math_reward` looks for first.
 
 # %%
-from htpo_trl.data import check_disjoint, load, load_procedural, split
+from htpo_trl.data import check_disjoint, load, split
 
 
 if REDUCED:
@@ -92,7 +92,8 @@ if REDUCED:
     )
     Qwen3ForCausalLM(config).save_pretrained(MODEL)
     tokenizer.save_pretrained(MODEL)
-    data = load_procedural("chain_sum", size=64, min_terms=2, max_terms=2, min_digits=1, max_digits=1)
+    options = {"size": 64, "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    data = load("chain_sum", dataset_options=options)
     train, test = split(data, {"train": 0.9, "test": 0.1}).values()
 else:
     MODEL = "Qwen/Qwen3-0.6B"
@@ -125,7 +126,7 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.evaluation.generation import Sampling
 from htpo_trl.rewards import last_number_reward, math_reward
-from htpo_trl.tokens.callback import TokenRecorder
+from htpo_trl.tokens import TokenRecorder
 
 
 common = {

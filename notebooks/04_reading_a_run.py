@@ -52,7 +52,7 @@ from htpo_trl.demo.laptop import LaptopConfig, run
 
 RUNS = {objective: f"runs/laptop/{objective}-seed0" for objective in ("dapo", "htpo")}
 for objective, directory in RUNS.items():
-    if not (Path(directory) / "result.json").exists():
+    if not (Path(directory) / "report" / "index.html").exists():
         run(LaptopConfig(objective=objective, output_dir="runs/laptop", quick=REDUCED))
 
 # %% [markdown]
@@ -105,10 +105,13 @@ for name in ("shares", "rules"):
 # Everything in the report is in the log, too.
 
 # %%
+import json
+
 import pandas as pd
 
 
-log = pd.read_json("runs/laptop/htpo-seed0/metrics.jsonl", lines=True).set_index("step")
+state = json.loads(Path("runs/laptop/htpo-seed0/trainer_state.json").read_text())
+log = pd.DataFrame(state["log_history"]).set_index("step")
 log.filter(regex="^reward$|^entropy$|htpo/special|htpo/clip_ratio").describe().T[["mean", "min", "max"]]
 
 # %% [markdown]
@@ -125,7 +128,7 @@ log.filter(regex="^reward$|^entropy$|htpo/special|htpo/clip_ratio").describe().T
 # %%
 import html
 
-from htpo_trl.tokens.token_map import write_token_map
+from htpo_trl.tokens import write_token_map
 
 
 token_map = write_token_map("runs/laptop/htpo-seed0", versus="dapo", output="tokens.html").read_text()

@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from htpo_trl.report import write_report
-from htpo_trl.tokens.token_map import write_token_map
+from htpo_trl.tokens import write_token_map
 
 
 ROOT = Path(__file__).parent.parent

@@ -1,76 +1,61 @@
+import gc
 import os
 import string
 
+import pytest
+from hypothesis import settings
 
+
+# Before torch and TRL are imported, which is done where they are used: the process that divides the tests among others
+# needs neither.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
-import torch
-from datasets import Dataset
-from hypothesis import settings
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-
-from htpo_trl import HTPOConfig, HTPOTrainer
-from htpo_trl.demo.warm_start import build_tokenizer
-
-
-torch.set_num_threads(1)
 settings.register_profile("htpo", deadline=None, derandomize=True)
 settings.load_profile("htpo")
+gc.disable()  # until the tests begin: to collect them makes no garbage
 
 
-# What every CPU run of a tiny model needs; TRL's defaults are a GPU's.
-CPU_ARGUMENTS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "per_device_train_batch_size": 8,
-    "num_generations": 4,
-    "max_completion_length": 12,
-    "max_steps": 4,
-    "learning_rate": 1e-2,
-    "disable_tqdm": True,
-}
+@pytest.fixture(scope="module", autouse=True)
+def freeze_imports():
+    """
+    Accelerate collects garbage after each run, and would look through all that was imported. Frozen, that takes no
+    part, so that a tiny run takes a quarter of the time.
+    """
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from htpo_trl.demo.warm_start import build_tokenizer
+
     return build_tokenizer(string.digits)
 
 
-def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
-    """A Qwen3 of 30 thousand parameters, the same at every call."""
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=13,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            tie_word_embeddings=True,
-            initializer_range=0.3,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer):
+    """A working directory for the command line: a model, data, a reward function and a recipe."""
+    from .place import make_place
+
+    with make_place(tmp_path_factory.mktemp("place"), tokenizer) as path:
+        yield path
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Publishes data sets where `load_dataset` looks before it asks the Hub, see `publisher`."""
+    from .hub_files import publisher
+
+    return publisher(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def make_model():
+    from .tiny import tiny_model
+
     return tiny_model
 
 
@@ -82,6 +67,11 @@ def model(make_model):
 @pytest.fixture
 def tiny_chat_model(tmp_path):
     """A Llama that chats in single characters."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from htpo_trl.demo.warm_start import build_tokenizer
+
     tokenizer = build_tokenizer(string.printable)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}>{% endfor %}"
     torch.manual_seed(0)
@@ -105,26 +95,36 @@ def tiny_chat_model(tmp_path):
 
 @pytest.fixture
 def dataset():
+    from datasets import Dataset
+
     return Dataset.from_dict({"prompt": [f"{i:02d}" for i in range(64)]})
 
 
 @pytest.fixture
 def cpu_arguments(tmp_path):
+    from .tiny import CPU_ARGUMENTS
+
     return {"output_dir": str(tmp_path / "run"), **CPU_ARGUMENTS}
 
 
 @pytest.fixture
 def make_config(cpu_arguments):
+    from htpo_trl import HTPOConfig
+
     return lambda **kwargs: HTPOConfig(**{**cpu_arguments, **kwargs})
 
 
 @pytest.fixture
 def reward():
+    from .tiny import even_digits
+
     return even_digits
 
 
 @pytest.fixture
 def make_trainer(make_model, tokenizer, dataset, make_config, reward):
+    from htpo_trl import HTPOTrainer
+
     def make(cls=HTPOTrainer, reward_funcs=None, config=None, model=None, train_dataset=dataset, **kwargs):
         keywords = {name: kwargs.pop(name) for name in ("eval_dataset", "peft_config", "callbacks") if name in kwargs}
         return cls(
@@ -142,6 +142,8 @@ def make_trainer(make_model, tokenizer, dataset, make_config, reward):
 @pytest.fixture
 def batch():
     """Inputs of a loss: 6 responses of up to 30 tokens, sampled by a policy that has moved away since."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     n_rows, n_prompt, n_completion = 6, 3, 30
     lengths = torch.tensor([30, 17, 5, 1, 0, 23])
@@ -161,6 +163,24 @@ def batch():
     }
 
 
-def even_digits(completions, **kwargs):
-    """1.0 where most digits of the completion are even: about half of a random model's completions."""
-    return [float(sum(c in "02468" for c in text) * 2 > len(text)) for text in completions]
+@pytest.fixture
+def compare(record_property):
+    """Measures how far two runs, or two losses, are apart; `benchmarks/invariance.py` collects what it measured."""
+    import torch
+
+    from .distributed_run import Run
+
+    def compare(group, varies, expected, actual, holds=True):
+        """The largest difference of two runs, or of two pairs of loss and gradients, relative to the largest value."""
+        parts = Run._fields if isinstance(expected, Run) else ("loss", "gradient")
+        row = {"class": group, "varies": varies, "holds": holds}
+        largest = 0.0
+        for part, *values in zip(parts, expected, actual, strict=True):
+            a, b = (torch.cat([v.flatten() for v in value]) if isinstance(value, list) else value for value in values)
+            difference = (a.double() - b.double()).abs()
+            row[part] = {"max": difference.max().item(), "mean": difference.mean().item()}
+            largest = max(largest, difference.max().item() / max(a.abs().max().item(), 1.0))
+        record_property("invariance", row)
+        return largest
+
+    return compare

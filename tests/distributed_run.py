@@ -1,14 +1,16 @@
-"""Recorded training runs of a tiny model, in this process or in each of those that torchrun or accelerate starts:
+"""Recorded training runs of a tiny model, in this process, in forks, or in each process that a launcher starts:
 
-    torchrun --nproc_per_node 2 -m tests.distributed_run DIRECTORY
+    accelerate launch --num_processes 2 -m tests.distributed_run DIRECTORY
 
 `DIRECTORY/model` holds model and tokenizer, `DIRECTORY/jobs.json` the runs by name. Each process writes what it saw to
 `DIRECTORY/NAME/rank<i>.json`; the trained model goes to `DIRECTORY/NAME`.
 """
 
+import importlib.util
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,7 +30,8 @@ from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.rewards import math_reward
 from htpo_trl.tokens.callback import TokenRecorder
-from tests.conftest import CPU_ARGUMENTS, even_digits
+from tests.forks import Forks
+from tests.tiny import CPU_ARGUMENTS, even_digits
 
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +47,20 @@ ZERO3 = (
     f"--deepspeed_config_file={ROOT / 'tests' / 'data' / 'zero3.json'}",
 )
 
+# All rules act on completions this short, and the second pass over each generation batch is off-policy.
+ARGUMENTS = {
+    "max_steps": 6,
+    "num_iterations": 2,
+    "top_entropy_share": 0.3,
+    "difficulty_threshold": 0.45,
+    "objective_overrides": {
+        "hard_correct_low": {"rule": "detach", "share": 0.25, "which": "lowest"},
+        "easy_correct_high": {"rule": "detach", "share": 0.5, "which": "highest"},
+    },
+}
+# Some eighty float32 epsilons, relative to the largest value: sums of a few hundred terms, over six steps of AdamW.
+ROUND_OFF = 1e-5
+
 # transformers before 5.18 asks torch.load for a device "cpu:0" where several processes resume on CPU.
 CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
 
@@ -53,6 +70,14 @@ ENVIRONMENT = os.environ | {
     "DS_ACCELERATOR": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
 }
+
+
+def missing_for_zero3():
+    if importlib.util.find_spec("deepspeed") is None:
+        return "DeepSpeed is not installed"
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        return "DeepSpeed compiles its CPU collectives, and there is no C++ compiler"
+    return ""
 
 
 class Recorder(HTPOTrainer):
@@ -165,11 +190,20 @@ def run_command(command: list[str], place: Path) -> subprocess.CompletedProcess:
     return done
 
 
-def launch(launcher: tuple[str, ...], directory: Path, jobs: dict[str, dict]) -> None:
-    """Run the jobs one after the other in two processes."""
+def launch(directory: Path, jobs: dict[str, dict], launcher: tuple[str, ...] | None = None, n_machines=1) -> None:
+    """Run the jobs one after the other in two processes, of a launcher or of our own."""
     (directory / "jobs.json").write_text(json.dumps(jobs))
+    if launcher is None:
+        output = directory / "output.txt"
+        Forks(run_jobs, directory, output=output, n_processes=2, n_machines=n_machines).finish()
+        return
     done = run_command([sys.executable, "-m", *launcher, "-m", "tests.distributed_run", str(directory)], ROOT)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+def run_jobs(directory: Path) -> None:
+    for name, job in json.loads((directory / "jobs.json").read_text()).items():
+        run(directory, name, job)
 
 
 def records(directory: Path, name: str) -> list[dict]:
@@ -195,5 +229,4 @@ def _run(log, weights) -> Run:
 
 
 if __name__ == "__main__":
-    for job_name, job in json.loads((Path(sys.argv[1]) / "jobs.json").read_text()).items():
-        run(Path(sys.argv[1]), job_name, job)
+    run_jobs(Path(sys.argv[1]))

@@ -10,6 +10,7 @@ writes what came of a drill to `DIRECTORY/<drill>-<rank>.json`.
 """
 
 import functools
+import gc
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.rewards import math_reward
 from htpo_trl.training.interruption import stop_on_signals
 
-from .conftest import CPU_ARGUMENTS, even_digits
+from .tiny import CPU_ARGUMENTS, even_digits
 from .training_run import kill_at, prompts, weights_of
 
 
@@ -108,6 +109,7 @@ def hold(checkpoint: Path, pipe: Path, rank: int) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # see conftest
     for drill in sys.argv[2:]:
         result = run(Path(sys.argv[1]), drill)
     sys.exit(result.get("exit_code"))

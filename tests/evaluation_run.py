@@ -7,9 +7,9 @@ An evaluation in a process of its own, which can be told to kill itself, by SIGK
 """
 
 import itertools
+import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -30,6 +30,16 @@ def last_digit(completions, solution, **kwargs):
         right = Verdict.CORRECT if text[-1:] == gold else Verdict.WRONG
         judgements.append(Judgement(right if text else Verdict.UNPARSABLE_ANSWER, text[-1:] or None))
     return judgements
+
+
+def rows_of(samples: bytes):
+    """The samples of a result file."""
+    return [json.loads(line) for line in samples.splitlines()]
+
+
+def summary_of(directory: Path):
+    """The summary beside the result file `digits.jsonl`."""
+    return json.loads((directory / "digits.json").read_text())["summary"]
 
 
 class Recorder(TransformersGenerator):
@@ -58,7 +68,3 @@ def main(directory: Path, output: Path, forward_passes: int = 0) -> None:
     output.mkdir(exist_ok=True)
     generator = Recorder(model, PreTrainedTokenizerFast.from_pretrained(directory / "model"), output / "drawn.txt")
     evaluate(generator, {"digits": PROBLEMS}, output, SAMPLING, judge=last_digit)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

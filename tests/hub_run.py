@@ -3,6 +3,7 @@ Runs that publish, in a process that knows a Hub by `HF_ENDPOINT` alone: `python
 raised and warned of goes to `DIRECTORY/outcome.json`.
 """
 
+import gc
 import json
 import string
 import sys
@@ -18,8 +19,8 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation.callback import EvaluationCallback
-from tests.conftest import CPU_ARGUMENTS, even_digits, tiny_model
 from tests.hub_server import TOKEN
+from tests.tiny import CPU_ARGUMENTS, even_digits, tiny_model
 
 
 def build(directory, name, **options):
@@ -38,6 +39,7 @@ def build(directory, name, **options):
 
 
 def main(directory: Path):
+    gc.freeze()  # see conftest
     outcome = {"raised": {}, "warned": []}
 
     def attempt(name, action):

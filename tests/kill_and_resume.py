@@ -16,16 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
 from htpo_trl.demo.warm_start import build_tokenizer
 
-from .conftest import tiny_model
-from .distributed_run import TORCHRUN
-from .training_run import finish, run
+from .tiny import tiny_model
+from .training_run import start
 
 
-LAUNCHERS = {1: (), 2: TORCHRUN}
 # Eight gradient steps per generation batch, a checkpoint each third: most lie between two generations. The data are
 # three batches, so that the last steps are of another epoch, in another order.
 OPTIONS = {
@@ -68,40 +64,35 @@ def results(directory: Path, n_processes: int) -> list[dict]:
 
 
 def uninterrupted(directory: Path, n_processes: int, **kwargs) -> list[dict]:
-    finish(run(make_spec(directory, "whole", n_processes, **kwargs), LAUNCHERS[n_processes]))
+    start(make_spec(directory, "whole", n_processes, **kwargs), n_processes).finish()
     return results(directory, n_processes)
 
 
 def kill_and_resume(directory: Path, moment: str, n_processes: int, expected: list[dict], **kwargs) -> dict:
     """Kill a run at `moment`, and resume it until its end; `kwargs` are of the run."""
     name = moment.replace(":", "-").replace("/", "-")
-    launcher = LAUNCHERS[n_processes]
     kind, where = moment.split(":")
     inside = kind in ("generation", "backward", "step", "save")
     # Of two processes, the second is killed where it does the same as the first.
     rank = n_processes - 1 if kind in ("generation", "backward") else 0
     spec = make_spec(directory, name, n_processes, **kwargs, **({"die": moment, "die_rank": rank} if inside else {}))
-    process = run(spec, launcher)
+    processes = start(spec, n_processes)
     if not inside:
         seconds = random.Random(where).uniform(0, 0.8) * expected[0]["seconds"] if kind == "random" else 0
         sight = directory / name / (where if kind == "sight" else "checkpoint-3")
-        while process.poll() is None and not sight.exists():
+        while not processes.ended() and not sight.exists():
             pass
         seen = time.monotonic()
-        while process.poll() is None:
+        while not processes.ended():
             if time.monotonic() - seen >= seconds:
-                # torchrun's workers are in sessions of their own.
-                family = psutil.Process(process.pid)
-                for member in (*family.children(recursive=True), family):
-                    member.kill()
+                processes.kill()
                 break
-    _, errors = process.communicate()
-    killed = process.returncode == -signal.SIGKILL or b"SIGKILL" in errors
+    killed = processes.join()[rank] == -signal.SIGKILL
     checkpoints = sorted(int(path.name.split("-")[1]) for path in (directory / name).glob("checkpoint-*"))
     complete = [n for n in checkpoints if (directory / name / f"checkpoint-{n}" / "htpo_checkpoint.json").exists()]
 
     spec = make_spec(directory, name, n_processes, resume=bool(complete), **kwargs)
-    finish(run(spec, launcher))
+    start(spec, n_processes).finish()
     got = results(directory, n_processes)
     return {
         "moment": moment,

@@ -1,6 +1,6 @@
 """
-A small run in processes of its own: `python -m tests.training_run SPEC`, where SPEC is JSON. It can be told to kill
-itself, by SIGKILL, at a given moment. Each process writes what it saw and ended with.
+A small run in processes of its own, that can be told to kill itself, by SIGKILL, at a given moment. Each process
+writes what it saw and ended with.
 """
 
 import hashlib
@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer
-from tests.conftest import CPU_ARGUMENTS, even_digits
-from tests.distributed_run import ENVIRONMENT, ROOT
+
+from .forks import Forks
+from .tiny import CPU_ARGUMENTS, even_digits
 
 
 def half_solvable(prompts, completions, **kwargs):
@@ -30,16 +30,8 @@ def prompts(n):
     return [{"prompt": f"{i:02d}", "number": i} for i in range(n)]
 
 
-def run(spec: dict, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    """Start this module in one process, or by a launcher in two."""
-    command = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "tests.training_run", json.dumps(spec)]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors.decode()[-4000:]
+def start(spec: dict, n_processes: int) -> Forks:
+    return Forks(main, spec, output=Path(spec["directory"]) / "output.txt", n_processes=n_processes)
 
 
 def mixed_groups(seen: list[list[dict]], group_size: int) -> float:
@@ -122,7 +114,3 @@ def main(spec):
     trainer.train(resume_from_checkpoint=spec.get("resume"))
     result = {"weights": weights_of(trainer), "seen": trainer.seen, "log": trainer.state.log_history}
     (directory / f"result_{rank}.json").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -1,3 +1,3 @@
-from .commands import OBJECTIVES, main, make_parser
+from .commands import main, make_parser
 
-__all__ = ["OBJECTIVES", "main", "make_parser"]
+__all__ = ["main", "make_parser"]

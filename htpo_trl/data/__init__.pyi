@@ -1,5 +1,8 @@
-from .benchmarks import BENCHMARKS, TEMPLATES, Benchmark
-from .loaders import PROCEDURAL_TASKS, check_disjoint, exclude, load, load_countdown, load_file, load_procedural, split
+from .benchmarks import BENCHMARKS, Benchmark
+from .names import load
+from .procedural import PROCEDURAL_TASKS
+from .prompts import TEMPLATES
+from .splits import check_disjoint, exclude, split
 
 __all__ = [
     "BENCHMARKS",
@@ -9,8 +12,5 @@ __all__ = [
     "check_disjoint",
     "exclude",
     "load",
-    "load_countdown",
-    "load_file",
-    "load_procedural",
     "split",
 ]

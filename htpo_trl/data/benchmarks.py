@@ -6,16 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..verifier.answers import in_latex, last_boxed
-
-
-#: What surrounds a problem; `answer` is the instruction of DAPO-Math-17k, to the letter.
-TEMPLATES = {
-    "boxed": "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-    "answer": "Solve the following math problem step by step. The last line of your response should be of the form "
-    "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\n"
-    'Remember to put your answer on its own line after "Answer:".',
-    "none": "{problem}",
-}
+from .prompts import TEMPLATES
 
 
 def as_text(value: Any) -> str:
@@ -33,7 +24,8 @@ def as_answer(value: Any) -> str:
         return ", ".join(map(as_answer, value)) or as_text("")
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(int(value) if value == int(value) and abs(value) < 1e15 else value)
-    return in_latex(as_text(re.sub(r"(?<!\\)\$", "", as_text(value)).rstrip(" .")))
+    text = re.sub(r"(?<!\\)\$", "", as_text(value))
+    return in_latex(as_text(text.rstrip(" .")))
 
 
 def _integer(value: Any) -> str:

@@ -6,24 +6,26 @@ prompt is `2,5,9>43:`, a completion `5-2=3,3+9=12?5*9=45,45-2=43!`: attempts of 
 """
 
 import hashlib
+import operator
 import random
 import re
 from collections import Counter
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 
 #: All characters of prompts and completions.
 SYMBOLS = "0123456789+-*=,>:?!"
 #: Attempts of the searches that the warm start learns from.
 MAX_ATTEMPTS = 5
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _EQUATION = r"(\d{1,2})([-+*])(\d{1,2})=(\d{1,2})"
 _ATTEMPT = re.compile(f"{_EQUATION},{_EQUATION}", re.ASCII)
 _PROMPT = re.compile(r"([1-9]),([1-9]),([1-9])>([1-9]\d):", re.ASCII)
 
-#: Of the solvable problems.
-Split = Literal["train", "validation", "test"]
+#: Of the solvable problems: a tenth each for test and validation, by a hash of numbers and target.
+SPLITS = ("test", "validation", "train")
 
 
 class Problem(NamedTuple):
@@ -37,9 +39,28 @@ class Problem(NamedTuple):
         return f"{','.join(map(str, rng.sample(self.numbers, 3)))}>{self.target}:"
 
 
-def problems(split: Split) -> list[Problem]:
-    """All solvable problems of a split: a tenth each for validation and test, by a hash of numbers and target."""
-    return [problem for problem in _derivations() if _split(problem) == split]
+def problems(split: str) -> list[Problem]:
+    """All solvable problems of a split, one of `SPLITS`."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} of countdown is none of {', '.join(SPLITS)}.")
+    digests = {p: hashlib.sha256(f"{p.numbers}>{p.target}".encode()).digest() for p in _derivations()}
+    return [problem for problem, digest in digests.items() if SPLITS[min(digest[0] % 10, 2)] == split]
+
+
+def rows(split: str, seed: int = 0) -> list[dict[str, str]]:
+    """
+    The problems of a split as rows of a data set, each with its numbers in an order by the seed. A problem has many
+    solutions: the column `solution` holds the first of them, to look at and not to compare with.
+    """
+    rng = random.Random(seed)
+    return [
+        {
+            "prompt": problem.prompt(rng),
+            "solution": f"{_derivations()[problem][0]}!",
+            "problem": f"{','.join(map(str, problem.numbers))}>{problem.target}",
+        }
+        for problem in problems(split)
+    ]
 
 
 def write_search(problem: Problem, rng: random.Random) -> str:
@@ -58,11 +79,6 @@ def write_search(problem: Problem, rng: random.Random) -> str:
     return text + "!"
 
 
-def solutions(problem: Problem) -> list[str]:
-    """Completions that submit a solution at the first attempt: one for every way to solve the problem."""
-    return [f"{derivation}!" for derivation in _derivations()[problem]]
-
-
 def is_solution(prompt: str, completion: str) -> bool:
     """Whether the attempt that a completion submits is a correct derivation of the prompt's target."""
     problem = _PROMPT.fullmatch(prompt)
@@ -76,7 +92,7 @@ def is_solution(prompt: str, completion: str) -> bool:
     left = Counter(numbers)
     for a, sign, b, result in (attempt.groups()[:4], attempt.groups()[4:]):
         used = Counter((int(a), int(b)))
-        if used - left or _apply(int(a), sign, int(b)) != int(result):
+        if used - left or _OPERATORS[sign](int(a), int(b)) != int(result):
             return False
         left = left - used + Counter((int(result),))
     return left == Counter((target,))
@@ -87,12 +103,6 @@ def countdown_reward(prompts: list[str], completions: list[str], **kwargs) -> li
     return [float(is_solution(*pair)) for pair in zip(prompts, completions, strict=True)]
 
 
-def _apply(a: int, sign: str, b: int) -> int | None:
-    """The value of `a sign b`, None outside 0-99."""
-    value = a + b if sign == "+" else a - b if sign == "-" else a * b
-    return value if 0 <= value <= 99 else None
-
-
 @cache
 def _plays(numbers: tuple[int, int, int]) -> list[str]:
     """
@@ -101,14 +111,16 @@ def _plays(numbers: tuple[int, int, int]) -> list[str]:
     """
     plays = set()
     for i, c in enumerate(numbers):
-        a, b = numbers[:i] + numbers[i + 1 :]
-        for first in (f"{a}+{b}={a + b}", f"{a}*{b}={a * b}", f"{b}-{a}={b - a}"):
-            middle = int(first.rpartition("=")[2])
-            difference = f"{middle}-{c}={middle - c}" if middle >= c else f"{c}-{middle}={c - middle}"
-            for second in (f"{middle}+{c}={middle + c}", f"{middle}*{c}={middle * c}", difference):
-                if int(second.rpartition("=")[2]) <= 99:
-                    plays.add(f"{first},{second}")
+        for first, middle in _equations(*numbers[:i], *numbers[i + 1 :]):
+            plays |= {f"{first},{second}" for second, end in _equations(middle, c) if end <= 99}
     return sorted(plays)
+
+
+def _equations(a: int, b: int) -> list[tuple[str, int]]:
+    """Sum, product and difference of two numbers, written out, and their values."""
+    low, high = sorted((a, b))
+    values = {f"{a}+{b}": a + b, f"{a}*{b}": a * b, f"{high}-{low}": high - low}
+    return [(f"{term}={value}", value) for term, value in values.items()]
 
 
 @cache
@@ -121,8 +133,3 @@ def _derivations() -> dict[Problem, list[str]]:
             if target >= 10:
                 solutions.setdefault(Problem(numbers, target), []).append(play)
     return solutions
-
-
-def _split(problem: Problem) -> str:
-    digest = hashlib.sha256(f"{problem.numbers}>{problem.target}".encode()).digest()
-    return ("test", "validation", "train")[min(digest[0] % 10, 2)]

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ from typing import Any
 Row = tuple[str, dict[str, Any]]
 
 
-def rows_of(path: Path) -> Iterator[Row]:
+def rows_of(path: str | Path) -> Iterator[Row]:
     """Place (`train.jsonl, line 3`; counted from 1, rows in parquet) and columns of every row of a file in UTF-8."""
+    path = Path(path)
     if path.suffix not in _READERS:
         raise ValueError(f"{path}: expected a file of {', '.join(_READERS)}; convert it.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r} in {Path.cwd()}.")
     return _READERS[path.suffix](path)
 
 
@@ -24,7 +27,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.strip():
                 place = f"{path}, line {number}"
                 try:
-                    row = json.loads(line)
+                    row = json.loads(str(line, "utf-8-sig"))
                 except ValueError as error:  # of JSON or of UTF-8
                     raise ValueError(f"{place}: broken JSON, {error}.") from None
                 if not isinstance(row, dict):
@@ -34,34 +37,35 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     header: list[str] = []
+    place = f"{path}, line 1"  # where a row begins: quoted fields may hold line breaks
     with path.open("rb") as file:
-        reader = csv.reader((line.decode("utf-8-sig") for line in file), strict=True)
-        while True:
-            place = f"{path}, line {reader.line_num + 1}"  # where the row begins: quoted fields may hold line breaks
-            try:
-                fields = next(reader, None)
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise ValueError(f"{place}: broken CSV, {error}.") from None
-            if fields is None:
-                return
-            if not header:
-                header = fields
-            elif fields and len(fields) != len(header):
-                raise ValueError(
-                    f"{place}: {len(fields)} fields where the header has {len(header)}. Quote fields with commas."
-                )
-            elif fields:
-                yield place, dict(zip(header, fields, strict=True))
+        reader = csv.reader((str(line, "utf-8-sig") for line in file), strict=True)
+        try:
+            for fields in reader:
+                if header and fields and len(fields) != len(header):
+                    raise ValueError(
+                        f"{place}: {len(fields)} fields where the header has {len(header)}. Quote fields with commas."
+                    )
+                if header and fields:
+                    yield place, dict(zip(header, fields, strict=True))
+                header, place = header or fields, f"{path}, line {reader.line_num + 1}"
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{place}: broken CSV, {error}.") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowInvalid, parquet
 
     try:
-        rows = (row for batch in parquet.ParquetFile(path).iter_batches() for row in batch.to_pylist())
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
+        yield from arrow_rows(path, parquet.ParquetFile(path).iter_batches())
     except (ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: broken parquet, {error}.") from None
+
+
+def arrow_rows(source: Any, tables: Iterable[Any]) -> Iterator[Row]:
+    """Place and columns of every row of tables or record batches of pyarrow."""
+    rows = (row for table in tables for row in table.to_pylist())
+    return ((f"{source}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 _READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

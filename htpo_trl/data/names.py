@@ -1,97 +1,120 @@
-"""Names of data sets, as given on the command line or in a recipe → the data sets."""
+"""Names of data sets, in Python, on the command line and in recipes → the data sets."""
 
-import json
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils import nearest
+from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
-from .files import SUFFIXES, rows_of
-from .loaders import PROCEDURAL_TASKS, load, load_countdown, load_file, load_procedural
+from .files import SUFFIXES, Row, arrow_rows, rows_of
+from .procedural import PROCEDURAL_TASKS, generate
+from .prompts import PromptArguments
+from .splits import key_of
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_logger = logging.getLogger(__name__)
 
-@dataclass
-class PromptArguments:
+#: Generated here; they take `dataset_options`.
+TASKS = (*PROCEDURAL_TASKS, "countdown")
+
+
+def load(
+    name: str | Path | Benchmark,
+    prompts: PromptArguments | None = None,
+    *,
+    path: str | Path | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    **options: Any,
+) -> "Dataset":
     """
-    How problems become prompts, the same for training and evaluation.
+    Load a data set by its name. Rows that repeat a problem are dropped, and so are all rows of a problem that has
+    conflicting answers; the log says how many.
 
     Args:
-        template (`str`, *optional*, defaults to `"boxed"`):
-            `"boxed"`, `"answer"`, `"none"`, or a text with `{problem}` in it, see [`~htpo_trl.data.load`].
-        system_prompt (`str`, *optional*):
-            System message; without chat, a paragraph before the prompt.
-        chat (`bool`, *optional*, defaults to `True`):
-            Whether prompts are conversations, for the model's chat template. `False` for base models.
-        problem_column, solution_column (`str`, *optional*):
-            Columns of a file or Hub data set of your own, `problem` and `solution` by default. One that has the column
-            `prompt`, and for which neither is given, is taken as it is.
-        dataset_options (`dict` or `str`, *optional*):
-            Options of a procedural task, such as `{"size": 500, "max_terms": 3}`.
+        name (`str`, `Path` or [`~htpo_trl.data.Benchmark`]):
+            A key of `BENCHMARKS`, such as `"aime24"`, or where another such set is; a file `.jsonl`, `.csv` or
+            `.parquet` of your own; one of `PROCEDURAL_TASKS` or `"countdown"`; or an id on the Hub.
+        prompts ([`~htpo_trl.data.prompts.PromptArguments`], *optional*):
+            Options as the command line and recipes have them, to which `options` are changes.
+        path (`str` or `Path`, *optional*):
+            Downloaded copy of one of `BENCHMARKS`, with the Hub's columns, to read instead of the Hub.
+        config, split (`str`, *optional*), streaming (`bool`, *optional*):
+            Of a data set of the Hub by its id, `split="train"` by default. `"countdown"` has splits too.
+        options:
+            The fields of [`~htpo_trl.data.prompts.PromptArguments`], such as `template="answer"`.
+
+    Returns:
+        `datasets.Dataset` with the columns `prompt`, `solution` (the bare answer) and `problem` (the bare text). A
+        data set of your own with the column `prompt` is taken as it is, unless `options` name its columns.
+
+    Example:
+
+    ```python
+    from htpo_trl.data import check_disjoint, load
+
+    train, test = load("dapo-math-17k", template="answer"), load("aime24", template="answer")
+    check_disjoint({"train": train, "aime24": test})
+    ```
     """
+    from datasets import Dataset
 
-    template: str = field(
-        default="boxed",
-        metadata={"help": "What surrounds a problem: 'boxed', 'answer', 'none', or a text with {problem} in it."},
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "System message."})
-    chat: bool = field(
-        default=True,
-        metadata={"help": "Whether prompts are conversations, for the model's chat template. False for base models."},
-    )
-    problem_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with the problem, of a file or Hub data set of your own ('problem' by default). Without "
-            "it, a data set that has the column 'prompt' is taken as it is, as in TRL."
-        },
-    )
-    solution_column: str | None = field(
-        default=None,
-        metadata={"help": "Column with the answer, of a file or Hub data set of your own ('solution' by default)."},
-    )
-    dataset_options: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": 'Options of a procedural task, as JSON: {"size": 500, "max_terms": 3}.'},
-    )
+    known = list(vars(PromptArguments()))
+    for option in options.keys() - {*known}:
+        raise TypeError(f"load() has no option {option!r}. {nearest(option, known)}There are {', '.join(known)}.")
+    prompts = replace(prompts or PromptArguments(), **options)
+    if "dataset_options" in options:  # those of a command line may be for another of its data sets
+        check_options([str(name)], prompts)
+    task_options: Any = prompts.dataset_options or {}
+    spec = name if isinstance(name, Benchmark) else BENCHMARKS.get(str(name))
+    name = name.hub_id if isinstance(name, Benchmark) else str(name)
+    as_it_is = not (spec or prompts.problem_column or prompts.solution_column)
+    if path and not spec:
+        raise ValueError(f"dataset_path={path!r} is a copy of one of {', '.join(BENCHMARKS)}, which {name!r} is not.")
+    if spec or is_ours(name):
+        part = None if name == "countdown" else split
+        for option, value in (("dataset_config", config), ("split", part), ("dataset_streaming", streaming)):
+            if value:
+                raise ValueError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
+    if not spec:
+        path = name if is_ours(name) else None
+        columns = prompts.problem_column or "problem", prompts.solution_column or "solution"
+        spec = Benchmark(name, config, split or "train", *columns)
+    if name == "countdown":
+        return Dataset.from_list(countdown.rows(split or "train", **task_options))
+    if name in PROCEDURAL_TASKS:
+        rows = generate(name, **task_options)
+    elif path:
+        if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
+            return Dataset.from_list([row for _, row in rows_of(path)])
+        rows = rows_of(path)
+    else:
+        found = _from_hub(spec, streaming)
+        if streaming or (as_it_is and "prompt" in found.column_names):
+            return found
+        if {spec.problem, spec.solution} <= {*found.column_names}:  # otherwise row 1 says which there are
+            found = found.select_columns([spec.problem, spec.solution])
+        rows = arrow_rows(spec.hub_id, found.with_format("arrow").iter(1000))
+    return _build(path or spec.hub_id, rows, spec, prompts)
 
-    def __post_init__(self) -> None:
-        self.dataset_options = as_options("dataset_options", self.dataset_options)
 
-    @property
-    def of_prompts(self) -> dict[str, Any]:
-        """Keyword arguments of the loaders in `htpo_trl.data`."""
-        return {"template": self.template, "system_prompt": self.system_prompt, "chat": self.chat}
-
-
-def as_options(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """Options that may be JSON, as on the command line."""
-    if not isinstance(value, str):
-        return value or {}
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"{name}={value!r} is not JSON: {error}.") from None
+def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
+    """What a data set is called in the results of an evaluation, and the problems to evaluate on."""
+    part = "test" if name == "countdown" or not is_ours(name) else None
+    return Path(name).stem, load(name, prompts, split=part)
 
 
 def is_ours(name: str) -> bool:
     """Whether the name is one of this package's, or of a local file: known without the Hub."""
-    return name in {*BENCHMARKS, *PROCEDURAL_TASKS, "countdown"} or Path(name).suffix in SUFFIXES
-
-
-def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
-    """Refuse options of procedural tasks where none of the data sets is one."""
-    if prompts.dataset_options and not {*names} & {*PROCEDURAL_TASKS}:
-        raise ValueError(
-            f"dataset_options={prompts.dataset_options} are for procedural tasks, which {', '.join(names)} is not. "
-            f"The tasks: {', '.join(PROCEDURAL_TASKS)}."
-        )
+    return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in SUFFIXES or os.path.isfile(name)
 
 
 def hub_id(name: str | None) -> str | None:
@@ -101,101 +124,58 @@ def hub_id(name: str | None) -> str | None:
     return None if name is None or is_ours(name) or os.path.exists(name) else name
 
 
-def is_local(name: str) -> bool:
-    """Whether the data set is made or read on this machine."""
-    return is_ours(name) and name not in BENCHMARKS
+def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
+    """Refuse options of procedural tasks where none of the data sets is one."""
+    if prompts.dataset_options and not {*names} & {*TASKS}:
+        raise ValueError(
+            f"dataset_options={prompts.dataset_options} are for procedural tasks, which {', '.join(names)} is not. "
+            f"The tasks: {', '.join(TASKS)}."
+        )
 
 
-def dataset(
-    name: str,
-    prompts: PromptArguments,
-    *,
-    path: str | None = None,
-    config: str | None = None,
-    split: str | None = None,
-    streaming: bool = False,
-) -> "Dataset":
-    """
-    A data set by the name of a benchmark (whose downloaded copy may lie at `path`), a procedural task or `countdown`,
-    by the path of a `.jsonl`, `.csv` or `.parquet` file, or by its id on the Hub.
-
-    Raises:
-        ValueError: naming what is wrong with name, file, row or column.
-    """
-    if path and name not in BENCHMARKS:
-        raise ValueError(f"dataset_path={path!r} is a copy of one of {', '.join(BENCHMARKS)}, which {name!r} is not.")
-    if not is_ours(name):
-        return _hub_dataset(name, prompts, config, split, streaming)
-    part = None if name == "countdown" else split
-    for option, value in (("dataset_config", config), ("split", part), ("dataset_streaming", streaming)):
-        if value:
-            raise ValueError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
-    if name == "countdown":
-        return load_countdown("test" if split == "test" else "train")
-    if name in PROCEDURAL_TASKS:
-        return load_procedural(name, **prompts.of_prompts, **as_options("dataset_options", prompts.dataset_options))
-    if name in BENCHMARKS:
-        return load(name, path=path, **prompts.of_prompts)
-    if not os.path.isfile(name):
-        raise ValueError(f"There is no file {name!r} in {os.getcwd()}.")
-    columns = next(rows_of(Path(name)), ("", {}))[1]
-    if "prompt" in columns and not (prompts.problem_column or prompts.solution_column):
-        from datasets import Dataset
-
-        return Dataset.from_list([row for _, row in rows_of(Path(name))])
-    return load_file(
-        name,
-        problem_column=prompts.problem_column or "problem",
-        solution_column=prompts.solution_column or "solution",
-        **prompts.of_prompts,
-    )
-
-
-def benchmark(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
-    """What a data set is called in the results of an evaluation, and the problems to evaluate on."""
-    return Path(name).stem, dataset(name, prompts, split="test" if name == "countdown" else None)
-
-
-def _hub_dataset(name: str, prompts: PromptArguments, config: str | None, split: str | None, streaming: bool):
+def _from_hub(spec: Benchmark, streaming: bool) -> Any:
     from datasets import load_dataset
 
-    known = f"Names that are known: {', '.join([*BENCHMARKS, *PROCEDURAL_TASKS, 'countdown'])}."
     try:
-        found = load_dataset(name, config, split=split, streaming=streaming)
+        return load_dataset(spec.hub_id, spec.config, split=spec.split, streaming=streaming)
     except (ConnectionError, FileNotFoundError) as error:
-        raise ValueError(f"dataset {name!r}: {nearest(name, BENCHMARKS)}{error}. {known}") from error
-    columns = found.column_names or []
-    if streaming or ("prompt" in columns and not (prompts.problem_column or prompts.solution_column)):
-        return found
-    problem, solution = prompts.problem_column or "problem", prompts.solution_column or "solution"
-    for option, column in (("problem_column", problem), ("solution_column", solution)):
-        if column not in columns:
-            raise ValueError(
-                f"{name} has no column {column!r}, only {', '.join(columns)}. Set {option} to one of them."
-            )
-    return load(Benchmark(name, config, split or "train", problem, solution), **prompts.of_prompts)
+        if spec in BENCHMARKS.values():
+            raise ConnectionError(
+                f"{error}. Download {spec.hub_id} elsewhere and pass its file as path=..., or --dataset_path."
+            ) from error
+        names = [*BENCHMARKS, *TASKS]
+        mend = f"{nearest(spec.hub_id, names)}Names that are known: {', '.join(names)}."
+        raise ValueError(f"dataset {spec.hub_id!r}: {error}. {mend}") from error
 
 
-def mixture(entries: Sequence[Any], prompts: PromptArguments) -> "Dataset":
-    """
-    Several data sets as one, in shares if they have a `fraction`: as many rows as there can be without repeating any.
-    Entries are TRL's `DatasetConfig`; `path` is a name as for [`dataset`].
-    """
-    from datasets import concatenate_datasets
+def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], str]) -> str:
+    """A column of a row; an error says where the row stands."""
+    if column not in row:
+        raise ValueError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
+    try:
+        return read(row[column])
+    except ValueError as error:
+        raise ValueError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
 
-    parts = []
-    for entry in entries:
-        if entry.data_dir or entry.data_files:
-            raise ValueError(f"datasets: {entry.path!r} has data_dir or data_files. Give the file itself as path.")
-        part = dataset(entry.path, prompts, config=entry.name, split=None if is_ours(entry.path) else entry.split)
-        parts.append(part.select_columns(entry.columns) if entry.columns else part)
-    fractions = [entry.fraction for entry in entries]
-    if any(fractions):
-        if not all(fraction and fraction > 0 for fraction in fractions):
-            raise ValueError(f"datasets: fractions {fractions} must be positive, and given for all or for none.")
-        rows = min(len(part) / fraction for part, fraction in zip(parts, fractions, strict=True))
-        parts = [part.select(range(int(rows * f + 1e-9))) for part, f in zip(parts, fractions, strict=True)]
-    columns = {entry.path: tuple(part.column_names) for entry, part in zip(entries, parts, strict=True)}
-    if len(set(columns.values())) > 1:
-        raise ValueError(f"datasets: their columns differ, {columns}. Choose common ones by `columns`.")
-    return concatenate_datasets(parts)
+
+def _build(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> "Dataset":
+    from datasets import Dataset
+
+    count, found = 0, dict[str, tuple[str, set[str]]]()
+    for place, row in rows:
+        count += 1
+        problem = _read(place, row, spec.problem, spec.read_problem)
+        answers = found.setdefault(key_of(problem), (problem, set()))[1]
+        answers.add(_read(place, row, spec.solution, spec.read_solution))
+    # Of conflicting answers, which one is right cannot be known here.
+    kept = [(problem, *answers) for problem, answers in found.values() if len(answers) == 1]
+    conflicts = len(found) - len(kept)
+    if not kept:
+        raise ValueError(f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers.")
+    if len(kept) < count:
+        _logger.warning(
+            "%s: %d rows, %d problems. Dropped: %d rows that repeat a problem, %d problems with conflicting answers.",
+            *(source, count, len(kept), count - len(found), conflicts),
+        )
+    problems, solutions = zip(*kept, strict=True)
+    return Dataset.from_dict({"prompt": [*map(prompts.prompt, problems)], "solution": solutions, "problem": problems})

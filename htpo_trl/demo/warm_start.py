@@ -1,9 +1,7 @@
 """The warm start of the laptop job: a small Qwen3 that has learned from sloppy searches what a search looks like."""
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,8 +13,6 @@ from ..data.countdown import SYMBOLS, problems, write_search
 
 
 ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
-#: TRL's defaults are a GPU's: bf16 and gradient checkpointing.
-CPU_ARGUMENTS: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 
 
 def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
@@ -64,7 +60,6 @@ def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM |
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
             learning_rate=3e-3,
-            lr_scheduler_type="linear",
             warmup_steps=min(60, steps // 2),
             weight_decay=0.01,
             adam_beta2=0.98,
@@ -72,7 +67,9 @@ def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM |
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
-            **CPU_ARGUMENTS,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
         ),
         data_collator=lambda rows: {key: torch.tensor([row[key] for row in rows]) for key in rows[0]},
         train_dataset=Dataset.from_list(_packed_searches(tokenizer, seed, steps)),
@@ -81,7 +78,8 @@ def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM |
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.train()
-    save(model, tokenizer, directory)
+    model.save_pretrained(directory)  # `Trainer.save_model` would add its arguments as a pickle
+    tokenizer.save_pretrained(directory)
 
 
 def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[int]]]:
@@ -91,41 +89,22 @@ def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[in
     once: batches of one length teach the model to hit or to miss, in turns, and it hardly learned to aim.
     """
     rng, tasks = random.Random(seed), problems("train")
-    rows: list[dict[str, list[int]]] = []
-    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
-    while len(rows) < steps * ROWS_PER_STEP:
+    rows: list[list[tuple[int, int, int]]] = [[]]  # input id, label and position of each token
+    while len(rows) <= steps * ROWS_PER_STEP:
         problem = rng.choice(tasks)
         prompt = problem.prompt(rng)
         ids = tokenizer(prompt + write_search(problem, rng) + tokenizer.eos_token).input_ids
-        if len(row["input_ids"]) + len(ids) > ROW_LENGTH:
-            padding = ROW_LENGTH - len(row["input_ids"])
-            row["input_ids"] += [tokenizer.pad_token_id] * padding
-            row["labels"] += [-100] * padding
-            row["position_ids"] += range(padding)
-            rows.append(row)
-            row = {"input_ids": [], "labels": [], "position_ids": []}
-        row["input_ids"] += ids
-        row["labels"] += [-100] * len(prompt) + ids[len(prompt) :]
-        row["position_ids"] += range(len(ids))
-    return rows
+        if len(rows[-1]) + len(ids) > ROW_LENGTH:
+            rows[-1] += [(tokenizer.pad_token_id, -100, i) for i in range(ROW_LENGTH - len(rows[-1]))]
+            rows.append([])
+        rows[-1] += zip(ids, [-100] * len(prompt) + ids[len(prompt) :], range(len(ids)), strict=True)
+    names = ("input_ids", "labels", "position_ids")
+    return [dict(zip(names, map(list, zip(*row, strict=True)), strict=True)) for row in rows[:-1]]
 
 
 class Progress(ProgressCallback):
-    """A bar with the time left; logs go to a file instead of the terminal."""
-
-    def __init__(self, path: Path | None = None):
-        super().__init__()
-        self.file = path.open("w") if path else None
+    """A bar with the time left, and no logs beside it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.file:
-            self.file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
-            self.file.flush()
         if "htpo/accuracy" in logs and self.training_bar is not None:
             self.training_bar.set_postfix_str(f"accuracy {logs['htpo/accuracy']:.2f}", refresh=False)
-
-
-def save(model, tokenizer, directory: Path) -> None:
-    """Model and tokenizer alone: `Trainer.save_model` would add its arguments as a pickle."""
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)

@@ -1,8 +1,9 @@
 from .callback import EvaluationCallback
 from .comparison import compare, comparison_table
-from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator
+from .generation import Generator, TransformersGenerator, VLLMGenerator, load_generator
 from .results import ResultsError, summarize, summary_table
 from .runner import evaluate
+from .sampling import Sampling
 from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "evaluate",
+    "load_generator",
     "majority_at_k",
     "mean_with_interval",
     "pass_at_k",

@@ -4,15 +4,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from ..utils import markdown_table
-from .results import ResultsError, budgets, read, scores
+from .results import ResultsError, check_ks, read, scores
 from .statistics import means_with_intervals, sign_flip_test
 
 
-Scores = dict[str, dict[str, float]]  # metric -> problem -> value
+_CELLS = {
+    **{name: f"{{{name}}}" for name in ("benchmark", "metric", "problems")},
+    **{name: f"{{{name}:.3f}}" for name in ("first", "second")},
+    "difference": "{difference:+.3f}",
+    "95% interval": "{low:+.3f} to {high:+.3f}",
+    "p": "{p:.4f}",
+}
 
 
 def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = None) -> list[dict[str, Any]]:
@@ -21,16 +26,14 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
 
     Args:
         first, second (`str` or `Path`):
-            Two result files (`.jsonl`), or two directories of them with the same benchmarks. The differences are
-            second minus first.
+            Two result files (`.jsonl`), or two directories of them with the same benchmarks.
         ks (`Iterable[int]`, *optional*):
-            Sampling budgets, by default the powers of two up to the smaller number of samples, and that.
+            As in [`~htpo_trl.evaluation.evaluate`], up to the smaller number of samples.
 
     Returns:
-        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` with its 95%
-        interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that of
-        [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which
-        one matters.
+        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` (second minus first)
+        with its 95% interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that
+        of [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
 
     Raises:
         ResultsError: if the two are not of the same benchmarks and problems, or not finished.
@@ -38,40 +41,26 @@ def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = No
     records = []
     for benchmark, files in _pairs(Path(first), Path(second)).items():
         results = [read(file) for file in files]
-        problems = [result.problems.keys() for result in results]
-        if problems[0] != problems[1]:
+        one, two = (result.problems.keys() for result in results)
+        if one != two:
             raise ResultsError(
-                f"{files[0]} and {files[1]} are not of the same problems: {len(problems[0] - problems[1])} are in the "
-                f"first, {len(problems[1] - problems[0])} in the second, {len(problems[0] & problems[1])} in both."
+                f"{files[0]} and {files[1]} are not of the same problems: {len(one - two)} are in the first, "
+                f"{len(two - one)} in the second, {len(one & two)} in both."
             )
-        n = [result.settings["sampling"]["num_samples"] for result in results]
-        one, two = (scores(result, budgets(min(n), ks)) for result in results)
-        names, before, after = aligned(one, two)
-        intervals = means_with_intervals(after - before)
-        for i, (name, interval, p) in enumerate(zip(names, intervals, sign_flip_test(after - before), strict=True)):
-            records.append(
-                {
-                    "benchmark": benchmark,
-                    "metric": f"mean@{n[0]}" if name == "mean" and n[0] == n[1] else name,
-                    "problems": len(before),
-                    "first": float(before[:, i].mean()),
-                    "second": float(after[:, i].mean()),
-                    **dict(zip(("difference", "low", "high"), interval, strict=True)),
-                    "p": float(p),
-                }
-            )
+        n = {result.settings["sampling"]["num_samples"] for result in results}
+        tables = [scores(result, check_ks(min(n), ks)) for result in results]
+        before, after = tables[0].align(tables[1], join="inner")  # what both have and could judge
+        found = means_with_intervals(after - before)
+        records += (
+            pd.DataFrame(found, before.columns, ["difference", "low", "high"])
+            .assign(p=sign_flip_test(after - before), first=before.mean(), second=after.mean(), problems=len(before))
+            .rename({"mean": f"mean@{min(n)}"} if len(n) == 1 else {})
+            .rename_axis("metric")
+            .reset_index()
+            .assign(benchmark=benchmark)
+            .to_dict("records")
+        )
     return records
-
-
-def aligned(one: Scores, two: Scores) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """
-    Two [`~htpo_trl.evaluation.results.scores`] side by side: the metrics that both have, (M,), and their values,
-    (P, M) each, for the problems that both could judge.
-    """
-    names = [name for name in one if name in two]
-    judged = [problem for problem in one["mean"] if problem in two["mean"]]
-    before, after = (np.array([[s[name][p] for name in names] for p in judged]) for s in (one, two))
-    return names, before.reshape(-1, len(names)), after.reshape(-1, len(names))
 
 
 def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
@@ -79,29 +68,15 @@ def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
         raise ResultsError(f"{first} and {second}: one is a directory, the other a file. Name two of a kind.")
     if not first.is_dir():
         return {first.stem: (first, second)}
-    names = [{path.stem for path in directory.glob("*.jsonl")} for directory in (first, second)]
+    names = [sorted(path.stem for path in directory.glob("*.jsonl")) for directory in (first, second)]
     if names[0] != names[1] or not names[0]:
         raise ResultsError(
-            f"{first} holds the benchmarks {sorted(names[0])}, {second} {sorted(names[1])}. Compare single files, or "
-            "directories with the same ones."
+            f"{first} holds the benchmarks {names[0]}, {second} {names[1]}. Compare single files, or directories with "
+            "the same ones."
         )
-    return {name: (first / f"{name}.jsonl", second / f"{name}.jsonl") for name in sorted(names[0])}
+    return {name: (first / f"{name}.jsonl", second / f"{name}.jsonl") for name in names[0]}
 
 
 def comparison_table(records: list[dict[str, Any]]) -> str:
     """Markdown, aligned so that it reads well in a terminal too."""
-    header = ["benchmark", "metric", "problems", "first", "second", "difference", "95% interval", "p"]
-    rows = [
-        [
-            r["benchmark"],
-            r["metric"],
-            str(r["problems"]),
-            f"{r['first']:.3f}",
-            f"{r['second']:.3f}",
-            f"{r['difference']:+.3f}",
-            f"{r['low']:+.3f} to {r['high']:+.3f}",
-            f"{r['p']:.4f}",
-        ]
-        for r in records
-    ]
-    return markdown_table(header, rows)
+    return markdown_table([*_CELLS], [[cell.format(**record) for cell in _CELLS.values()] for record in records])

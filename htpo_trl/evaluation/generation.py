@@ -1,69 +1,21 @@
 """
-Completions for evaluation, by transformers or by vLLM. Both take token ids and one seed per completion.
-
-A completion depends on its prompt and its seed alone: not on the batch it is generated in, the number of processes, or
-what was generated before (but for round-off, which differs between shapes of batches and can turn a near-tie).
+Completions for evaluation, by transformers or by vLLM. Each depends on its prompt and its seed alone, not on its batch
+or on what came before (but for round-off, which differs between shapes of batches).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, TopPLogitsWarper
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """
-    How completions are sampled for evaluation. The defaults are the HTPO paper's (arXiv 2605.08283): 32 samples at
-    temperature 1.0 and top-p 0.7, at most 20480 tokens.
-
-    Args:
-        num_samples (`int`, *optional*, defaults to `32`):
-            Samples per problem. pass@k and maj@k exist for k up to this; small benchmarks (AIME: 30 problems) need
-            many.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            0 decodes greedily, and needs `num_samples=1`: all samples would be the same.
-        top_p (`float`, *optional*, defaults to `0.7`):
-            Sample among the most likely tokens whose probabilities reach this sum; 1.0 samples from all.
-        max_new_tokens (`int`, *optional*, defaults to `20480`):
-            Tokens per completion; where it ends there, the sample counts as truncated.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Completions generated at once, and lost if the process is killed meanwhile. Limited by memory with
-            transformers; vLLM schedules by itself and wants thousands.
-        seed (`int`, *optional*, defaults to `0`):
-            Each sample has a seed of its own, derived from this one, the problem and the sample's number.
-        chat_template_kwargs (`dict`, *optional*):
-            Passed to the chat template of conversational prompts, e.g. `{"enable_thinking": False}`.
-    """
-
-    num_samples: int = 32
-    temperature: float = 1.0
-    top_p: float = 0.7
-    max_new_tokens: int = 20480
-    batch_size: int = 64
-    seed: int = 0
-    chat_template_kwargs: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("num_samples", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must be positive, or 0 to decode greedily.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 samples from all tokens.")
-        if self.temperature == 0 and self.num_samples > 1:
-            raise ValueError(
-                f"temperature=0 decodes greedily: num_samples={self.num_samples} samples of a problem would all be "
-                "the same. Set num_samples=1, or a temperature above 0."
-            )
+from .sampling import Sampling
 
 
-class Completion(NamedTuple):
+class Generation(NamedTuple):
     """One sample of a model."""
 
     text: str  #: without special tokens
@@ -74,34 +26,57 @@ class Completion(NamedTuple):
 class Generator(Protocol):
     """What [`evaluate`] needs of a model; write one to evaluate behind another engine."""
 
-    name: str  # of backend and model: kept with the results, which are resumed by the same alone
+    name: str  # of backend and model: results are resumed by the same alone
     tokenizer: Any
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
-        ...
 
 
-def load(model: Any) -> Generator:
+def load_generator(
+    model: Any, *, backend: str = "auto", dtype: str = "auto", vllm_options: Mapping[str, Any] | None = None
+) -> Generator:
     """
-    The generator for `model`: a name or path (by vLLM if it is installed, else by transformers), a pair of loaded
-    transformers model and tokenizer, or a generator as it is.
-    """
-    if isinstance(model, str):
-        if find_spec("vllm"):
-            from vllm import LLM  # type: ignore[import-not-found]
+    The generator for a model: the one place where evaluation loads weights.
 
-            return VLLMGenerator(LLM(model))
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map="auto", use_safetensors=True)
-        return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
+    Args:
+        model (`str`, `Path`, `tuple` or [`Generator`]):
+            Id on the Hub, or directory, of a model (with transformers, of a LoRA adapter too); a pair (model,
+            tokenizer) of transformers; or a generator, which is returned as it is.
+        backend (`str`, *optional*, defaults to `"auto"`):
+            Of a model that is to be loaded: `"vllm"`, `"transformers"`, or the first of them that is installed.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Of its weights: `"bfloat16"`, `"float32"`, ..., or as they were saved.
+        vllm_options (`Mapping`, *optional*):
+            Options of `vllm.LLM`, such as `{"tensor_parallel_size": 4}`.
+
+    Raises:
+        ValueError, ImportError: if the backend is unknown, takes no `vllm_options`, or is not installed.
+        TypeError: if `model` is none of these.
+    """
+    if backend not in ("auto", "vllm", "transformers"):
+        raise ValueError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
     if isinstance(model, tuple):
         return TransformersGenerator(*model)
-    if not hasattr(model, "generate") or isinstance(model, torch.nn.Module):
-        raise TypeError(
-            f"model is a `{type(model).__name__}`; pass a name or path, a pair (model, tokenizer), or a generator, "
-            "e.g. `VLLMGenerator(LLM(...))`."
-        )
-    return model
+    if not isinstance(model, str | Path):
+        if not hasattr(model, "generate") or isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"model is a `{type(model).__name__}`; pass a name or path, a pair (model, tokenizer), or a generator "
+                "such as `VLLMGenerator(LLM(...))`."
+            )
+        return model
+    if backend == "auto":
+        backend = "vllm" if find_spec("vllm") else "transformers"
+    if backend == "vllm":
+        if not find_spec("vllm"):
+            raise ImportError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
+        from vllm import LLM  # type: ignore[import-not-found]
+
+        return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})))
+    if vllm_options:
+        raise ValueError("vllm_options are of backend='vllm', but this is 'transformers'.")
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
+    return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
 
 
 class TransformersGenerator:
@@ -115,7 +90,7 @@ class TransformersGenerator:
         self.eos = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos[0]
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """As a batch, in evaluation mode; see [`Generator`]."""
         device = self.model.device
         length = max(map(len, prompts))
@@ -125,33 +100,32 @@ class TransformersGenerator:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
-                output = self.model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    logits_processor=processors,
-                    # Whatever is left out here comes from the model's own generation config, which may penalise
-                    # repetitions; the sampling is that of the processor alone.
-                    generation_config=GenerationConfig(
-                        do_sample=False,
-                        max_new_tokens=sampling.max_new_tokens,
-                        eos_token_id=self.eos,
-                        pad_token_id=self.pad,
-                        num_beams=1,
-                        min_length=0,
-                        repetition_penalty=1.0,
-                        no_repeat_ngram_size=0,
-                        use_cache=True,
-                    ),
-                )
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                logits_processor=processors,
+                # Whatever is left out here comes from the model's own generation config, which may penalise
+                # repetitions; the sampling is that of the processor alone.
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=self.eos,
+                    pad_token_id=self.pad,
+                    num_beams=1,
+                    min_length=0,
+                    repetition_penalty=1.0,
+                    no_repeat_ngram_size=0,
+                    use_cache=True,
+                ),
+            )
         finally:
             self.model.train(training)
         return [self._completion(row) for row in output[:, length:].tolist()]
 
-    def _completion(self, ids: list[int]) -> Completion:
+    def _completion(self, ids: list[int]) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in self.eos), None)
         ids = ids if end is None else ids[: end + 1]
-        return Completion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
+        return Generation(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), end is None)
 
 
 class _SeededSampler(LogitsProcessor):
@@ -184,7 +158,7 @@ class VLLMGenerator:
         self.llm, self.tokenizer = llm, llm.get_tokenizer()
         self.name = f"vllm {llm.llm_engine.model_config.model}"
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """One request for each prompt; see [`Generator`]."""
         from vllm import SamplingParams
 
@@ -196,4 +170,4 @@ class VLLMGenerator:
         ]
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         outputs = [request.outputs[0] for request in self.llm.generate(requests, parameters, use_tqdm=False)]
-        return [Completion(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]
+        return [Generation(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import pandas as pd
 
+from ..data.files import rows_of
 from ..utils import markdown_table, write_json
 from .statistics import majority_at_k, means_with_intervals, pass_at_k
 
@@ -32,88 +33,79 @@ class Results(NamedTuple):
 def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]], batch_size: int) -> int:
     """
     Ready `path` for the samples `keys`, (problem, sample) in their order. Returns how many of them it holds already, a
-    multiple of `batch_size` unless all are there; a line that was torn by a kill, and its batch, are cut off.
-
-    Raises:
-        ResultsError: if the file was written with other settings or from other problems, naming the difference.
+    multiple of `batch_size` unless all are there; a line that was torn by a kill, and its batch, are cut off. Of other
+    settings or problems it is an error that names the difference.
     """
     record = path.with_suffix(".json")
     if not record.exists():
         if path.exists() and path.stat().st_size:
-            raise ResultsError(
-                f"{path} has no {record.name} beside it that says how it was made. Remove or rename it."
-            )
+            raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
         write_json(record, {"settings": settings})
-        path.write_bytes(b"")
-        return 0
-    if differences := _differences(json.loads(record.read_text())["settings"], settings):
+    old, new = (
+        s | {f"sampling.{k}": v for k, v in s.get("sampling", {}).items()} for s in (_settings(path), settings)
+    )
+    if differences := [
+        f"{name}={old.get(name)!r} there, {new.get(name)!r} now"
+        for name in dict.fromkeys([*old, *new])
+        if name != "sampling" and old.get(name) != new.get(name)
+    ]:
         raise ResultsError(
-            f"{path} was written with other settings: "
-            + "; ".join(f"{name}={old!r} there, {new!r} now" for name, old, new in differences)
-            + ". Evaluate with the same ones, or into another output_dir."
+            f"{path} was written with other settings: {'; '.join(differences)}. Evaluate with the same ones, or into "
+            "another output_dir."
         )
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    for i, (line, key) in enumerate(zip(lines, keys, strict=False)):
-        row = json.loads(line)
-        if (row["problem"], row["sample"]) != key:
-            raise ResultsError(f"Line {i + 1} of {path} is not sample {key[1]} of problem {key[0]}: it was edited.")
-    if len(lines) < len(keys):
-        del lines[len(lines) // batch_size * batch_size :]
-    with path.open("ab") as file:
-        file.truncate(sum(map(len, lines)))
-    return len(lines)
+    sizes: list[int] = []  # of the lines to keep; the lines are gigabytes, in the end
+    with path.open("ab+") as file:
+        file.seek(0)
+        for line, (problem, sample) in zip(file, keys, strict=False):
+            if not line.endswith(b"\n"):  # torn
+                break
+            row = json.loads(line)
+            if (row["problem"], row["sample"]) != (problem, sample):
+                raise ResultsError(
+                    f"Line {len(sizes) + 1} of {path} is not sample {sample} of problem {problem}: it was edited."
+                )
+            sizes.append(len(line))
+        if len(sizes) < len(keys):
+            del sizes[len(sizes) // batch_size * batch_size :]
+        file.truncate(sum(sizes))
+    return len(sizes)
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(name, old, new)]
-    names = dict.fromkeys([*old, *new])
-    return [d for key in names for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
-
-
-def to_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    """The lines of samples in a result file."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+def _settings(path: Path) -> dict[str, Any]:
+    return json.loads(path.with_suffix(".json").read_text())["settings"]
 
 
 def read(path: str | Path) -> Results:
-    """
-    A finished result file, `<benchmark>.jsonl`.
-
-    Raises:
-        ResultsError: if samples are missing.
-    """
+    """A finished result file, `<benchmark>.jsonl`, without the completions; errors name the file, and the line."""
     path = Path(path)
-    settings = json.loads(path.with_suffix(".json").read_text())["settings"]
+    settings = _settings(path)
     problems: dict[str, list[dict[str, Any]]] = {}
-    with path.open() as file:
-        for line in file:
-            row = json.loads(line)
-            del row["completion"]  # gigabytes, in the end
+    try:
+        for place, row in rows_of(path):
+            if missing := {"problem", "verdict"} - row.keys():
+                raise ResultsError(f"{place}: no {min(missing)!r}, only {', '.join(row)}.")
+            row.pop("completion", None)  # gigabytes, in the end
             problems.setdefault(row["problem"], []).append(row)
+    except ValueError as error:  # names file and line
+        raise ResultsError(str(error)) from None
     expected = settings["n_problems"] * settings["sampling"]["num_samples"]
     if (found := sum(map(len, problems.values()))) != expected:
         raise ResultsError(f"{path} holds {found} of {expected} samples: run its evaluation again to complete it.")
     return Results(settings, problems)
 
 
-def budgets(n: int, ks: Iterable[int] | None = None) -> list[int]:
+def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:
     """`ks` after a check, by default the powers of two below n, and n."""
-    if ks is None:
-        return sorted({n} | {2**i for i in range(n.bit_length()) if 2**i < n})
-    ks = sorted(set(ks))
+    ks = sorted({n, *(2**i for i in range(n.bit_length()))} if ks is None else set(ks))
     if not ks or not 1 <= ks[0] <= ks[-1] <= n:
         raise ValueError(f"ks={ks} must lie in 1..num_samples={n}: raise num_samples, or ask for smaller ks.")
     return ks
 
 
-def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[str, dict[str, float]]:
+def scores(results: Results, ks: Iterable[int], majority: bool = True) -> pd.DataFrame:
     """
-    Metric -> problem -> value: `mean`, and for each k above 1 `pass@k` and, if the judge tells answers, `maj@k`, which
-    takes some milliseconds per problem and can be left out. A problem whose gold answer cannot be parsed is left out:
-    no answer to it can be right.
+    A row per problem, but for those whose gold answer cannot be parsed, and a column per metric: `mean`, and for each
+    k above 1 `pass@k` and, if the judge tells answers, `maj@k`, which takes a millisecond per problem or more.
     """
     n = results.settings["sampling"]["num_samples"]
     ks = [k for k in ks if k > 1]
@@ -123,10 +115,10 @@ def scores(results: Results, ks: Iterable[int], majority: bool = True) -> dict[s
         if all(row["verdict"] != "unparsable_gold" for row in rows)
     }
     correct = [c for c, _ in votes.values()]
-    columns = {"mean": pass_at_k(n, correct, 1)} | {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
+    columns: dict[str, Any] = {f"pass@{k}" if k > 1 else "mean": pass_at_k(n, correct, k) for k in [1, *ks]}
     if majority and all("answer" in row for rows in results.problems.values() for row in rows):
-        columns |= {f"maj@{k}": np.array([majority_at_k(n, c, rivals, k) for c, rivals in votes.values()]) for k in ks}
-    return {name: dict(zip(votes, column.tolist(), strict=True)) for name, column in columns.items()}
+        columns |= {f"maj@{k}": [majority_at_k(n, c, rivals, k) for c, rivals in votes.values()] for k in ks}
+    return pd.DataFrame(columns, index=[*votes])
 
 
 def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
@@ -137,10 +129,7 @@ def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
 
 
 def _canonical(answer: str) -> str:
-    """
-    Two wrong answers are one if they agree up to spacing and LaTeX's variants of one sign. They are not compared by
-    value, so that 1/2 and 0.5 divide their votes.
-    """
+    """Without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5 divide their votes."""
     answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
     return re.sub(r"\\left|\\right|\\[,;:! ]|[\s$]|\.$", "", answer.strip())
 
@@ -152,14 +141,12 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
     every problem.
     """
     n = results.settings["sampling"]["num_samples"]
-    table = scores(results, budgets(n, ks))
-    judged = len(table["mean"])
+    table = scores(results, check_ks(n, ks))
     rows = [row for samples in results.problems.values() for row in samples]
-    columns = np.array([list(values.values()) for values in table.values()])  # (M, P)
-    intervals = means_with_intervals(columns.T) if judged else []
+    intervals = means_with_intervals(table).tolist() if len(table) else []
     return {
         "problems": len(results.problems),
-        "problems_without_gold": len(results.problems) - judged,
+        "problems_without_gold": len(results.problems) - len(table),
         "metrics": {
             f"mean@{n}" if name == "mean" else name: {"mean": mean, "low": low, "high": high}
             for name, (mean, low, high) in zip(table, intervals, strict=False)

@@ -1,48 +1,26 @@
-"""
-n samples per problem → verdicts → mean@n, maj@k, pass@k with intervals over problems.
-
-[`evaluate`] samples and judges, and writes as it goes, so that a killed evaluation is resumed where it stopped;
-[`compare`] puts two of them side by side. The metrics are in `metrics.py`, the files in `results.py`, the models in
-`generation.py`.
-"""
+"""[`~htpo_trl.evaluation.evaluate`]: n samples per problem, judged, written as they come, and summarised."""
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .. import verifier
 from ..utils import write_json
 from ..verifier.answers import gold_text
 from . import results
-from .comparison import compare, comparison_table
-from .generation import Generator, Sampling, TransformersGenerator, VLLMGenerator, load
-from .results import ResultsError, budgets, summarize, summary_table
-from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
+from .generation import Generator, load_generator
+from .sampling import Sampling
 
-
-__all__ = [
-    "Generator",
-    "ResultsError",
-    "Sampling",
-    "TransformersGenerator",
-    "VLLMGenerator",
-    "compare",
-    "comparison_table",
-    "evaluate",
-    "majority_at_k",
-    "mean_with_interval",
-    "pass_at_k",
-    "sign_flip_test",
-    "summarize",
-    "summary_table",
-]
 
 Problems = Iterable[dict[str, Any]]  # e.g. a `datasets.Dataset`; columns `prompt`, `solution`, and any for the judge
 Judge = Callable[..., Sequence[Any]]
@@ -61,12 +39,11 @@ def evaluate(
     Evaluate a model: sample, judge, write, summarise.
 
     Killed at any moment and called again, it goes on after the last batch that was written, and ends with the files
-    that it would have written without a break. Called again when it is done, it only summarises.
+    that it would have written without a break. When it is done, it only summarises.
 
     Args:
-        model (`str`, `tuple` or [`Generator`]):
-            Name or path (by vLLM if it is installed, else by transformers), a pair (model, tokenizer) of transformers,
-            or a generator, e.g. `VLLMGenerator(LLM(..., tensor_parallel_size=4))`.
+        model (`str`, `Path`, `tuple` or [`Generator`]):
+            As [`load_generator`] takes it.
         benchmarks (`Mapping[str, Dataset]`):
             Name → problems, a [`~datasets.Dataset`] or a list of dictionaries, with the columns `prompt` (text or a
             conversation) and `solution`, as those of [`~htpo_trl.data`].
@@ -80,7 +57,7 @@ def evaluate(
             Returns per completion a [`~htpo_trl.verifier.Judgement`], or a number: correct if above 0.5, `None` if the
             problem cannot be judged. Numbers tell no answers, so that there is no maj@k.
         ks (`Iterable[int]`, *optional*):
-            Sampling budgets of pass@k and maj@k, by default the powers of two up to the number of samples, and that.
+            Budgets of pass@k and maj@k, by default the powers of two up to the number of samples, and that.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
             No progress bar, and no table at the end.
 
@@ -89,89 +66,42 @@ def evaluate(
 
     Raises:
         ResultsError: if `output_dir` holds results of other settings or problems, naming the difference.
-
-    Example:
-
-    ```python
-    from htpo_trl.evaluation import Sampling, evaluate
-
-    problems = [{"prompt": "1 + 2 =", "solution": "3"}]
-    evaluate("Qwen/Qwen3-0.6B", {"sums": problems}, "runs/evaluation/Qwen3-0.6B", Sampling(num_samples=8))
-    ```
     """
     sampling = sampling or Sampling()
-    budgets(sampling.num_samples, ks)  # before the work, so that it does not fail after it; as all that follows
-    generator = load(model)
-    directory = Path(output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    plans = {name: Plan.make(name, problems, generator, sampling, judge) for name, problems in benchmarks.items()}
-    paths = {name: directory / f"{name}.jsonl" for name in plans}
-    drawn = {
-        name: results.resume(paths[name], plan.settings, [r.key for r in plan.requests], sampling.batch_size)
-        for name, plan in plans.items()
-    }
-    summaries = {}
-    for name, plan in plans.items():
-        path, done = paths[name], drawn[name]
-        with (
-            path.open("ab") as file,
-            tqdm(total=len(plan.requests), initial=done, desc=name, unit="sample", disable=disable_tqdm) as progress,
-        ):
-            for start in range(done, len(plan.requests), sampling.batch_size):
-                rows = plan.run(generator, start)
-                file.write(results.to_lines(rows))
-                file.flush()
-                progress.update(len(rows))
-        summaries[name] = write_summary(path, ks)
+    results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
+    generator = load_generator(model)
+    runs = [SamplingRun(Path(output_dir), *benchmark, generator, sampling, judge) for benchmark in benchmarks.items()]
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
+    summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
-        print(summary_table(summaries))
+        print(results.summary_table(summaries))
     return summaries
 
 
-def write_summary(path: Path, ks: Iterable[int] | None) -> dict[str, Any]:
-    """Summarise a finished result file, in the `.json` beside it too."""
-    finished = results.read(path)
-    summary = summarize(finished, ks)
-    write_json(path.with_suffix(".json"), {"settings": finished.settings, "summary": summary})
-    return summary
+class SamplingRun:
+    """The samples of a benchmark, in the order of `keys`; `path` holds the first `done` of them."""
 
-
-class Request(NamedTuple):
-    """One sample to draw."""
-
-    problem: str
-    sample: int
-    row: dict[str, Any]
-    prompt: list[int]  #: tokens
-    seed: int
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.problem, self.sample
-
-
-class Plan(NamedTuple):
-    """All samples of a benchmark, in the order in which they are drawn and written; a function of the arguments."""
-
-    settings: dict[str, Any]
-    requests: list[Request]
-    sampling: Sampling
-    judge: Judge | None
-
-    @classmethod
-    def make(
-        cls, benchmark: str, problems: Problems, generator: Generator, sampling: Sampling, judge: Judge | None
-    ) -> "Plan":
+    def __init__(
+        self,
+        directory: Path,
+        benchmark: str,
+        problems: Problems,
+        generator: Generator,
+        sampling: Sampling,
+        judge: Judge | None,
+    ) -> None:
         if not re.fullmatch(r"[\w.-]+", benchmark):
             raise ValueError(f"The benchmark's name {benchmark!r} names files: use letters, digits, '_', '-' and '.'.")
-        requests: list[Request] = []
+        self.path, self.done = directory / f"{benchmark}.jsonl", 0
+        self.generator, self.sampling, self.judge = generator, sampling, judge
+        self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
         seen: Counter[str] = Counter()
         digest = hashlib.sha256()
         for row in problems:
-            if missing := {"prompt", "solution"} - ({"solution"} if judge else set()) - row.keys():
-                raise ValueError(
-                    f"The problems of {benchmark!r} have no column {min(missing)!r}, only {', '.join(row)}."
-                )
+            if missing := ({"prompt"} if judge else {"prompt", "solution"}) - row.keys():
+                raise ValueError(f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(row)}.")
             # The bare problem, where there is one, so that models with different prompts can be compared.
             content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -180,62 +110,89 @@ class Plan(NamedTuple):
                 problem += f"-{seen[problem]}"
             prompt = _tokenize(generator.tokenizer, row["prompt"], sampling)
             digest.update(f"{problem} {prompt}".encode())
-            for sample in range(sampling.num_samples):
-                requests.append(Request(problem, sample, row, prompt, _seed(sampling.seed, problem, sample)))
-        if not requests:
+            self.problems[problem] = row, prompt
+        if not self.problems:
             raise ValueError(f"There are no problems in {benchmark!r}.")
-        described = asdict(sampling)
-        del described["batch_size"]  # may change: after running out of memory, say
-        settings = {
+        self.keys = [(problem, sample) for problem in self.problems for sample in range(sampling.num_samples)]
+        self.settings = {
             "benchmark": benchmark,
             "model": generator.name,
             "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "verifier",
-            "sampling": described,
-            "n_problems": seen.total(),
+            # Its size may change: after running out of memory, say.
+            "sampling": {name: value for name, value in asdict(sampling).items() if name != "batch_size"},
+            "n_problems": len(self.problems),
             # With the tokens of the prompts, so that another chat template is another set.
             "problems": digest.hexdigest()[:16],
         }
-        return cls(settings, requests, sampling, judge)
 
-    def run(self, generator: Generator, start: int) -> list[dict[str, Any]]:
-        """Draw and judge a batch, the requests from `start` on; its lines of the result file."""
-        batch = self.requests[start : start + self.sampling.batch_size]
-        completions = generator.generate([r.prompt for r in batch], [r.seed for r in batch], self.sampling)
-        verdicts = _judge(self.judge, [r.row for r in batch], [c.text for c in completions])
-        return [
-            {
-                "benchmark": self.settings["benchmark"],
-                "problem": r.problem,
-                "sample": r.sample,
-                "completion": c.text,
-                "tokens": c.tokens,
-                "truncated": c.truncated,
-                **verdict,
-            }
-            for r, c, verdict in zip(batch, completions, verdicts, strict=True)
+    def write(
+        self, ks: Iterable[int] | None = None, accelerator: Accelerator | None = None, disable_tqdm: bool = False
+    ) -> dict[str, Any]:
+        """
+        Draw the samples that are not there yet, append them to the result file batch by batch, and return the summary,
+        which goes to the `.json` beside it. With an accelerator each process draws a batch in every round; the main
+        one writes, the others return nothing.
+        """
+        processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+        record = self.path.with_suffix(".json")
+        starts = range(self.done, len(self.keys), self.sampling.batch_size)
+        with (
+            open(os.devnull if index else self.path, "ab") as file,
+            tqdm(
+                total=len(self.keys),
+                initial=self.done,
+                desc=f"{self.path.parent.name}/{self.path.stem}",
+                unit="sample",
+                leave=accelerator is None,
+                disable=disable_tqdm or index > 0,
+            ) as progress,
+        ):
+            for first in range(0, len(starts), processes):
+                mine = first + index
+                # Where parameters are sharded, generation is collective: a process without a batch repeats the last.
+                rows = self._draw(starts[min(mine, len(starts) - 1)])
+                if processes > 1:
+                    rows = gather_object(rows if mine < len(starts) else [])
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+                file.flush()
+                progress.update(len(rows))
+        if index:
+            return {}
+        write_json(record, {"settings": self.settings})
+        summary = results.summarize(results.read(self.path), ks)
+        write_json(record, {"settings": self.settings, "summary": summary})
+        return summary
+
+    def _draw(self, start: int) -> list[dict[str, Any]]:
+        """A batch of samples, from `start` on, drawn and judged: its rows of the result file."""
+        keys = self.keys[start : start + self.sampling.batch_size]
+        rows, prompts = zip(*(self.problems[problem] for problem, _ in keys), strict=True)
+        seeds = [  # non-negative and of 63 bits: the widest that every generator takes
+            int.from_bytes(hashlib.sha256(f"{self.sampling.seed} {problem} {sample}".encode()).digest()[:8]) >> 1
+            for problem, sample in keys
         ]
-
-
-def _seed(seed: int, problem: str, sample: int) -> int:
-    """Non-negative and of 63 bits: the widest that every generator takes."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {problem} {sample}".encode()).digest()[:8]) >> 1
+        completions = self.generator.generate(prompts, seeds, self.sampling)
+        verdicts = _judge(self.judge, rows, [completion.text for completion in completions])
+        return [
+            {"benchmark": self.settings["benchmark"], "problem": problem, "sample": sample}
+            | {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
+            | verdict
+            for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
+        ]
 
 
 def _tokenize(tokenizer: Any, prompt: Any, sampling: Sampling) -> list[int]:
     """As TRL does for training: special tokens are those of the chat template, or else the tokenizer's own."""
     if isinstance(prompt, str):
         return tokenizer(prompt).input_ids
-    encoded = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=True, return_dict=True, **(sampling.chat_template_kwargs or {})
-    )
-    return encoded["input_ids"]
+    options = sampling.chat_template_kwargs or {}
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)["input_ids"]
 
 
-def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
+def _judge(judge: Judge | None, rows: Sequence[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
     """`verdict`, and `answer` where the judge tells it, of each completion."""
     if judge is None:
-        golds = [gold_text(row["solution"]) for row in rows]
-        judgements: Sequence[Any] = verifier.judge(texts, golds)
+        judgements: Sequence[Any] = verifier.judge(texts, [gold_text(row["solution"]) for row in rows])
     else:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
         completions = [
@@ -243,12 +200,9 @@ def _judge(judge: Judge | None, rows: list[dict[str, Any]], texts: list[str]) ->
             for row, text in zip(rows, texts, strict=True)
         ]
         judgements = judge(prompts=[row["prompt"] for row in rows], completions=completions, **columns)
-    verdicts: list[dict[str, Any]] = []
-    for judgement in judgements:
-        if hasattr(judgement, "verdict"):
-            verdicts.append({"verdict": str(judgement.verdict), "answer": judgement.answer})
-        elif judgement is None:
-            verdicts.append({"verdict": "unparsable_gold"})
-        else:
-            verdicts.append({"verdict": "correct" if judgement > 0.5 else "wrong"})
-    return verdicts
+    return [
+        {"verdict": str(judgement.verdict), "answer": judgement.answer}
+        if hasattr(judgement, "verdict")
+        else {"verdict": "unparsable_gold" if judgement is None else "correct" if judgement > 0.5 else "wrong"}
+        for judgement in judgements
+    ]

@@ -1,113 +1,104 @@
-"""A self-contained HTML page: no script, nothing from the network. Every text is escaped here, and only here."""
+"""What sections are made of, numbers as text, and the page as HTML: `page.html.jinja`, which escapes every text."""
 
 import base64
-from collections.abc import Iterable, Sequence
-from html import escape
-from string import Template
-from typing import NamedTuple
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..utils import write_atomically
+from .panels import Outline, outlines, why_missing
+from .pictures import Panel, draw_curves
+from .sets import RunSet
 
 
-class Table(NamedTuple):
-    """Header and rows of text, the first `text_columns` to the left, numbers to the right."""
+class HtmlTable(NamedTuple):
+    """Header and rows, the first `text_columns` to the left, numbers to the right; `None` is shown as a dash."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Any]]
     text_columns: int = 1
 
 
 class Picture(NamedTuple):
     """A PNG with what it shows, in words."""
 
-    png: bytes
+    base64: str
     alt: str
 
 
-Block = str | Table | Picture
+#: What a section is made of, under its heading: paragraphs, tables and pictures.
+Block = str | HtmlTable | Picture
 
 
-class Section(NamedTuple):
-    """A part of the page: paragraphs, tables and pictures under a heading that the contents link to."""
+class Report:
+    """What all sections share: the sets, the first of which is the baseline, and the directory, made for pictures."""
 
-    anchor: str
-    heading: str
-    content: Sequence[Block]
+    def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
+        self.sets, self.directory, self.outlines = sets, directory, outlines(sets)
+        self.final = [metric for outline in self.outlines for metric in outline.metrics if metric.final]
+        self.labels = [s.label for s in sets]
+        self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
+        # Benchmark, position of the set, step → its evaluations.
+        evaluated = [(b, i, s.evaluations(b)) for b in self.benchmarks for i, s in enumerate(sets)]
+        self.evaluated = [each for each in evaluated if each[-1]]
+        self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
+        directory.mkdir(parents=True, exist_ok=True)
 
+    def picture(self, name: str, figure: Any, alt: str) -> Picture:
+        """Write a figure to `<name>.png`."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        write_atomically(self.directory / f"{name}.png", buffer.getvalue())
+        return Picture(base64.b64encode(buffer.getvalue()).decode(), f"{alt} Sets: {', '.join(self.labels)}.")
 
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark;
-  --text: #1b1b1b; --page: #ffffff; --line: #d4d4d4; --pale: #f3f4f6; --link: #0b57a4; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e8e8e8; --page: #17181a; --line: #45474b; --pale: #232528; --link: #8ab8f0; }
-}
-body { margin: 0 auto; max-width: 70rem; padding: 1rem 1.5rem 4rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
-a { color: var(--link); }
-p { max-width: 50rem; }
-nav ul { columns: 3 16rem; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: right; vertical-align: top; }
-th { background: var(--pale); } .text { text-align: left; max-width: 26rem; }
-td:not(.text) { white-space: nowrap; }
-img { display: block; max-width: 100%; background: #ffffff; border: 1px solid var(--line); border-radius: 4px; }
-@media print {
-  :root { --text: #000000; --page: #ffffff; --line: #999999; --pale: #eeeeee; --link: #000000; }
-  body { max-width: none; padding: 0; font-size: .8rem; } nav { display: none; }
-  img, tr { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
-}
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<nav aria-label="Contents"><ul>
-$contents
-</ul></nav>
-$sections
-</body>
-</html>
-""")
+    def panels(self, outline: Outline, panels: Mapping[str, Panel], alt: str) -> list[Block]:
+        """A picture of panels, by their titles, or, where none has a curve, why."""
+        if not any(panel.curves for panel in panels.values()):
+            return self.nothing(outline)
+        figure = draw_curves([*panels.values()], self.labels)
+        return [outline.caption, self.picture(outline.name, figure, f"{alt}: {', '.join(panels)}.")]
+
+    def nothing(self, outline: Outline) -> list[Block]:
+        """Say why no set has anything to draw; a picture of an earlier report is removed."""
+        (self.directory / f"{outline.name}.png").unlink(missing_ok=True)
+        why = {s.name: outline.missing or why_missing(s.runs, outline.metrics[0].key) for s in self.sets}
+        self.missing += [(outline.heading, name, reason) for name, reason in why.items()]
+        return [f"Not logged: {self.reasons(why)}."]
+
+    def reasons(self, why: Mapping[str, str]) -> str:
+        """Set → reason in words: the reason alone, where all sets share it."""
+        if len(why) == len(self.sets) and len(set(why.values())) == 1:
+            return next(iter(why.values()))
+        return "; ".join(f"{name}: {reason}" for name, reason in why.items())
 
 
-def render(title: str, sections: Iterable[Section]) -> str:
-    """The page as HTML."""
-    sections = list(sections)
-    contents = [f'<li><a href="#{escape(s.anchor)}">{escape(s.heading)}</a></li>' for s in sections]
-    bodies = [
-        f'<section>\n<h2 id="{escape(s.anchor)}">{escape(s.heading)}</h2>\n'
-        + "\n".join(map(_block, s.content))
-        + "\n</section>"
-        for s in sections
-    ]
-    return _PAGE.substitute(title=escape(title), contents="\n".join(contents), sections="\n".join(bodies))
+def render(title: str, sections: Sequence[tuple[Outline, Sequence[Block]]]) -> str:
+    """The page, self-contained: no script, nothing from the network."""
+    files = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html.jinja").render(title=title, sections=sections)
 
 
-def _block(block: Block) -> str:
-    if isinstance(block, str):
-        return f"<p>{escape(block)}</p>"
-    if isinstance(block, Picture):
-        data = base64.b64encode(block.png).decode()
-        return f'<img src="data:image/png;base64,{data}" alt="{escape(block.alt)}">'
-    head = _row("th", block.header, block.text_columns)
-    body = "\n".join(_row("td", row, block.text_columns) for row in block.rows)
-    return f'<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str | None, ...]:
+    """Of a difference: both sides, the interval, p, and what it is over."""
+    over = f"{d['n']} {d['units']}" if d["n"] > 1 else "1 seed: no interval"
+    p = None if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else number_text(d["p"])
+    sides = (number_text(d[side], decimals) for side in ("first", "second"))
+    return *sides, interval_text(d, decimals, "+"), p, over
 
 
-def _row(tag: str, cells: Sequence[str], text_columns: int) -> str:
-    scope = ' scope="col"' if tag == "th" else ""
-    return (
-        "<tr>"
-        + "".join(
-            f"<{tag}{scope}{' class=text' if i < text_columns else ''}>{escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-        + "</tr>"
-    )
+def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str | None:
+    """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
+    if e is None or pd.isna(e["mean"]):
+        return None
+    mean, low, high = (number_text(e[name], decimals, sign) for name in ("mean", "low", "high"))
+    return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"
+
+
+def number_text(value: float, decimals: int = 3, sign: str = "") -> str:
+    """A number for a table, never `-0.000`."""
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"

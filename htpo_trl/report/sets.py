@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .runs import Run, RunError, read_run
+import pandas as pd
+
+from .runs import Evaluation, Run, RunError, read_run
 
 
 # Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
@@ -35,6 +36,16 @@ class RunSet(NamedTuple):
         what = "seeds" if self.has_seeds else "runs" if len(self.runs) > 1 else "run"
         return f"{self.name} ({len(self.runs)} {what})"
 
+    def series(self, key: str) -> pd.DataFrame:
+        """Values of a metric, a row per step that any run logged it at, a column per run."""
+        return pd.concat([run.series(key) for run in self.runs], axis=1, keys=range(len(self.runs))).sort_index()
+
+    def evaluations(self, benchmark: str) -> dict[int | None, list[Evaluation]]:
+        """Step → evaluations, one per run that has the benchmark; of the steps at which they all evaluated it."""
+        found = [run.evaluations[benchmark] for run in self.runs if benchmark in run.evaluations]
+        steps = set.intersection(*map(set, found)) if found else set()
+        return {step: [each[step] for each in found] for step in sorted(steps, key=lambda s: (s is not None, s))}
+
 
 def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     """
@@ -44,19 +55,20 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     """
     if not runs:
         raise RunError("There is no run to report on: name at least one directory.")
-    sets: dict[Any, tuple[str | None, list[Run]]] = {}
+    sets: dict[Any, RunSet] = {}
     for text in map(str, runs):
         name, separator, directory = text.partition("=")
         if not separator or Path(text).is_dir():
             name, directory = "", text
         run = read_run(directory)
-        key = ("name", name) if name else _identity(run)
-        members = sets.setdefault(key, (name or None, []))[1]
+        members = sets.setdefault(name or _identity(run), RunSet(name, [])).runs
         if any(run.path == member.path for member in members):
             raise RunError(f"{directory} is named twice.")
         members.append(run)
-    names = _names([(name, members) for name, members in sets.values()])
-    return [RunSet(name, members) for name, (_, members) in zip(names, sets.values(), strict=True)]
+    found = iter(_names([s for s in sets.values() if not s.name]))
+    names = pd.Series([s.name or next(found) for s in sets.values()])
+    names += names.groupby(names).cumcount().map(lambda earlier: f" ({earlier + 1})" if earlier else "")
+    return [RunSet(name, s.runs) for name, s in zip(names, sets.values(), strict=True)]
 
 
 def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
@@ -64,54 +76,39 @@ def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str
     Option or version → for each set the values that its runs have. Only those that are not the same in all runs which
     recorded them: what one kind of run alone records is no difference.
     """
-    columns = [
-        [_options(run) | ({f"version of {k}": v for k, v in run.versions.items()} if versions else {}) for run in runs]
+    rows = [
+        _options(run) | {f"version of {name}": version for name, version in run.versions.items() if versions}
         for _, runs in sets
+        for run in runs
     ]
-    rows = {}
-    for name in sorted({name for column in columns for options in column for name in options}):
-        row = [sorted({_text(options[name]) for options in column if name in options}) for column in columns]
-        if len({value for values in row for value in values}) > 1:
-            rows[name] = row
-    return rows
+    table = pd.DataFrame(rows, [i for i, s in enumerate(sets) for _ in s.runs])
+    differing = sorted(name for name, values in table.items() if values.nunique() > 1)
+    return {name: [sorted(set(table.loc[[i], name].dropna())) for i in range(len(sets))] for name in differing}
 
 
-def _options(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in (run.options or {}).items() if not _NO_DIFFERENCE.fullmatch(name)}
+def _options(run: Run) -> dict[str, str]:
+    """What tells its set from others, as text."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+        for name, value in (run.options or {}).items()
+        if not _NO_DIFFERENCE.fullmatch(name)
+    }
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+def _identity(run: Run) -> tuple[Any, ...]:
+    told = run.told_by_options
+    options = {name: value for name, value in _options(run).items() if told or name != "model"}
+    return run.source, None if told else run.stem, frozenset(options.items())
 
 
-def _identity(run: Run) -> tuple[str, ...]:
-    if run.options is None:
-        return run.source, run.stem
-    options = _options(run)
-    if run.source != "htpo eval":
-        return run.source, _text(options)
-    # Its model is a path, that of a seed or of a checkpoint: whose seeds belong together, only the directory tells.
-    return run.source, run.stem, _text({name: value for name, value in options.items() if name != "model"})
-
-
-def _names(sets: list[tuple[str | None, list[Run]]]) -> list[str]:
-    """What tells the sets apart: their options where that is short, else their directories' names."""
-    unnamed = [RunSet("", runs) for name, runs in sets if name is None]
-    told = all(s.runs[0].options is not None and s.runs[0].source != "htpo eval" for s in unnamed)
-    differing = differing_options(unnamed, versions=False) if told else {}
+def _names(sets: Sequence[RunSet]) -> list[str]:
+    """What tells sets without a name apart: their options where that is short, else their directories' names."""
+    told = all(s.runs[0].told_by_options for s in sets)
+    differing = differing_options(sets, versions=False) if told else {}
     names = []
-    for i in range(len(unnamed)):
+    for i in range(len(sets)):
         values = {option: ", ".join(row[i]) or "not recorded" for option, row in differing.items()}
-        names.append(
-            ", ".join(text if option == "objective" else f"{option}={text}" for option, text in values.items())
-        )
+        names.append(", ".join(text if o == "objective" else f"{o}={text}" for o, text in values.items()))
     if len(set(names)) < len(names) or not all(0 < len(name) <= _MAX_NAME for name in names):
-        names = [runs[0].stem for _, runs in unnamed]
-    left = iter(names)
-    names = [name or next(left) for name, _ in sets]
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
-            names[i] = f"{name} ({seen[name]})"
+        names = [s.runs[0].stem for s in sets]
     return names

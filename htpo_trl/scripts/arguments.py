@@ -4,23 +4,96 @@ accelerate's launcher. No torch, no configuration object: nothing here initialis
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ..utils import nearest
+from ..data.prompts import PromptArguments
+from ..utils import nearest, option
 from .flags import Flag
 
 
 #: Folder of the packaged recipes.
-RECIPES = files("htpo_trl") / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 #: Folder of the packaged configurations of accelerate.
-ACCELERATE_CONFIGS = files("htpo_trl") / "accelerate_configs"
+ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
 
 
 class UsageError(ValueError):
     """The command cannot be run as it was given; the message says why, and the mend."""
+
+
+@contextmanager
+def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
+    """End a command on what its user can mend: a line on stderr, from the first process alone, and exit code 2."""
+    try:
+        yield
+    except (UsageError, *errors) as error:  # type: ignore[misc]
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{command}: {' '.join(line.strip() for line in str(error).splitlines())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def strict(parser: ArgumentParser) -> ArgumentParser:
+    """The parser, with a [`UsageError`] for what it refuses, where argparse would print all 300 options."""
+
+    def error(message: str) -> NoReturn:
+        raise UsageError(message)
+
+    parser.error = error  # type: ignore[method-assign]
+    return parser
+
+
+@dataclass
+class HTPOScriptArguments(PromptArguments):
+    """What the training script needs beyond [`HTPOConfig`] and [`~trl.ModelConfig`]."""
+
+    dataset_name: str | None = option(
+        None,
+        "A set that htpo_trl knows by name, such as 'dapo-math-17k', a procedural task, 'countdown', a .jsonl, .csv "
+        "or .parquet file, or an id on the Hub.",
+    )
+    dataset_path: str | None = option(None, "Downloaded copy of a set known by name: .jsonl, .csv or .parquet.")
+    dataset_config: str | None = option(None, "Configuration of a data set of the Hub.")
+    dataset_train_split: str | None = option(None, "Split of a data set of the Hub to train on, 'train' by default.")
+    dataset_test_split: str | None = option(None, "Split of a data set of the Hub for `eval_strategy`.")
+    dataset_streaming: bool = option(False, "Whether to stream a data set of the Hub that has the column 'prompt'.")
+    test_split_size: float | None = option(None, "Share of the training data to hold out, by a hash of the problem.")
+    reward_funcs: list[str] = option(
+        ["math_reward"],
+        "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
+        "'countdown_reward', 'get_soft_overlong_punishment', 'accuracy_reward', 'reasoning_accuracy_reward', "
+        "'think_format_reward', or dotted paths, from the working directory too. The first judges correctness.",
+    )
+    soft_punish_cache: int = option(4096, "Tokens before `max_completion_length` over which the punishment grows.")
+    eval_benchmarks: list[str] | None = option(
+        None,
+        "What to evaluate mean@n and pass@k on, every `eval_steps` steps and at both ends: names as for "
+        "`dataset_name`, or 'test', the part of the training data that `test_split_size` holds out.",
+    )
+    eval_num_samples: int = option(8, "Samples per problem of the benchmarks.")
+    eval_max_new_tokens: int | None = option(None, "Tokens per sample, `max_completion_length` by default.")
+    eval_temperature: float = option(1.0, "Temperature of the benchmarks' samples.")
+    eval_top_p: float = option(0.7, "Top-p of the benchmarks' samples; the paper's.")
+    eval_batch_size: int = option(64, "Samples of the benchmarks generated at once.")
+    eval_judge: str | None = option(None, "Reward function that judges the benchmarks; the math verifier by default.")
+    record_tokens_steps: int | None = option(None, "Steps between two records for `htpo tokens`; none by default.")
+    record_tokens_completions: int = option(16, "Completions per record of tokens.")
+    verifier_workers: int = option(8, "Worker processes of the math verifier.")
+    verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
+    verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("record_tokens_steps", "record_tokens_completions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
 
 
 class Arguments(NamedTuple):
@@ -29,109 +102,82 @@ class Arguments(NamedTuple):
     script: list[str]
     launch: list[str]  #: for `accelerate launch`
     defaults: dict[str, Any]  #: of the script: what a token cannot hold, `None` and mappings
-    own: list[str]  #: of the command line alone, without those for `accelerate launch`
+    env: dict[str, str]  #: environment variables, for [`set_environment`]
 
 
 def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[str] = ()) -> Arguments:
     """
-    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes. The
-    recipe's `env` is set in this process's environment, but for variables that are set already.
-
-    Raises:
-        UsageError: for an option that is none of the flags, with the nearest that is.
+    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes. Raises a
+    [`UsageError`] for an option that is none of the flags, with the nearest that is.
     """
     launch_flags = {*launch_flags, "accelerate_config"}
-    script: list[str] = []
-    launch: list[str] = []
-    defaults: dict[str, Any] = {}
+    script, launch, defaults, env = found = Arguments([], [], {}, {})
 
-    def unknown(name: str, where: str) -> NoReturn:
-        raise UsageError(f"{where}: {name!r} is not an option. {nearest(name, [*flags, *launch_flags])}".rstrip())
+    def place(name: str, tokens: list[str], where: object) -> None:
+        if name not in flags and name not in launch_flags:
+            raise UsageError(f"{where}: {name!r} is not an option. {nearest(name, [*flags, *launch_flags])}".rstrip())
+        (script if name in flags else launch).extend(tokens)
 
-    chunks = list(_chunks(argv))
-    for config in [chunk for chunk in chunks if chunk[0] == "config"]:
-        path, recipe = load_recipe(_value(config))
+    starts = [i for i, token in enumerate(argv) if token.startswith("--")]
+    if argv and starts[:1] != [0]:
+        raise UsageError(f"command line: {argv[0]!r} stands before any option. Options begin with --.")
+    spans = [argv[start:end] for start, end in pairwise([*starts, len(argv)])]
+    options = [(span[0][2:].partition("=")[0].replace("-", "_"), [*span]) for span in spans]
+    for tokens in [tokens for name, tokens in options if name == "config"]:
+        values = [value for value in (tokens[0].partition("=")[2], *tokens[1:]) if value]
+        if len(values) != 1:
+            raise UsageError("command line: --config takes one value.")
+        path, recipe, variables = load_recipe(values[0])
+        env |= variables
         for name, value in recipe.items():
-            if name not in flags and name not in launch_flags:
-                unknown(name, str(path))
             items = value if isinstance(value, list) else [value]
-            if name not in flags:
-                launch += _tokens(name, value)
-            elif any(item is None or isinstance(item, dict) for item in items):
+            if name in flags and any(item is None or isinstance(item, dict) for item in items):
                 defaults[name] = value  # some versions of TRL take no mapping as a flag
+            elif isinstance(value, list):
+                place(name, [f"--{name}", *map(str, items)], path)
             else:
-                script += _tokens(name, value)
-    own = []
-    for name, tokens in chunks:
-        if name == "config":
-            own += tokens
-        elif name in flags or (name.startswith("no_") and name[3:] in flags):
-            script += tokens
-            own += tokens
-            defaults.pop(name, None)
-        elif name in launch_flags:
-            launch += tokens
-        else:
-            unknown(name, "command line")
-    return Arguments(script, launch, defaults, own)
+                place(name, [f"--{name}={value}"], path)
+    for name, tokens in options:
+        if name != "config":
+            name = name[3:] if name.startswith("no_") and name[3:] in flags else name
+            place(name, tokens, "command line")
+    return found
 
 
-def load_recipe(name: str) -> tuple[Path, dict[str, Any]]:
-    """A recipe of the package by name, or a YAML file: its path, and its content without `env`, which is set."""
+def load_recipe(name: str) -> tuple[Path, dict[str, Any], dict[str, str]]:
+    """A recipe of the package by name, or a YAML file: its path, its options, and the environment it asks for."""
     import yaml
 
     path = find(name, RECIPES, "recipe")
     try:
-        content = yaml.safe_load(path.read_text())
+        options = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}.") from None
-    if not isinstance(content, dict):
+    if not isinstance(options, dict) or not all(isinstance(option, str) for option in options):
         raise UsageError(f"{path} must map options to values, as in `learning_rate: 1.0e-6`.")
-    for variable, value in (content.pop("env", None) or {}).items():
-        os.environ.setdefault(variable, str(value))
-    return path, content
+    env = options.pop("env", None) or {}
+    if not isinstance(env, dict):
+        raise UsageError(f"{path}: env={env!r} must map environment variables to values.")
+    return path, options, {str(variable): str(value) for variable, value in env.items()}
 
 
-def find(name: str, packaged: Any, kind: str) -> Path:
+def set_environment(env: Mapping[str, str]) -> None:
+    """Set environment variables of this process, and of those that it starts, but for those that are set already."""
+    for variable, value in env.items():
+        os.environ.setdefault(variable, value)
+
+
+def find(name: str, packaged: Path, kind: str) -> Path:
     """A YAML file by path, or one of the package's by its name."""
-    for path in (Path(name), Path(str(packaged / f"{name}.yaml"))):
+    for path in (Path(name), packaged / f"{name}.yaml"):
         if path.is_file():
             return path
+    known = names(packaged)
     raise UsageError(
-        f"{nearest(name, names(packaged))}{name!r} is neither a file nor a {kind} of the package: "
-        f"{', '.join(names(packaged))}."
+        f"{nearest(name, known)}{name!r} is neither a file nor a {kind} of the package: {', '.join(known)}."
     )
 
 
-def names(packaged: Any) -> list[str]:
+def names(packaged: Path) -> list[str]:
     """The names of the package's YAML files in a folder."""
-    root = Path(str(packaged))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-
-
-def _chunks(argv: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
-    """Name of each option, in underscores, and its tokens."""
-    chunk: list[str] = []
-    for token in [*argv, "--"]:
-        if token.startswith("--"):
-            if chunk:
-                yield chunk[0][2:].partition("=")[0].replace("-", "_"), chunk
-            chunk = [token]
-        elif chunk:
-            chunk.append(token)
-        else:
-            raise UsageError(f"command line: {token!r} stands before any option. Options begin with --.")
-
-
-def _value(chunk: tuple[str, list[str]]) -> str:
-    name, tokens = chunk
-    values = [tokens[0].partition("=")[2], *tokens[1:]] if "=" in tokens[0] else tokens[1:]
-    if len(values) != 1:
-        raise UsageError(f"command line: --{name} takes one value.")
-    return values[0]
-
-
-def _tokens(name: str, value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+    return sorted(path.relative_to(packaged).with_suffix("").as_posix() for path in packaged.rglob("*.yaml"))

@@ -6,7 +6,7 @@ A test compares them with what TRL's parser makes of the same classes.
 
 import ast
 import textwrap
-from functools import cache
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -18,70 +18,38 @@ class Flag(NamedTuple):
     type: str  #: as written in the source
     default: str
     help: str
-    owner: str  #: name of the class that says what this field is
+    owner: str  #: dotted path of the class that says what this field is
 
 
-def flags_of(module: str, *classes: str) -> dict[str, Flag]:
-    """Name → flag of dataclasses that `module` defines or imports, base classes' first, as `dataclasses.fields`."""
-    return {name: flag for cls in classes for name, flag in _fields(module, cls).items()}
+def flags_of(classes: Iterable[str]) -> dict[str, Flag]:
+    """Name → flag of dataclasses, given by their dotted paths, subclasses before their bases."""
+    flags: dict[str, Flag] = {}
+    for path in classes:
+        (*modules, module), name = path.split(".")[:-1], path.split(".")[-1]
+        package = find_spec(modules[0])  # of a top-level package: imports nothing
+        assert package is not None
+        assert package.submodule_search_locations, path
+        source = Path(package.submodule_search_locations[0], *modules[1:], f"{module}.py").read_text()
+        (found,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == name]
+        for node in found.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+                flag = Flag(ast.unparse(node.annotation), *_default_and_help(node.value), path)
+                flags.setdefault(node.target.id, flag)
+    return flags
 
 
-def _fields(module: str, name: str) -> dict[str, Flag]:
-    module, definition = _find(module, name)
-    fields: dict[str, Flag] = {}
-    for base in reversed(definition.bases):
-        if isinstance(base, ast.Name):
-            fields |= _fields(module, base.id)
-    for node in definition.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            fields[node.target.id] = _flag(node.annotation, node.value, name)
-    return fields
-
-
-def _flag(annotation: ast.expr, value: ast.expr, owner: str) -> Flag:
-    default, text = ast.unparse(value), ""
-    if isinstance(value, ast.Call):
-        keywords = {keyword.arg: keyword.value for keyword in value.keywords}
-        factory = keywords.get("default_factory")
-        # `list` makes [], `lambda: [...]` what stands behind the colon.
-        default = f"{ast.unparse(factory)}()".removesuffix("list()") or "[]" if factory else "None"
-        default = ast.unparse(factory.body) if isinstance(factory, ast.Lambda) else default
-        default = ast.unparse(keywords["default"]) if "default" in keywords else default
-        for key, item in zip(*_items(keywords.get("metadata")), strict=True):
-            if isinstance(key, ast.Constant) and key.value == "help":
-                text = " ".join(str(part.value) for part in ast.walk(item) if isinstance(part, ast.Constant))
-    return Flag(ast.unparse(annotation), default, " ".join(text.split()), owner)
-
-
-def _items(node: ast.expr | None) -> tuple[list, list]:
-    return (node.keys, node.values) if isinstance(node, ast.Dict) else ([], [])
-
-
-def _find(module: str, name: str) -> tuple[str, ast.ClassDef]:
-    """The class, and the module that defines it: followed through imports, those for type checkers included."""
-    tree, is_package = _parse(module)
-    imported: str | None = None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return module, node
-        if isinstance(node, ast.ImportFrom) and any(name == (a.asname or a.name) for a in node.names):
-            levels = node.level - is_package
-            parents = module.split(".")[: -levels or None] if node.level else []
-            imported = ".".join([*parents, node.module or ""]).strip(".")
-    if imported is None:
-        raise LookupError(f"{module} neither defines nor imports the class {name}.")
-    return _find(imported, name)
-
-
-@cache
-def _parse(module: str) -> tuple[ast.Module, bool]:
-    top, *rest = module.split(".")
-    spec = find_spec(top)  # of a top-level package: imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"There is no package {top!r}.")
-    path = Path(spec.submodule_search_locations[0], *rest)
-    is_package = path.is_dir()
-    return ast.parse((path / "__init__.py" if is_package else path.with_suffix(".py")).read_text()), is_package
+def _default_and_help(value: ast.expr) -> tuple[str, str]:
+    if not isinstance(value, ast.Call):
+        return ast.unparse(value), ""
+    if ast.unparse(value.func) == "option":
+        return ast.unparse(value.args[0]), ast.literal_eval(value.args[1])
+    keywords = {keyword.arg: keyword.value for keyword in value.keywords}
+    factory, metadata = keywords.get("default_factory"), keywords.get("metadata")
+    made = factory.body if isinstance(factory, ast.Lambda) else ast.List([]) if factory else ast.Constant(None)
+    items = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+    texts = [text for key, text in items if isinstance(key, ast.Constant) and key.value == "help"]
+    parts = [str(node.value) for text in texts for node in ast.walk(text) if isinstance(node, ast.Constant)]
+    return ast.unparse(keywords.get("default", made)), " ".join(" ".join(parts).split())
 
 
 def is_true_by_default(flag: Flag) -> bool:
@@ -89,9 +57,9 @@ def is_true_by_default(flag: Flag) -> bool:
     return flag.default == "True" and "bool" in flag.type
 
 
-def describe(flags: dict[str, Flag], titles: dict[str, str]) -> str:
-    """The flags for `--help`, under a title per class."""
-    lines = []
+def describe(titles: Mapping[str, str]) -> str:
+    """The flags of classes for `--help`, each under its title."""
+    flags, lines = flags_of(titles), []
     for owner, title in titles.items():
         lines.append(f"\n{title}:")
         for name, flag in flags.items():

@@ -1,25 +1,25 @@
 """Names of reward functions, as given on the command line or in a recipe → the functions."""
 
-import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from ..utils import nearest
 
 
+#: The reward that is made for a length.
+OVERLONG = "get_soft_overlong_punishment"
 #: Name of a reward function -> its module.
 REWARDS = {
     **dict.fromkeys(
         ("math_reward", "signed_math_reward", "dapo_math_reward", "last_number_reward"), "htpo_trl.rewards"
     ),
     "countdown_reward": "htpo_trl.data.countdown",
-    **dict.fromkeys(("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"), "trl.rewards"),
+    **dict.fromkeys(("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", OVERLONG), "trl.rewards"),
 }
-#: The reward that is made for a length.
-OVERLONG = "get_soft_overlong_punishment"
 
 
 def reward_functions(
@@ -27,54 +27,46 @@ def reward_functions(
 ) -> list[Callable]:
     """
     Reward functions by name, of this package or TRL's, or by dotted path; the working directory can be imported from.
-
-    Args:
-        names (`Sequence[str]`):
-            Names or dotted paths.
-        max_completion_length, soft_punish_cache (`int`, *optional*):
-            Of `get_soft_overlong_punishment`, in tokens.
+    `get_soft_overlong_punishment` is made for `max_completion_length` and `soft_punish_cache`, in tokens.
     """
-    return [_reward_function(name, max_completion_length, soft_punish_cache) for name in names]
+    functions = {name: _import(name) for name in names}
+    if OVERLONG in functions:
+        if not max_completion_length or not 0 < soft_punish_cache < max_completion_length:
+            raise ValueError(
+                f"soft_punish_cache={soft_punish_cache} must lie between 0 and max_completion_length="
+                f"{max_completion_length}: the penalty grows over the last soft_punish_cache tokens."
+            )
+        functions[OVERLONG] = functions[OVERLONG](max_completion_length, soft_punish_cache)
+    return [functions[name] for name in names]
+
+
+def _import(name: str) -> Callable:
+    module, _, attribute = (REWARDS[name], ".", name) if name in REWARDS else name.rpartition(".")
+    if not module:
+        raise ValueError(
+            f"reward_funcs: {nearest(name, REWARDS)}{name!r} is neither a dotted path nor one of {', '.join(REWARDS)}."
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward_funcs: {name!r} cannot be imported: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"reward_funcs: {name!r} is a `{type(function).__name__}`, not a function.")
+    return function
 
 
 def check_columns(functions: Sequence[Callable], dataset: Any) -> None:
     """Refuse reward functions with an argument that neither TRL nor a column of the data set gives."""
     given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
     columns = dataset.column_names
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        needed = [
-            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        for name in needed:
-            if columns is not None and name not in {*given, *columns}:
+    for function in functions if columns is not None else ():
+        for parameter in inspect.signature(function).parameters.values():
+            is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
+            if not is_optional and parameter.name not in {*given, *columns}:
                 raise ValueError(
-                    f"The reward function {function.__name__!r} needs the column {name!r}; the data has only "
-                    f"{', '.join(columns)}. Name the columns by problem_column and solution_column, or rename them."
+                    f"The reward function {function.__name__!r} needs the column {parameter.name!r}; the data has "
+                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
+                    "them."
                 )
-
-
-def _reward_function(name: str, max_completion_length: int | None, soft_punish_cache: int) -> Callable:
-    if name == OVERLONG:
-        if not max_completion_length or not 0 < soft_punish_cache < max_completion_length:
-            raise ValueError(
-                f"soft_punish_cache={soft_punish_cache} must lie between 0 and max_completion_length="
-                f"{max_completion_length}: the penalty grows over the last soft_punish_cache tokens."
-            )
-        make = importlib.import_module("trl.rewards").get_soft_overlong_punishment
-        return make(max_completion_len=max_completion_length, soft_punish_cache=soft_punish_cache)
-    known = [*REWARDS, OVERLONG]
-    module, _, attribute = (REWARDS[name], ".", name) if name in REWARDS else name.rpartition(".")
-    if not module:
-        raise ValueError(
-            f"reward_funcs: {nearest(name, known)}{name!r} is neither a dotted path nor one of {', '.join(known)}."
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"reward_funcs: {name!r} cannot be imported: {error}.") from error
-    if not callable(function):
-        raise ValueError(f"reward_funcs: {name!r} is a `{type(function).__name__}`, not a function.")
-    return function

@@ -2,6 +2,8 @@
 
 import heapq
 import random
+from collections import ChainMap
+from functools import partial
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -10,13 +12,13 @@ from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
 from ..utils import versions
-from . import record as token_record
+from .record import RecordSettings, write_record
 
 
 class TokenRecorder(TrainerCallback):
     """
     Stores what the trainer computed for sampled completions: every `steps` optimizer steps and in the last one, to
-    `output_dir/tokens/step-<N>.parquet` (see [`~htpo_trl.tokens.record`] for the columns). `htpo tokens` shows it.
+    `output_dir/tokens/step-<N>.parquet` (see [`~htpo_trl.tokens.record`]). `htpo tokens` shows it.
 
     A file holds completions of its own optimizer step alone: those of all micro-batches that were accumulated for it,
     on all processes, drawn without replacement and with equal chances. Where a generation batch feeds several steps,
@@ -47,32 +49,30 @@ class TokenRecorder(TrainerCallback):
         self.trainer, self.steps, self.completions = trainer, steps, completions
         processor = trainer.processing_class
         self.tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
-        self._is_recording = False
         self._random = random.Random()
         self._n_rows = 0
-        # The rows with the smallest of random keys are a sample without replacement, however rows come in.
-        self._sample: dict[float, dict[str, Any]] = {}
+        # The rows with the smallest of random keys are a sample without replacement, however rows come in. `None`
+        # where nothing is recorded.
+        self._sample: dict[float, dict[str, Any]] | None = None
         trainer.loss_observers.append(self._observe)
 
     def on_step_begin(self, args, state, control, **kwargs):
         step = state.global_step + 1
-        self._is_recording = step % self.steps == 0 or step == state.max_steps
         self._random.seed(f"{args.seed} {step} {self.trainer.accelerator.process_index}")
-        self._n_rows, self._sample = 0, {}
+        self._n_rows = 0
+        self._sample = {} if step % self.steps == 0 or step == state.max_steps else None
 
     def on_step_end(self, args, state, control, **kwargs):
-        if not self._is_recording:
+        if self._sample is None:
             return
-        self._is_recording = False
-        gathered = gather_object([(self._n_rows, self._sample)])
-        self._sample = {}
+        counts, samples = zip(*gather_object([(self._n_rows, self._sample)]), strict=True)
+        self._sample = None
         trainer = self.trainer
         if not trainer.accelerator.is_main_process:
             return
-        rows = {key: row for _, sample in gathered for key, row in sample.items()}
-        settings = token_record.Settings(
+        settings = RecordSettings(
             step=state.global_step,
-            completions_in_step=sum(n for n, _ in gathered),
+            completions_in_step=sum(counts),
             table=trainer.table,
             epsilon_low=trainer.epsilon_low,
             epsilon_high=trainer.epsilon_high,
@@ -81,45 +81,63 @@ class TokenRecorder(TrainerCallback):
             reward_funcs=list(trainer.reward_func_names),
             versions=versions(),
         )
-        chosen = [self._with_texts(rows[key]) for key in heapq.nsmallest(self.completions, rows)]
-        token_record.write(args.output_dir, settings, chosen)
+        rows = ChainMap(*samples)
+        chosen = [rows[key] for key in heapq.nsmallest(self.completions, rows)]
+        for row in chosen:
+            row["tokens"] = token_texts(self.tokenizer, row["token_ids"])
+            row["prompt"] = self.tokenizer.decode(row["prompt"], clean_up_tokenization_spaces=False)
+        write_record(args.output_dir, settings, chosen)
 
     def _observe(self, inputs: dict, result: Control, **tensors: Tensor) -> None:
-        if not self._is_recording:
+        if self._sample is None:
             return
-        n = len(inputs["completion_ids"])
-        keys = {self._random.random(): i for i in range(n)}
-        kept = heapq.nsmallest(self.completions, [*self._sample, *keys])
+        ids, n = inputs["completion_ids"], len(inputs["completion_ids"])
+        keys = [self._random.random() for _ in range(n)]
+        kept = {*heapq.nsmallest(self.completions, [*self._sample, *keys])}
         self._n_rows += n
         columns = {
-            "token_ids": inputs["completion_ids"],
-            "advantages": _by_token(inputs["advantages"], result.advantages),
+            "token_ids": ids,
+            "advantages": inputs["advantages"].reshape(n, -1).expand_as(result.groups),  # (B, T) of (B,) or (B, T)
             "effective_advantages": result.advantages,
             "effective_old_per_token_logps": result.old_per_token_logps,
             "groups": result.groups,
             "effects": result.effects,
             **tensors,
         }
-        self._sample = {
-            key: self._sample[key] if key in self._sample else self._row(inputs, columns, keys[key]) for key in kept
-        }
-
-    def _row(self, inputs: dict, columns: dict[str, Tensor], i: int) -> dict[str, Any]:
-        ids = inputs["completion_ids"][i]
         # A truncated completion may be masked as a whole, and padding may be the end token.
-        there = inputs["completion_mask"][i].bool() | (ids != self.tokenizer.pad_token_id)
-        length = int(there.nonzero().max()) + 1 if there.any() else 0
-        return {
-            "prompt": inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist(),
-            **{name: column[i, :length].tolist() for name, column in columns.items()},
-            **{name: bool(inputs[name][i]) for name in ("is_hard", "is_correct", "is_judged")},
-            "rewards": [None if reward != reward else reward for reward in inputs["rewards_per_func"][i].tolist()],
-        }
+        there = inputs["completion_mask"].bool() | (ids != self.tokenizer.pad_token_id)
+        self._sample = {key: row for key, row in self._sample.items() if key in kept}
+        for i, key in enumerate(keys):
+            if key not in kept:
+                continue
+            length = max(there[i].nonzero().flatten().tolist(), default=-1) + 1
+            self._sample[key] = {
+                "prompt": inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist(),
+                **{name: column[i, :length].tolist() for name, column in columns.items()},
+                **{name: bool(inputs[name][i]) for name in ("is_hard", "is_correct", "is_judged")},
+                "rewards": [None if reward != reward else reward for reward in inputs["rewards_per_func"][i].tolist()],
+            }
 
-    def _with_texts(self, row: dict[str, Any]) -> dict[str, Any]:
-        prompt = self.tokenizer.decode(row["prompt"], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return row | {"prompt": prompt, "tokens": token_record.token_texts(self.tokenizer, row["token_ids"])}
+
+_LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows
 
 
-def _by_token(advantages: Tensor, like: Tensor) -> Tensor:
-    return (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).expand_as(like)
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """
+    The text of each token, such that together they are the text of all. A character of several tokens, as byte-level
+    vocabularies spell rare ones, belongs to the last of them; the others have no text.
+    """
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    texts: list[str] = []
+    # A tokenizer may decode the first token of a sequence differently: the tokens from `context` to `start` stand
+    # before those whose text is looked for.
+    context = start = 0
+    for end in range(1, len(ids) + 1):
+        text = decode(ids[context:end])
+        # It may be a part of a character, or bytes that spell none: then others follow that do not mend it.
+        if text.endswith("\ufffd") and end - start < _LONGEST_WAIT and end < len(ids):
+            texts.append("")
+        else:
+            texts.append(text[len(decode(ids[context:start])) :])
+            context, start = start, end
+    return texts

@@ -7,12 +7,18 @@ const main = document.querySelector("main");
 const form = document.querySelector("form");
 const tip = document.getElementById("tip");
 const articles = [...main.children];
+// What objectives, groups, rules and effects are called, is in the legends and in the key.
+const objectives = [...document.querySelectorAll(".legend")].map((legend) => {
+  const column = (i) => [...legend.tBodies[0].rows].map((row) => row.cells[i].textContent);
+  return { name: legend.caption.textContent, groups: column(1), rules: column(2) };
+});
+const effectNames = [...document.querySelectorAll(".key .t:not(.none)")].map((token) => token.textContent);
 const numbers = new Intl.NumberFormat("en");
 
 const column = (text, Type) => new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 
 function draw(article) {
-  const completion = data.completions[article.dataset.place];
+  const completion = data[article.dataset.place];
   article.querySelector("summary").textContent = `prompt: ${completion.prompt.slice(0, 200)}`;
   article.querySelector("pre").textContent = completion.prompt;
   for (const name of ["entropy", "ratio", "advantage"]) completion[name] = column(completion[name], Float32Array);
@@ -61,7 +67,7 @@ function show(token) {
   hide();
   shown = token;
   const article = token.closest("article");
-  const completion = data.completions[article.dataset.place];
+  const completion = data[article.dataset.place];
   const i = Array.prototype.indexOf.call(token.parentElement.children, token);
   for (const pane of article.querySelectorAll(".tokens")) pane.children[i].classList.add("here");
 
@@ -78,9 +84,9 @@ function show(token) {
   row("entropy H", [`${value(completion.entropy[i], 4)} nats`]);
   row("ratio r", [value(completion.ratio[i], 4)]);
   row("advantage Â", [value(completion.advantage[i], 4)]);
-  if (outcomes.length > 1) row("", data.objectives.map((objective) => objective.name), "th");
-  row("group", outcomes.map((outcome) => data.groups[outcome.groups[i]] ?? "none"));
-  row("objective", outcomes.map((outcome, o) => data.objectives[o].rules[outcome.groups[i]] ?? "J_PPO"));
+  if (outcomes.length > 1) row("", objectives.map((objective) => objective.name), "th");
+  row("group", outcomes.map((outcome, o) => objectives[o].groups[outcome.groups[i]] ?? "none"));
+  row("objective", outcomes.map((outcome, o) => objectives[o].rules[outcome.groups[i]] ?? "J_PPO"));
   row("applied", outcomes.map((outcome) => applied(outcome, completion, i)));
   row("effective weight", outcomes.map(({ weights }) => (Number.isNaN(weights[i]) ? "none" : value(weights[i], 4))));
   const text = Object.assign(document.createElement("code"), { textContent: completion.tokens[i] });
@@ -92,7 +98,7 @@ function show(token) {
 
 function applied({ groups, effects, weights }, completion, i) {
   if (Number.isNaN(weights[i])) return "not trained on";
-  if (effects[i]) return data.effects[effects[i] - 1];
+  if (effects[i]) return effectNames[effects[i] - 1];
   const clipped = weights[i] === 0 && completion.advantage[i] !== 0;
   return `${groups[i] < 0 ? "no verdict: " : ""}J_PPO${clipped ? ", clipped" : ""}`;
 }
@@ -137,15 +143,15 @@ function filter() {
     return group === null ? counts.reduce((a, b) => a + b, 0) : counts[group];
   };
   const searches = group !== null || changed.checked;
-  const totals = data.objectives.map(() => 0);
+  const totals = objectives.map(() => 0);
   let completions = 0;
   hide();
   articles.forEach((article, i) => {
-    const completion = data.completions[i];
-    const tokens = completion.outcomes.map(sum);
+    const { kind, outcomes } = data[i];
+    const tokens = outcomes.map(sum);
     article.hidden =
-      (difficulty.value && difficulty.value !== completion.difficulty) ||
-      (correctness.value && correctness.value !== completion.correctness) ||
+      (difficulty.value && difficulty.value !== kind[0]) ||
+      (correctness.value && correctness.value !== kind[1]) ||
       (searches && !tokens.some(Boolean));
     if (article.hidden) return;
     completions += 1;
@@ -157,7 +163,7 @@ function filter() {
   for (const row of document.querySelectorAll(".legend [data-group]")) {
     row.querySelector("button").setAttribute("aria-pressed", row.dataset.group === group);
   }
-  const tokens = totals.map((n, o) => (totals.length > 1 ? `${data.objectives[o].name}: ` : "") + numbers.format(n));
+  const tokens = totals.map((n, o) => (totals.length > 1 ? `${objectives[o].name}: ` : "") + numbers.format(n));
   form.querySelector("output").textContent =
     `${completions} of ${articles.length} completions, tokens in groups: ${tokens.join("; ")}`;
 }
@@ -177,7 +183,7 @@ form.querySelector("button").addEventListener("click", () => {
 });
 
 articles.forEach((article, i) => {
-  const { tokens, outcomes } = data.completions[i];
+  const { tokens, outcomes } = data[i];
   // Room for the tokens before they are drawn, so that the scrollbar hardly jumps: some twenty to a line.
   const lines = 3 + (tokens.length * outcomes.length) / 20;
   article.style.minHeight = `${Math.round(28 * lines)}px`;

@@ -1,123 +1,108 @@
 """
 What the trainer computed for sampled completions of one optimizer step: `RUN/tokens/step-000040.parquet`.
 
-A row of the file is a completion. Lists are as long as the completion has tokens, T; floats are float32:
-
-| column                           | type            | meaning                                                       |
-| -------------------------------- | --------------- | ------------------------------------------------------------- |
-| `prompt`                         | `string`        | the prompt, special tokens included                           |
-| `token_ids`                      | `list<int32>`   | ids in the tokenizer's vocabulary                             |
-| `tokens`                         | `list<string>`  | text of each token, see [`token_texts`]                       |
-| `mask`                           | `list<bool>`    | trained on? Results of tools, say, are not                    |
-| `entropies`                      | `list<float>`   | H of the current policy, nats                                 |
-| `per_token_logps`                | `list<float>`   | log π                                                         |
-| `old_per_token_logps`            | `list<float>`   | log π_old                                                     |
-| `advantages`                     | `list<float>`   | Â                                                             |
-| `effective_advantages`           | `list<float>`   | Â′, what the objective table made of it                       |
-| `effective_old_per_token_logps`  | `list<float>`   | log π_old′                                                    |
-| `groups`, `effects`              | `list<int8>`    | codes of [`~htpo_trl.objective.Control`]                      |
-| `is_hard`, `is_correct`, `is_judged` | `bool`      | labels of the response                                        |
-| `rewards`                        | `list<float>`   | of each reward function; null where it gave none              |
-
-The schema's metadata hold [`Settings`] as JSON under the key `htpo`. Before compression (zstd) a token takes 34 bytes
-and its text, which bounds the file: completions × max_completion_length × (34 + text).
+A row of the file is a completion, with the columns of `SCHEMA`. The schema's metadata hold [`RecordSettings`] as JSON
+under the key `htpo`. Before compression (zstd) a token takes 34 bytes and its text, which bounds the file: completions
+× max_completion_length × (34 + text).
 """
 
 import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
+from huggingface_hub.dataclasses import type_validator
+from pyarrow import compute, parquet
 
 from ..objective.rules import parse_rule, rule_spec
-from ..objective.table import Table
-from ..objective.transform import control, effective_weight
+from ..objective.table import EFFECTS, GROUPS, Table
+from ..objective.transform import Control, control, effective_weight
+from ..utils import write_atomically
 
 
+#: Of the records that are written here. A file that names none is of version 1.
+VERSION = 1
+# Lists as long as the completion has tokens.
 _OF_TOKENS = {
-    "token_ids": pa.int32(),
-    "tokens": pa.string(),
-    "mask": pa.bool_(),
-    "entropies": pa.float32(),
-    "per_token_logps": pa.float32(),
-    "old_per_token_logps": pa.float32(),
-    "advantages": pa.float32(),
-    "effective_advantages": pa.float32(),
-    "effective_old_per_token_logps": pa.float32(),
-    "groups": pa.int8(),
+    "token_ids": pa.int32(),  # in the tokenizer's vocabulary
+    "tokens": pa.string(),  # the text of each
+    "mask": pa.bool_(),  # trained on? Results of tools, say, are not
+    "entropies": pa.float32(),  # H of the current policy, nats
+    "per_token_logps": pa.float32(),  # log π
+    "old_per_token_logps": pa.float32(),  # log π_old
+    "advantages": pa.float32(),  # Â
+    "effective_advantages": pa.float32(),  # Â′, what the objective table made of it
+    "effective_old_per_token_logps": pa.float32(),  # log π_old′
+    "groups": pa.int8(),  # codes of `Control`
     "effects": pa.int8(),
 }
-#: Of the parquet file.
+_LABELS = ("is_hard", "is_correct", "is_judged")  # of the response
+#: Columns of the file. Of all values only rewards may be missing, where a reward function gave none.
 SCHEMA = pa.schema(
     {
-        "prompt": pa.string(),
+        "prompt": pa.string(),  # special tokens included
         **{name: pa.list_(kind) for name, kind in _OF_TOKENS.items()},
-        **{name: pa.bool_() for name in ("is_hard", "is_correct", "is_judged")},
-        "rewards": pa.list_(pa.float32()),
+        **dict.fromkeys(_LABELS, pa.bool_()),
+        "rewards": pa.list_(pa.float32()),  # of each reward function
     }
 )
 
 
 @dataclass(frozen=True)
-class Settings:
-    """
-    What the numbers of a step depend on.
+class RecordSettings:
+    """What the numbers of a step depend on."""
 
-    Args:
-        step (`int`):
-            The optimizer step, counted from 1.
-        completions_in_step (`int`):
-            Completions that the step trained on, over all micro-batches and processes; the file holds a sample.
-        table ([`~htpo_trl.objective.Table`]):
-            The objective.
-        epsilon_low, epsilon_high, delta (`float`):
-            Clip range and dual clip of PPO-clip; without dual clip `delta` is `None`.
-        top_entropy_share (`float`):
-            Share of a response's tokens that count as high.
-        reward_funcs (`list[str]`):
-            Names of the reward functions, in the order of the column `rewards`.
-        versions (`dict[str, str]`):
-            Package → version.
-    """
-
-    step: int
-    completions_in_step: int
-    table: Table
-    epsilon_low: float
-    epsilon_high: float
-    delta: float | None
-    top_entropy_share: float
-    reward_funcs: list[str]
-    versions: dict[str, str]
+    step: int  #: the optimizer step, counted from 1
+    completions_in_step: int  #: over all micro-batches and processes; the file holds a sample of them
+    table: Table  #: the objective
+    epsilon_low: int | float  #: PPO-clip's range is 1-ε_lo to 1+ε_hi
+    epsilon_high: int | float  #: ε_hi
+    delta: int | float | None  #: the dual clip, `None` without
+    top_entropy_share: int | float  #: share of a response's tokens that count as high
+    reward_funcs: list[str]  #: names, in the order of the column `rewards`
+    versions: dict[str, str]  #: package → version
 
     def to_json(self) -> str:
-        table = {"name": self.table.name, "selection": self.table.selection}
-        return json.dumps(asdict(self) | {"table": table | {"rows": [rule_spec(rule) for rule in self.table.rows]}})
+        """The settings, and the version of the record, as text."""
+        table = vars(self.table) | {"rows": [*map(rule_spec, self.table.rows)]}
+        return json.dumps({"version": VERSION} | vars(self) | {"table": table})
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Settings":
-        values = json.loads(text)
-        for name in ("step", "completions_in_step"):
-            if type(values[name]) is not int:
-                raise TypeError(f"{name} is {values[name]!r}, which is no whole number")
+    def from_json(cls, text: str | bytes) -> "RecordSettings":
+        """What [`RecordSettings.to_json`] wrote; a `KeyError`, `TypeError` or `ValueError` where another hand did."""
+        values = {"version": 1} | json.loads(text)
+        if (version := values.pop("version")) != VERSION:
+            raise ValueError(
+                f"it is of version {version!r}, and this htpo_trl knows versions up to {VERSION}; "
+                "pip install --upgrade htpo_trl"
+            )
         table = values["table"]
-        return cls(**values | {"table": Table(**table | {"rows": tuple(map(parse_rule, table["rows"]))})})
+        settings = cls(**values | {"table": Table(**table | {"rows": tuple(map(parse_rule, table["rows"]))})})
+        type_validator("table.name", settings.table.name, str)
+        for field in fields(cls):
+            type_validator(field.name, getattr(settings, field.name), field.type)
+        return settings
 
 
 class Outcome(NamedTuple):
     """What an objective makes of the T tokens of a completion."""
 
-    groups: np.ndarray  # int8, place in GROUPS; -1 where masked or not judged
-    effects: np.ndarray  # int8, 1 + place in EFFECTS where a rule changed the objective, else 0
-    weights: np.ndarray  # float32, see effective_weight; NaN where masked
+    groups: np.ndarray  #: int8, place in GROUPS; -1 where masked or not judged
+    effects: np.ndarray  #: int8, 1 + place in EFFECTS where a rule changed the objective, else 0
+    weights: np.ndarray  #: float32, see [`~htpo_trl.objective.transform.effective_weight`]; NaN where masked
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Tokens of each group, and those of them that a rule changed; (2, 8)."""
+        grouped = self.groups >= 0
+        parts = self.groups[grouped], self.groups[grouped & (self.effects > 0)]
+        return np.stack([np.bincount(part, minlength=len(GROUPS)) for part in parts])
 
 
-class Completion(NamedTuple):
+class RecordedCompletion(NamedTuple):
     """A row of the file. `values` holds the columns of numbers by token, each (T,)."""
 
     prompt: str
@@ -133,101 +118,68 @@ class Completion(NamedTuple):
         """Importance ratio π/π_old of each token."""
         return np.exp(self.values["per_token_logps"] - self.values["old_per_token_logps"])
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Difficulty of the prompt, and whether the response is correct."""
+        verdict = "correct" if self.is_correct else "wrong"
+        return "hard" if self.is_hard else "easy", verdict if self.is_judged else "not judged"
+
 
 class Record(NamedTuple):
-    """A recorded optimizer step, see [`read`]."""
+    """A recorded optimizer step, see [`read_record`]."""
 
-    settings: Settings
-    completions: list[Completion]
+    settings: RecordSettings
+    completions: list[RecordedCompletion]
 
-    def outcome(self, completion: Completion, table: Table | None = None) -> Outcome:
+    def outcome(self, completion: RecordedCompletion, table: Table | None = None) -> Outcome:
         """
         What the objective made of a completion: as the trainer computed it, or, for another `table`, computed now, in
         float32, from the recorded log-probabilities, entropies and advantages.
         """
-        settings = self.settings
-        columns = {name: torch.from_numpy(column) for name, column in completion.values.items()}
-        mask, logps = columns["mask"], columns["per_token_logps"]
+        s = self.settings
+        clip_range: dict[str, Any] = {"epsilon_low": s.epsilon_low, "epsilon_high": s.epsilon_high}
+        columns = {name: torch.from_numpy(column).unsqueeze(0) for name, column in completion.values.items()}
         if table is None:
-            groups, effects = columns["groups"], columns["effects"]
-            advantages, old = columns["effective_advantages"], columns["effective_old_per_token_logps"]
+            recorded = ("effective_advantages", "effective_old_per_token_logps", "groups", "effects")
+            result = Control(*(columns[name] for name in recorded))
         else:
-            labels = {name: torch.tensor([getattr(completion, name)]) for name in _LABELS}
             names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
-            advantages, old, groups, effects = (
-                value[0]
-                for value in control(
-                    **{name: columns[name].unsqueeze(0) for name in names},
-                    **labels,
-                    table=table,
-                    epsilon_low=settings.epsilon_low,
-                    epsilon_high=settings.epsilon_high,
-                    top_entropy_share=settings.top_entropy_share,
-                )
-            )
-        weights = effective_weight(
-            logps, old, advantages, settings.epsilon_low, settings.epsilon_high, settings.delta
-        ).masked_fill(~mask, torch.nan)
-        return Outcome(groups.numpy(), effects.masked_fill(~mask, 0).numpy(), weights.numpy())
+            inputs: dict[str, Any] = {name: columns[name] for name in names}
+            inputs |= {name: torch.tensor([getattr(completion, name)]) for name in _LABELS}
+            result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share)
+        effective = result.old_per_token_logps, result.advantages
+        weights = effective_weight(columns["per_token_logps"], *effective, **clip_range, delta=s.delta)
+        mask = columns["mask"]
+        masked = result.groups, result.effects.where(mask, 0), weights.where(mask, torch.nan)
+        return Outcome(*(column[0].numpy() for column in masked))
 
 
-_LABELS = ("is_hard", "is_correct", "is_judged")
-
-
-_LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows
-
-
-def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
-    """
-    The text of each token, such that together they are the text of all. A character of several tokens, as byte-level
-    vocabularies spell rare ones, belongs to the last of them; the others have no text.
-    """
-
-    def decode(start: int, end: int) -> str:
-        return tokenizer.decode(ids[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    texts: list[str] = []
-    # A tokenizer may decode the first token of a sequence differently: the tokens from `context` to `start` stand
-    # before those whose text is looked for.
-    context = start = 0
-    before = ""
-    for end in range(1, len(ids) + 1):
-        text = decode(context, end)
-        # It may be a part of a character, or bytes that spell none: then others follow that do not mend it.
-        is_part = text.endswith("\ufffd") and end - start < _LONGEST_WAIT and end < len(ids)
-        texts.append("" if is_part else text[len(before) :])
-        if not is_part:
-            context, start = start, end
-            before = decode(context, start)
-    return texts
-
-
-def write(run: str | Path, settings: Settings, rows: list[dict[str, Any]]) -> Path:
+def write_record(run: str | Path, settings: RecordSettings, rows: list[dict[str, Any]]) -> Path:
     """Write the file of a step, in one step: a kill leaves the old file or the new one. Returns its path."""
     path = Path(run, "tokens", f"step-{settings.step:06d}.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema = SCHEMA.with_metadata({"htpo": settings.to_json()})
-    partial = path.with_suffix(".parquet.partial")
-    parquet.write_table(pa.Table.from_pylist(rows, schema), partial, compression="zstd")
-    os.replace(partial, path)
+    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"htpo": settings.to_json()}))
+    content = pa.BufferOutputStream()
+    parquet.write_table(table, content, compression="zstd")
+    write_atomically(path, content.getvalue().to_pybytes())
     return path
 
 
-def steps(run: str | Path) -> dict[int, Path]:
+def recorded_steps(run: str | Path) -> dict[int, Path]:
     """The recorded steps of a run, in their order, and their files."""
     files = Path(run, "tokens").glob("step-*.parquet")
     return dict(sorted((int(path.stem.removeprefix("step-")), path) for path in files))
 
 
-def read(run: str | Path, step: int | None = None) -> Record:
+def read_record(run: str | Path, step: int | None = None) -> Record:
     """
     A recorded step of a run, by default the last.
 
     Raises:
         FileNotFoundError: if there is no such record, with those there are.
-        ValueError: if the file is damaged, or was not written here.
+        ValueError: if the file is damaged, was not written here, or was written by a newer version.
     """
-    recorded = steps(run)
+    recorded = recorded_steps(run)
     if not recorded:
         raise FileNotFoundError(
             f"{run} has no recorded tokens. Train with --record_tokens_steps, or add a TokenRecorder to the trainer."
@@ -238,19 +190,32 @@ def read(run: str | Path, step: int | None = None) -> Record:
     path = recorded[step]
     try:
         table = parquet.read_table(path)
-        settings = Settings.from_json((table.schema.metadata or {})[b"htpo"])
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no record of tokens: {error!r}.") from error
-    if not table.schema.equals(SCHEMA):
-        raise ValueError(f"{path} has other columns than those of this version; record the run again.")
-    columns = {name: table.column(name) for name in SCHEMA.names}
-    rows = [{name: column[i] for name, column in columns.items()} for i in range(len(table))]
-    return Record(settings, [_completion(row) for row in rows])
+        settings = RecordSettings.from_json((table.schema.metadata or {})[b"htpo"])
+        if not table.schema.equals(SCHEMA):
+            raise ValueError("it has other columns than those of this version; record the run again")
+        return Record(settings, _completions(table, len(settings.reward_funcs)))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split()).rstrip(".")
+        raise ValueError(f"{path} cannot be read as a record of tokens: {reason}.") from error
 
 
-def _completion(row: dict[str, Any]) -> Completion:
-    values = {name: row[name].values.to_numpy(zero_copy_only=False).copy() for name in _OF_TOKENS if name != "tokens"}
-    if len({len(column) for column in values.values()} | {len(row["tokens"])}) > 1:
-        raise ValueError("A row of the record has columns of unequal lengths: it was edited.")
-    others = ("prompt", "tokens", *_LABELS, "rewards")
-    return Completion(values=values, **{name: row[name].as_py() for name in others})
+def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
+    tokens = {name: compute.list_flatten(table[name]) for name in _OF_TOKENS}
+    lengths = [compute.list_value_length(table[name]) for name in _OF_TOKENS]
+    if not (
+        all(column.null_count == 0 for column in (*table.columns, *tokens.values()))
+        and all(length.equals(lengths[0]) for length in lengths)
+        and np.isin(tokens["groups"], range(-1, len(GROUPS))).all()
+        and np.isin(tokens["effects"], range(1 + len(EFFECTS))).all()
+        and np.isin(compute.list_value_length(table["rewards"]), n_rewards).all()
+    ):
+        raise ValueError(
+            "a row has columns of unequal lengths, lacks values, or has some that cannot be: it was edited"
+        )
+    numbers = [name for name in _OF_TOKENS if name != "tokens"]
+    return [
+        RecordedCompletion(
+            **row, values={name: table[name][i].values.to_numpy(zero_copy_only=False).copy() for name in numbers}
+        )
+        for i, row in enumerate(table.drop_columns(numbers).to_pylist())
+    ]

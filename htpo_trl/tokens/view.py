@@ -1,51 +1,85 @@
-"""Recorded completions under one or two objectives, and their texts as they can be shown anywhere."""
+"""The token map as text, in the terminal, and what it shares with the page."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..objective.table import GROUPS, Table, get_table
-from .record import Completion, Outcome, Record, read
+from ..objective.table import EFFECTS, GROUPS, Table, get_table
+from ..palette import group_colour, group_label, ink
+from .record import Outcome, Record, RecordedCompletion, read_record
+
+
+_MARKS = ("", *"××↓↔↑")  # beside a token, by the code of its effect
+
+
+def print_token_map(
+    run: str | Path, step: int | None = None, versus: Table | str | None = None, console: Any = None
+) -> None:
+    """
+    Print the token map of a recorded step. Without colours, high-entropy tokens stand in ‹› and those that are not
+    trained on in ~~; difficulty and correctness are in each headline.
+
+    Args:
+        run, step, versus:
+            As for [`~htpo_trl.tokens.write_token_map`]; two objectives are shown one below the other.
+        console (`rich.console.Console`, *optional*):
+            Where to print; by default standard output.
+    """
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    view, console = View.make(run, step, versus), console or Console(highlight=False)
+    colours = console.color_system is not None and not console.no_color
+    styles = [f"{ink(colour)} on {colour}" for colour in map(group_colour, GROUPS)] + ["dim"]  # of group -1
+    brackets = [("‹›" if group.endswith("high") else ("", "")) for group in GROUPS] + ["~~"]
+    console.print(Text(f"{view.headline}: {view.facts}"))
+    for name in view.tables:
+        legend = Grid("#", "group", "objective", "tokens", "changed", title=Text(name), title_justify="left")
+        for group, (label, *cells) in enumerate(view.legend(name)):
+            legend.add_row(str(group + 1), Text(label, styles[group]), *map(Text, cells))
+        console.print(legend)
+    effects = [f"{mark} {effect.replace('_', ' ')}" for mark, effect in zip(_MARKS[1:], EFFECTS, strict=True)]
+    console.print(Text(f"Changed by a rule: {', '.join(effects)}"))
+    for number, (completion, outcomes) in enumerate(view.rows, 1):
+        console.print(Text(f"\n#{number}  {view.summary(completion)}", "bold"))
+        console.print(Text(visible(completion.prompt), "dim"))
+        for name, outcome in outcomes.items():
+            console.print(Text(f"{name}, tokens changed by a rule: {np.count_nonzero(outcome.effects)}", "italic"))
+            line = Text()
+            for token, group, effect in zip(completion.tokens, outcome.groups, outcome.effects, strict=True):
+                before, after = ("", "") if colours else brackets[group]
+                line.append(before + visible(token) + after + _MARKS[effect], styles[group])
+            console.print(line)
 
 
 class View(NamedTuple):
     """A record under one or two objectives. Completions in which rules changed most come first."""
 
     record: Record
-    names: list[str]  # as they can be shown: a record may be a stranger's
-    tables: list[Table]
-    rows: list[tuple[Completion, list[Outcome]]]  # one outcome per table
+    tables: dict[str, Table]  # by their names as they can be shown: a record may be a stranger's
+    rows: list[tuple[RecordedCompletion, dict[str, Outcome]]]  # one outcome per table
 
     @classmethod
     def make(cls, run: str | Path, step: int | None = None, versus: Table | str | None = None) -> "View":
-        record = read(run, step)
-        trained = record.settings.table
-        tables, names = [trained], [trained.name]
+        """A recorded step, by default the last; `versus` is another objective, or the name of its preset."""
+        record = read_record(run, step)
+        trained = visible(record.settings.table.name)
+        tables = {trained: record.settings.table}
         if versus is not None:
-            tables.append(get_table(versus) if isinstance(versus, str) else versus)
-            names.append(tables[1].name if tables[1].name != trained.name else f"{trained.name}, for comparison")
-        names = list(map(visible, names))
+            other = get_table(versus) if isinstance(versus, str) else versus
+            name = visible(other.name)
+            tables[f"{name}, for comparison" if name == trained else name] = other
         rows = [
-            (completion, [record.outcome(completion), *(record.outcome(completion, table) for table in tables[1:])])
-            for completion in record.completions
+            (row, {name: record.outcome(row, None if name == trained else tables[name]) for name in tables})
+            for row in sorted(record.completions, key=lambda row: -np.count_nonzero(row.values["effects"]))
         ]
-        rows.sort(key=lambda row: -np.count_nonzero(row[1][0].effects))
-        return cls(record, names, tables, rows)
-
-    def counts(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of each group, and those of them that a rule changed, under objective `i`; both (8,)."""
-        per_completion = [counts(outcomes[i]) for _, outcomes in self.rows]
-        return sum(n for n, _ in per_completion), sum(n for _, n in per_completion)  # type: ignore[return-value]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that are trained on, at least 1 for the shares of nothing."""
-        return max(sum(int(completion.values["mask"].sum()) for completion, _ in self.rows), 1)
+        return cls(record, tables, rows)
 
     @property
     def headline(self) -> str:
-        return f"Step {self.record.settings.step}, {' versus '.join(self.names)}"
+        return f"Step {self.record.settings.step}, {' versus '.join(self.tables)}"
 
     @property
     def facts(self) -> str:
@@ -58,39 +92,27 @@ class View(NamedTuple):
             "of a response by entropy"
         )
 
-    def summary(self, completion: Completion) -> str:
+    def legend(self, name: str) -> list[tuple[str, str, str, str]]:
+        """Of each group under an objective: label, rule, share of the tokens, and how many of them a rule changed."""
+        trained_on = sum(int(completion.values["mask"].sum()) for completion, _ in self.rows)
+        counts = sum((outcomes[name].counts for _, outcomes in self.rows), np.zeros((2, len(GROUPS)), int))
+        return [
+            (group_label(group), str(rule), f"{n / max(trained_on, 1):.1%}", f"{changed:,}")
+            for group, rule, n, changed in zip(GROUPS, self.tables[name].rows, *counts, strict=True)
+        ]
+
+    def summary(self, completion: RecordedCompletion) -> str:
         """`hard · correct · Â +1.234 · 64 tokens · math_reward 1`"""
         advantages = np.unique(completion.values["advantages"])
-        rewards = (
+        advantage = f"Â {advantages[0]:+.3f}" if len(advantages) == 1 else "Â by token"
+        rewards = [
             f"{visible(name)} {'none' if reward is None else f'{reward:.4g}'}"
             for name, reward in zip(self.record.settings.reward_funcs, completion.rewards, strict=True)
-        )
-        parts = [
-            *kind(completion),
-            f"Â {advantages[0]:+.3f}" if len(advantages) == 1 else "Â by token",
-            f"{len(completion.tokens)} tokens",
-            *rewards,
         ]
-        return " · ".join(parts)
+        return " · ".join([*completion.kind, advantage, f"{len(completion.tokens)} tokens", *rewards])
 
 
-def kind(completion: Completion) -> tuple[str, str]:
-    """Difficulty of the prompt, and whether the response is correct."""
-    verdict = "correct" if completion.is_correct else "wrong"
-    return "hard" if completion.is_hard else "easy", verdict if completion.is_judged else "not judged"
-
-
-def changes(outcome: Outcome) -> str:
-    """How many tokens the rules changed, in words."""
-    n = np.count_nonzero(outcome.effects)
-    return f"{n} {'token' if n == 1 else 'tokens'} changed by a rule"
-
-
-def counts(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of each group, and those of them that a rule changed; both (8,)."""
-    grouped = outcome.groups >= 0
-    groups, changed = outcome.groups[grouped], outcome.groups[grouped & (outcome.effects > 0)]
-    return np.bincount(groups, minlength=len(GROUPS)), np.bincount(changed, minlength=len(GROUPS))
+_CONTROLS = {chr(code): chr(0x2400 + code) for code in range(0x20)} | {"\n": "↵\n", "\t": "⇥\t"}
 
 
 def visible(text: str) -> str:
@@ -99,11 +121,5 @@ def visible(text: str) -> str:
     those that change the direction of writing and spaces of unusual width are named. A token without text, a part of
     the next one's character, is a dotted circle.
     """
-    return "".join(character if character.isprintable() else _named(character) for character in text) or "◌"
-
-
-def _named(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t":
-        return {"\n": "↵\n", "\t": "⇥\t"}[character]
-    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
+    shown = (c if c.isprintable() else _CONTROLS.get(c, f"⟨U+{ord(c):04X}⟩") for c in text)
+    return "".join(shown) or "◌"

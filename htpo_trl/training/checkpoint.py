@@ -8,7 +8,6 @@ Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete c
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..utils import write_json
 
 
 #: Of the state file. It goes up when what an older version wrote can no longer be resumed from.
@@ -39,17 +40,8 @@ def state_file(checkpoint: str | Path, rank: int) -> Path:
 
 def save_state(file: Path, writer: str, batches: list[dict[str, Any]] | None, counters: dict[str, Any]) -> None:
     """
-    Write buffered rollouts and counters to a file.
-
-    Args:
-        file (`Path`):
-            Where to.
-        writer (`str`):
-            Class of the trainer, which alone can go on from there.
-        batches (`list[dict]`, *optional*):
-            The buffered batches: tensors, and values that JSON can hold.
-        counters (`dict`):
-            Anything that JSON can hold.
+    Write buffered rollouts, whose values are tensors or JSON, and counters, which are JSON. `writer` is the class of
+    the trainer, which alone can go on from there.
     """
     tensors, others = {}, []
     for i, batch in enumerate(batches or []):
@@ -77,20 +69,19 @@ def load_state(
         with safe_open(file, framework="pt") as stored:
             state = json.loads(stored.metadata()["htpo"])
             found = state.get("format", "none"), state.get("writer", "unknown")
-            if found != (FORMAT, writer):
-                raise CheckpointError(
-                    f"{file} has format {found[0]} and was written by {found[1]}; this is format {FORMAT} and "
-                    f"{writer}. Resume with the trainer and the version of htpo_trl that wrote it. {_MEND}"
-                )
             batches = state["batches"]
-            for name in stored.keys():  # noqa: SIM118 (not a mapping)
+            for name in stored.keys() if found == (FORMAT, writer) else ():
                 i, key = name.split("/", maxsplit=1)
                 batches[int(i)][key] = stored.get_tensor(name).to(device)
-    except CheckpointError:
-        raise
+            counters = state["counters"]
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({error}). {_MEND}") from error
-    return batches, state["counters"]
+    if found != (FORMAT, writer):
+        raise CheckpointError(
+            f"{file} has format {found[0]} and was written by {found[1]}; this is format {FORMAT} and {writer}. "
+            f"Resume with the trainer and the version of htpo_trl that wrote it. {_MEND}"
+        )
+    return batches, counters
 
 
 def seal(checkpoint: str | Path) -> None:
@@ -99,12 +90,7 @@ def seal(checkpoint: str | Path) -> None:
     # A process that was killed here may have left its unfinished seal behind.
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(SEAL))
     content = {str(path.relative_to(checkpoint)): _fingerprint(path) for path in files}
-    partial = checkpoint / f"{SEAL}.partial"
-    with partial.open("w") as stream:
-        json.dump({"files": content}, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(checkpoint / SEAL)
+    write_json(checkpoint / SEAL, {"files": content})
 
 
 def unseal(checkpoint: str | Path) -> None:

@@ -31,16 +31,9 @@ def write_model_card(
     trainer: Any, write: Callable[..., None], model_name: str | None, dataset_name: str | None, tags: Any
 ) -> None:
     """
-    Write the card of a trainer's model to `output_dir/README.md`. A card that fails is a warning: TRL writes it within
+    Write the card of a trainer's model to `output_dir/README.md`. `write` is TRL's `create_model_card`, whose metadata
+    and links to trackers are kept; the other arguments are TRL's. A card that fails is a warning: TRL writes it within
     every save, and a checkpoint is worth more.
-
-    Args:
-        trainer ([`HTPOTrainer`]):
-            The trainer of the model.
-        write (`Callable`):
-            TRL's `create_model_card`, whose metadata and links to trackers are kept.
-        model_name, dataset_name, tags:
-            As for TRL's; a data set that `load_dataset` took from the Hub is named.
     """
     file = Path(trainer.args.output_dir, "README.md")
     try:

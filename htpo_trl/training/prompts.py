@@ -12,16 +12,9 @@ class PromptStream:
     """
     An endless, seeded walk through the training data, apart from the trainer's own.
 
-    Its order is a function of the data and the seed, so that `drawn`, the number of examples taken so far, is all its
-    state: set it to go on from there.
-
-    Args:
-        dataset (map-style dataset or [`~datasets.IterableDataset`]):
-            The training data. Going on in an iterable one reads the examples before `drawn` again.
-        seed (`int`):
-            Seed of the order, which is another one in each pass.
-        shuffle (`bool`, *optional*, defaults to `True`):
-            Whether to shuffle: a permutation of a map-style data set, a buffered shuffle of an iterable one.
+    Its order is a function of the data and the seed, another one in each pass, so that `drawn`, the number of examples
+    taken so far, is all its state: set it to go on from there. With `shuffle` a map-style data set is permuted, an
+    iterable one shuffled in its buffer; to go on in an iterable one reads what lies before `drawn` again.
     """
 
     def __init__(self, dataset: Any, seed: int, shuffle: bool = True) -> None:

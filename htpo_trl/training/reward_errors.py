@@ -17,13 +17,7 @@ from accelerate.utils import gather_object
 
 
 class RewardErrors:
-    """
-    Holds the error of this process's reward functions.
-
-    Args:
-        rank (`int`):
-            This process.
-    """
+    """Holds the error of the reward functions of one process, that of `rank`."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -66,11 +60,8 @@ class RewardErrors:
 
     def raise_if_any(self, save: Callable[[], str]) -> None:
         """
-        Raise on all processes if any of them holds an error; to be called on all.
-
-        Args:
-            save (`Callable`):
-                Called before, on all processes; returns what it did, as a note for the error.
+        Raise on all processes if any of them holds an error; to be called on all. `save` is called before, and says
+        what it did, in a note of the error.
         """
         text = self.error and "".join(traceback.format_exception_only(self.error)).strip()
         texts = [text for text in gather_object([text]) if text]

@@ -68,7 +68,11 @@ class Batch(NamedTuple):
     missing: int  #: groups of the batch that are not informative
 
     def metrics(self, group_size: int) -> dict[str, float]:
-        """What the sampling was like; shares of the groups that were generated unless said otherwise."""
+        """
+        `rounds` of generation; shares of the groups that were generated, `frac_informative`, `frac_all_correct` and
+        `frac_all_wrong`, and their mean `accuracy`; `generated_per_trained` completions; `frac_filled`, the share of
+        the groups trained on that are not informative.
+        """
         n = len(self.accuracy)
         judged = [share for share in self.accuracy if not math.isnan(share)]
         return {
@@ -105,16 +109,11 @@ def collect(
         roll_out (`Callable`):
             Generates and judges a completion for each row; called on every process with equally many rows.
         draw (`Callable`):
-            Takes a number and the keys of the prompts that the batch holds; returns that many fresh examples, or
-            fewer if there are no more. The same on every process.
+            Number, keys of the prompts that the batch holds → as many fresh examples, or fewer; the same everywhere.
         exchange (`Callable`):
             Concatenates the lists of all processes, in the order of their ranks.
-        group_size (`int`):
-            Number of responses to each prompt.
-        rank, n_processes (`int`):
-            This process, and how many there are.
-        max_rounds (`int`):
-            Rounds of generation, the first included.
+        group_size, rank, n_processes, max_rounds (`int`):
+            Responses to each prompt; this process, and how many there are; rounds of generation, the first included.
 
     Returns:
         [`Batch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full, `missing`
@@ -157,18 +156,10 @@ def collect(
         inputs = [copy.deepcopy(examples[place // group_size]) for place in places]
 
     groups = (informative + spare)[:wanted]
-    rows: dict[int, Any] = {}
-    leaving = []
-    for i, group in enumerate(groups):
-        for j, row in group.rows.items():
-            place = i * group_size + j
-            if place // n_rows == rank:
-                rows[place] = row
-            else:
-                leaving.append((place, row))
-    rows.update((place, row) for place, row in exchange(leaving) if place // n_rows == rank)
+    held = {i * group_size + j: row for i, group in enumerate(groups) for j, row in group.rows.items()}
+    held.update(exchange([(place, row) for place, row in held.items() if place // n_rows != rank]))
     return Batch(
-        rows=[rows[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
+        rows=[held[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
         rewards=torch.cat([group.rewards for group in groups]),
         rounds=n_rounds,
         accuracy=accuracy,
@@ -188,11 +179,8 @@ class Sampled(NamedTuple):
 class DynamicSampler:
     """
     Samples the batches of a trainer dynamically. Only TRL scores, later: completions that are discarded cost no
-    forward pass.
-
-    Args:
-        trainer ([`HTPOTrainer`]):
-            The trainer, which generates, judges and logs.
+    forward pass. It logs `htpo/sampling/<what>`, see [`Batch.metrics`], and `seconds` of generating and judging. TRL's
+    `completions/*` and token counts are of all that was generated, its rewards of what is trained on.
 
     Raises:
         ValueError: if the trainer samples dynamically, and has something that cannot follow prompts drawn here.

@@ -1,6 +1,7 @@
 """Where the answer stands in a text, and the comparisons that need no computer algebra. All linear in the text."""
 
 import re
+from collections import deque
 from fractions import Fraction
 from itertools import accumulate
 
@@ -10,8 +11,10 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANSWER_LINE = re.compile(r"\banswer[ \t*]*:[\s*]*([^\n]*)", re.IGNORECASE)
 _MARKS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.ASCII)
-_RATIO = re.compile(r"(-?)(?:(\d{1,12})/(\d{1,12})|\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\})", re.ASCII)
+_FRACTION = re.compile(r"\A(-?)\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}\Z", re.ASCII)
+_NUMBER = re.compile(
+    r"-?(?:(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?|\d{1,12}/(?!0+\Z)\d{1,12})", re.ASCII
+)
 
 
 def extract_answer(completion: str) -> str | None:
@@ -21,14 +24,20 @@ def extract_answer(completion: str) -> str | None:
     """
     box, line = _last(_BOX, completion), _last(_ANSWER_LINE, completion)
     if box is not None and (line is None or box.start() > line.start()):
-        return _content(completion, box)
+        return last_boxed(completion)
     return line and line[1].rstrip(" \t\r*").removesuffix(".")
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{}` or `\fbox{}`; `None` if there is none, or if it is not closed."""
-    box = _last(_BOX, text)
-    return box and _content(text, box)
+    if (box := _last(_BOX, text)) is None:
+        return None
+    depth = 1
+    for brace in _BRACE.finditer(text, box.end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[box.end() : brace.start()].strip()
+    return None
 
 
 def bare_answer(answer: str) -> str:
@@ -69,11 +78,9 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     if gold == answer and _is_regular(gold):
         return True
     a, b = _number(gold), _number(answer)
-    if a is None or b is None:
+    if a is None or b is None or 0 < abs(a - b) < 1e-5:  # math-verify rounds decimals to six places
         return None
-    if a == b:
-        return True
-    return None if abs(a - b) < 1e-5 else False  # math-verify rounds decimals to six places
+    return a == b
 
 
 def _is_regular(text: str) -> bool:
@@ -84,28 +91,10 @@ def _is_regular(text: str) -> bool:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    match = None
-    for match in pattern.finditer(text):  # noqa: B007
-        pass
-    return match
-
-
-def _content(text: str, box: re.Match[str]) -> str | None:
-    depth = 1
-    for brace in _BRACE.finditer(text, box.end()):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return text[box.end() : brace.start()].strip()
-    return None
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def _number(text: str) -> Fraction | None:
     """An integer, decimal or ratio of integers."""
-    if _NUMBER.fullmatch(text):
-        return Fraction(text.replace(",", ""))
-    ratio = _RATIO.fullmatch(text)
-    if ratio is None:
-        return None
-    sign, *digits = ratio.groups()
-    numerator, denominator = (int(d) for d in digits if d is not None)
-    return Fraction(-numerator if sign else numerator, denominator) if denominator else None
+    text = _FRACTION.sub(r"\1\2/\3", text)
+    return Fraction(text.replace(",", "")) if _NUMBER.fullmatch(text) else None

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from multiprocessing.connection import Connection
+from multiprocessing import Pipe
 from typing import NamedTuple
 
 from .answers import bare_answer, bare_gold, compare_plainly, extract_answer, is_prose
@@ -103,6 +103,9 @@ class Verifier:
                 Text or LaTeX without `\boxed{}`. `None` and empty ones are unparsable.
             golds (sequence of `str`, of the same length):
                 The right answers: bare, between dollars, or in a `\boxed{}`.
+
+        Raises:
+            RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
         pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
@@ -128,28 +131,23 @@ class Verifier:
         if not pairs:
             return []
         with self._lock:
-            try:
-                return self._ask_server(pairs)
-            except (EOFError, OSError):
-                pass  # killed from outside, since answers do not reach the server's own process: forgiven once
-            try:
-                return self._ask_server(pairs)
-            except (EOFError, OSError) as error:
-                raise RuntimeError(
-                    f"The verifier's process ended twice while it judged {len(pairs)} answers; see above for its "
-                    "error, if any. Where memory is short, lower `workers` or `memory_limit` by "
-                    f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
-                ) from error
-
-    def _ask_server(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        if self._server is None:
-            self._server = _Server(self.config)
-            atexit.register(self.close)
-        try:
-            return self._server.judge(pairs)
-        except BaseException:
-            self._stop()  # also when interrupted: the reply to come must not answer the next request
-            raise
+            # Answers do not reach the server's own process: it was killed from outside, which is forgiven once.
+            for _ in range(2):
+                try:
+                    if self._server is None:
+                        self._server = _Server(self.config)
+                        atexit.register(self.close)
+                    return self._server.judge(pairs)
+                except BaseException as error:
+                    self._stop()  # also when interrupted: the reply to come must not answer the next request
+                    if not isinstance(error, EOFError | OSError):
+                        raise
+                    failure = error
+            raise RuntimeError(
+                f"The verifier's process ended twice while it judged {len(pairs)} answers; see above for its "
+                "error, if any. Where memory is short, lower `workers` or `memory_limit` by "
+                f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
+            ) from failure
 
     def _stop(self) -> None:
         atexit.unregister(self.close)
@@ -173,14 +171,7 @@ class Verifier:
 
 _verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
 _verifier = Verifier()
-
-
-def _forget_servers() -> None:
-    for verifier in _verifiers:
-        verifier._forget()
-
-
-os.register_at_fork(after_in_child=_forget_servers)
+os.register_at_fork(after_in_child=lambda: [*map(Verifier._forget, _verifiers)])
 
 
 def configure(config: VerifierConfig) -> None:
@@ -198,36 +189,35 @@ class _Server:
     """The near end of a `server` process."""
 
     def __init__(self, config: VerifierConfig):
-        settings = asdict(config)
-        del settings["max_length"]
-        self._workers, self._deadline = config.workers, config.deadline
+        self._config = config
+        self._pipe, far_end = Pipe()
         # -P: a file in the working directory that is named like a library must not be imported. A session of its own:
         # Ctrl-C is for the trainer, which then closes the server.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__package__}.server import main; main()", json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-c", f"from {__package__}.server import main; main()", json.dumps(asdict(config))],
+            stdin=far_end.fileno(),
+            stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests = Connection(os.dup(self._process.stdin.fileno()), readable=False)
-        self._replies = Connection(os.dup(self._process.stdout.fileno()), writable=False)
-        self._process.stdin.close()
-        self._process.stdout.close()
+        far_end.close()
 
     def judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        self._requests.send_bytes(json.dumps(pairs).encode())
+        self._pipe.send_bytes(json.dumps(pairs).encode())
         # Every answer and every gold may take its deadline; a minute for the start, and for an overloaded machine.
-        rounds = math.ceil(len(pairs) / self._workers)
-        if not self._replies.poll(60 + 2 * rounds * (self._deadline + 1)):
-            raise TimeoutError("no reply")
-        return [Verdict(verdict) for verdict in json.loads(self._replies.recv_bytes())]
+        rounds = math.ceil(len(pairs) / self._config.workers)
+        seconds = 60 + 2 * rounds * (self._config.deadline + 1)
+        if not self._pipe.poll(seconds):
+            # No TimeoutError: that is an OSError, by which the pipe tells that the process has ended.
+            raise RuntimeError(
+                f"The verifier gave no reply on {len(pairs)} answers within {seconds:.0f} seconds, though each ends "
+                "at its deadline. The machine is overloaded, or the process was stopped: lower `workers` or raise "
+                f"`deadline` by htpo_trl.verifier.configure(VerifierConfig(...)); they are {self._config}."
+            )
+        return [Verdict(verdict) for verdict in json.loads(self._pipe.recv_bytes())]
 
     def stop(self) -> None:
-        self._requests.close()
-        self._replies.close()
+        self._pipe.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -235,6 +225,5 @@ class _Server:
             self._process.wait()
 
     def forget(self) -> None:
-        self._requests.close()
-        self._replies.close()
+        self._pipe.close()
         self._process.returncode = 0  # not a child of this process: nothing to wait for

@@ -1,7 +1,7 @@
 """The verifier's process: a pool of workers that are replaced when they overrun the deadline, bloat or die.
 
 It is a small process of its own, so that no worker inherits the trainer's threads, CUDA context, open files or
-`__main__`. It ends when its standard input is closed, however the trainer ended.
+`__main__`. It ends when the socket at its standard input is closed, however the trainer ended.
 """
 
 import json
@@ -20,19 +20,15 @@ from pebble import ProcessFuture, ProcessPool
 from .worker import compare_within_limits, limit
 
 
-_TASKS_PER_WORKER = 2000  # caches grow; a new worker takes milliseconds
-
-
 class Server:
     """Judges batches on a pool of workers; the arguments are those of `VerifierConfig`."""
 
-    def __init__(self, workers: int, deadline: float, memory_limit: int):
+    def __init__(self, workers: int, deadline: float, memory_limit: int, **_: int):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([f"{__package__}.preload"])
         self._deadline = deadline
-        self._pool = ProcessPool(
-            workers, max_tasks=_TASKS_PER_WORKER, initializer=limit, initargs=(memory_limit,), context=context
-        )
+        # `max_tasks`: caches grow, and a new worker takes milliseconds.
+        self._pool = ProcessPool(workers, max_tasks=2000, initializer=limit, initargs=(memory_limit,), context=context)
         # A gold that hangs with a plain answer too is to blame itself. Not with itself: equal forms are not evaluated.
         self._is_sound = lru_cache(maxsize=4096)(lambda gold: self._run([(gold, "0")])[0] in ("correct", "wrong"))
 
@@ -63,27 +59,26 @@ def _outcome(future: ProcessFuture[str]) -> str:
 
 
 def main() -> None:
-    """Serves batches from standard input. Argument: the settings of `Server`, as JSON."""
-    requests, replies = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
+    """Serves batches by the socket at standard input. Argument: the settings of `Server`, as JSON."""
+    pipe = Connection(os.dup(0))
     # Workers, which read hostile text, have no file but their pipes: nothing to write to but /dev/null.
     sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 (this process's own, until it ends)
-    for stream in (0, 1, 2):
+    for stream in (0, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    watch = Thread(target=_end_with, args=(requests,), daemon=True)
+    watch = Thread(target=_end_with, args=(pipe,), daemon=True)
     watch.start()
     server = Server(**json.loads(sys.argv[1]))
     try:
         while True:
-            pairs = json.loads(requests.recv_bytes())
-            replies.send_bytes(json.dumps(server.judge(pairs)).encode())
-    except (EOFError, BrokenPipeError):
+            pipe.send_bytes(json.dumps(server.judge(json.loads(pipe.recv_bytes()))).encode())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         watch.join()
 
 
-def _end_with(requests: Connection) -> None:
+def _end_with(pipe: Connection) -> None:
     """Ends this process, whatever it is at, when the trainer closes its end of the pipe, or dies."""
     hang_up = select.poll()
-    hang_up.register(requests.fileno(), 0)
+    hang_up.register(pipe.fileno(), 0)
     hang_up.poll()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (nobody is to be told that the pool breaks now)
     for worker in (workers := multiprocessing.active_children()):

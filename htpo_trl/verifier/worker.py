@@ -28,15 +28,12 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 def compare(gold: str, answer: str) -> str:
     """The verdict of math-verify on bare answers, the value of a `Verdict`. Without limits."""
-    golds = _parse_gold(gold)
-    if not golds:
+    if not (golds := _parse_gold(gold)):
         return "unparsable_gold"
-    answers = _parse(answer)
-    if not answers:
+    if not (answers := _parse(answer)):
         return "unparsable_answer"
-    if not math_verify.verify(golds, answers, timeout_seconds=None):
-        return "wrong"
-    return "wrong" if _differ_relatively(golds[0], answers[0]) else "correct"
+    is_equal = math_verify.verify(golds, answers, timeout_seconds=None)
+    return "correct" if is_equal and not _differ_relatively(golds[0], answers[0]) else "wrong"
 
 
 def _parse(text: str) -> list:

@@ -1,124 +1,39 @@
-"""The `htpo` command as a user types it: help, errors, recipes, plans, and real runs in one process and in two."""
+"""The `htpo` command as a user types it: help, errors, and real runs in one process and in two."""
 
-import ast
-import dataclasses
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from accelerate.commands.launch import launch_command_parser
-from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    HfArgumentParser,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from htpo_trl import HTPOTrainer
-from htpo_trl.cli import make_parser
-from htpo_trl.cli.launch import Layout, _accelerate_config
-from htpo_trl.cli.memory import SHAPES, estimate, sizes
-from htpo_trl.cli.plan import plan
-from htpo_trl.data.names import PromptArguments, dataset, is_ours, mixture
+from htpo_trl.cli import main
 from htpo_trl.scripts import evaluate, htpo
-from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
-from htpo_trl.scripts.flags import is_true_by_default
-from htpo_trl.scripts.reward_names import reward_functions
+from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, names, read
 from htpo_trl.training.checkpoint import check
 
-from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, TORCHRUN, Run, run_command
-from ..markdown import DOCUMENTS, blocks
-from .test_invariance import ARGUMENTS, ROUND_OFF, compare, missing_for_zero3  # noqa: F401  (fixture)
+from ..distributed_run import (
+    CAN_RESUME,
+    ENVIRONMENT,
+    PORT,
+    ROUND_OFF,
+    TORCHRUN,
+    Run,
+    missing_for_zero3,
+    run_command,
+)
 
 
-ROOT = Path(__file__).parents[2]
 ACCELERATE = ("accelerate.commands.launch", f"--main_process_port={PORT}")
 HTPO = (sys.executable, "-c", "from htpo_trl.cli import main; main()")
-# Completions that depend on the prompt and the place in its group alone, not on process or model.
-JUDGE = """
-import random
-
-from htpo_trl import HTPOTrainer
-
-generate = HTPOTrainer._generate_single_turn
-
-
-def forced(self, prompt_ids, *args, **kwargs):
-    generate(self, prompt_ids, *args, **kwargs)
-    first = self.accelerator.process_index * len(prompt_ids)
-    return [completion(self, ids, row % self.num_generations) for row, ids in enumerate(prompt_ids, first)], None
-
-
-def completion(self, prompt_ids, place):
-    generator = random.Random(f"{prompt_ids} {place}")
-    digits = generator.choices("0123456789", k=generator.randrange(self.max_completion_length + 1))
-    ids = [*self.processing_class.convert_tokens_to_ids(digits), self.processing_class.eos_token_id]
-    return ids[: self.max_completion_length]
-
-
-def even_digits(completions, **kwargs):
-    return [float(sum(c in "02468" for c in text) * 2 > len(text)) for text in completions]
-
-
-def told(completions, **kwargs):
-    print("judging", flush=True)
-    return even_digits(completions)
-
-
-HTPOTrainer._generate_single_turn = forced
-"""
-RECIPE = {
-    **{"model_name_or_path": "model", "dtype": "float32", "output_dir": "out"},
-    **{"dataset_name": "prompts.jsonl", "reward_funcs": "judge.even_digits"},
-    **{"max_completion_length": 12, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "report_to": "none"},
-    **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True, "logging_steps": 1},
-    **{"num_generations": 8, "per_device_train_batch_size": 24, "steps_per_generation": 1, "save_steps": 3},
-    **ARGUMENTS,
-}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, tokenizer):
-    """A working directory with a model, data, a reward function and a recipe."""
-    path = tmp_path_factory.mktemp("place")
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=13,
-        # The feed-forward layer has more than the 100,000 elements up to which ZeRO-3 keeps a parameter whole.
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        initializer_range=0.1,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
-    (path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i:02d}"}) for i in range(70) if i % 11))
-    (path / "judge.py").write_text(JUDGE)
-    (path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    with pytest.MonkeyPatch.context() as patch:  # what `judge` does to this process, where it is imported in it
-        patch.setattr(HTPOTrainer, "_generate_single_turn", HTPOTrainer._generate_single_turn)
-        patch.setattr(sys, "path", [*sys.path])
-        yield path
-    sys.modules.pop("judge", None)
+TWO_PROCESSES = ("ddp-cpu", "zero2-cpu", "zero3-cpu")
 
 
 def command(place, *argv, launcher=HTPO):
@@ -146,270 +61,43 @@ def test_help_imports_nothing_slow(argv):
     assert not {"torch", "trl", "transformers", "accelerate", "datasets"} & set(loaded.split())
 
 
+def test_the_module_is_the_command(tmp_path):
+    """`python -m htpo_trl` where the environment's scripts are not on the path."""
+    module = (sys.executable, "-m", "htpo_trl")
+    for argv in (["--help"], ["recipes", "show", "laptop"], ["tokens", "--run", "absent"], ["frobnicate"]):
+        by_module, by_command = command(tmp_path, *argv, launcher=module), command(tmp_path, *argv)
+        assert by_module.returncode == by_command.returncode == (0 if argv[0] in ("--help", "recipes") else 2)
+        assert (by_module.stdout, by_module.stderr) == (by_command.stdout, by_command.stderr)
+        assert (by_module.stdout or by_module.stderr).startswith(("usage: htpo", "# The laptop", "htpo"))
+
+
 @pytest.mark.parametrize(
-    ("script", "parser"),
-    [(htpo, htpo.make_parser()), (evaluate, HfArgumentParser(evaluate.EvalArguments, add_help=False))],
+    ("argv", "message"),
+    [
+        ([], "htpo: the following arguments are required: command"),
+        (["tokens"], "htpo tokens: the following arguments are required: --run"),
+        (["tokens", "--run", "absent"], "htpo tokens: absent has no recorded tokens."),
+        (["report", "absent"], "htpo report: "),
+        (["report", "run", "--outputdir", "there"], "htpo report: '--outputdir' is not an option."),
+        (["demo", "--steps", "0"], "htpo demo: steps=0 must be at least 1."),
+        (["demo", "--objective", "htpq"], "htpo demo: argument --objective: invalid choice: 'htpq'"),
+        (["recipes", "show", "lapto"], "htpo recipes: Did you mean 'laptop'?"),
+        (["train", "--config", "laptop", "--num_processes", "two"], "htpo train: argument --num_processes"),
+        (["train", "--config", "laptop", "--use_deepspeed", "--multi_gpu"], "htpo train: You can only use one of"),
+        (["train", "--dry_run"], "htpo train: Set model_name_or_path"),
+        (["eval"], "htpo eval: Set --model and --benchmarks."),
+        (["eval", "--modle", "m"], "htpo eval: command line: 'modle' is not an option. Did you mean 'model'?"),
+        (["eval", "--model", "m", "--benchmarks", "b.csv", "--top_p", "2"], "htpo eval: top_p=2.0 must lie in"),
+        (["eval", "--model", "m", "--benchmarks", "absent.csv"], "htpo eval: There is no file 'absent.csv'"),
+    ],
 )
-def test_flags_are_those_of_the_parser(script, parser):
-    """What was read from the source is what the classes have, base classes' first as in the parser."""
-    flags = script.flags()
-    actions = {action.dest: action for action in parser._actions}
-    defaults = {f.name: f.default for cls in parser.dataclass_types for f in dataclasses.fields(cls) if f.init}
-    made = {f.name: f.default_factory for cls in parser.dataclass_types for f in dataclasses.fields(cls)}
-    assert set(flags) == set(actions) == set(defaults)
-    assert {flag.owner for flag in flags.values()} <= set(script.TITLES), "a class without a title is not in the help"
-    for name, flag in flags.items():
-        assert flag.help == " ".join((actions[name].help or "").split())
-        default = made[name]() if defaults[name] is dataclasses.MISSING else defaults[name]
-        if flag.default != "default_optim":
-            assert ast.literal_eval(flag.default) == default
-        assert is_true_by_default(flag) == any(f"--no_{name}" in a.option_strings for a in parser._actions)
-
-
-class TestArguments:
-    FLAGS = htpo.flags()
-
-    def read(self, *argv):
-        return read(argv, self.FLAGS, {"num_processes": 1, "num_machines": 1})
-
-    def test_command_line_wins_over_recipe(self, place, monkeypatch):
-        monkeypatch.chdir(place)
-        found = self.read("--config", "recipe.yaml", "--learning-rate", "2e-6", "--num_processes=2", "--no_chat")
-        assert found.launch == ["--num_processes=2"]
-        assert found.own == ["--config", "recipe.yaml", "--learning-rate", "2e-6", "--no_chat"]
-        script, training, model, _ = htpo.parse(found.script, found.defaults, "htpo train")
-        assert (training.learning_rate, script.chat, model.dtype) == (2e-6, False, "float32")
-        assert script.reward_funcs == ["judge.even_digits"]
-        assert training.objective_overrides == ARGUMENTS["objective_overrides"]
-
-    def test_null_and_nested_values_of_a_recipe(self, tmp_path):
-        recipe = {"delta": None, "datasets": [{"path": "a.jsonl", "fraction": 0.5}], "use_cpu": True, "bf16": False}
-        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe | {"env": {"HTPO_TEST": 7}, "num_processes": 3}))
-        found = self.read("--config", str(tmp_path / "r.yaml"))
-        assert found.launch == ["--num_processes=3"]
-        _, training, _, mixture_args = htpo.parse(found.script, found.defaults, "htpo train")
-        assert training.delta is None
-        assert mixture_args.datasets[0].fraction == 0.5
-        again = self.read("--config", str(tmp_path / "r.yaml"), "--delta", "9")
-        assert htpo.parse(again.script, again.defaults, "htpo train")[1].delta == 9.0
-
-    @pytest.mark.parametrize(
-        ("argv", "message"),
-        [
-            (["--lerning_rate", "1"], "'lerning_rate' is not an option. Did you mean 'learning_rate'?"),
-            (["--learning", "1"], "'learning' is not an option"),  # no abbreviations
-            (["--num_proceses", "2"], "Did you mean 'num_processes'?"),
-            (["--config", "smolm2-135m-cpu"], "Did you mean 'smollm2-135m-cpu'?"),
-            (["--config"], "--config takes one value"),
-            (["recipe.yaml"], "'recipe.yaml' stands before any option"),
-        ],
-    )
-    def test_mistakes(self, argv, message):
-        with pytest.raises(UsageError, match=message.replace("?", r"\?")):
-            self.read(*argv)
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [("a: [", "is not YAML"), ("- a", "must map options"), ("objektive: dapo", "Did you mean 'objective'")],
-    )
-    def test_broken_recipes(self, tmp_path, text, message):
-        (tmp_path / "r.yaml").write_text(text)
-        with pytest.raises(UsageError, match=message):
-            self.read("--config", str(tmp_path / "r.yaml"))
-
-    def test_wrong_types_in_a_recipe(self, tmp_path, capsys):
-        (tmp_path / "r.yaml").write_text("num_generations: many")
-        found = self.read("--config", str(tmp_path / "r.yaml"))
-        with pytest.raises(SystemExit):
-            htpo.parse(found.script, found.defaults, "htpo train")
-        assert "argument --num_generations" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", names(RECIPES))
-@pytest.mark.parametrize("objective", ["htpo", "dapo"])
-def test_recipes_are_planned(name, objective, monkeypatch, tmp_path):
-    """Every recipe opens with its command, and all of its options hold."""
-    text = load_recipe(name)[0].read_text()
-    assert f"htpo train --config {name}" in text
-    for word in ("Hardware:", "Time", "xpect", "--objective dapo"):
-        assert word in text.split("\nmodel_name_or_path")[0]
-    processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
-    if name == "laptop":  # whose model `htpo demo` makes
-        monkeypatch.setitem(SHAPES, "runs/laptop/warm_start-seed0", SHAPES["Qwen/Qwen3-0.6B"])
+def test_every_command_fails_by_one_line(argv, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = read(["--config", name, "--objective", objective], htpo.flags(), {})
-    planned = plan(arguments, Layout(processes, 1, 3 if processes > 1 else 0, False, False))
-    assert "Of 4 optimizer steps on a generation batch the first is on-policy, 3 are off-policy." in planned
-    assert ("3 groups keep gradients" in planned) == (objective == "htpo")
-    assert "together" in planned
-    if name.startswith("paper"):
-        assert "2048 responses = 128 prompts x 16" in planned
-        assert "512 responses = 1 a device x 32 x 16 accumulated" in planned
-    assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
-
-
-class TestPlan:
-    def plan(self, place, monkeypatch, *argv, processes=1):
-        monkeypatch.chdir(place)
-        found = read(["--config", "recipe.yaml", *argv], htpo.flags(), {})
-        return plan(found, Layout(processes, 1, 0, False, False))
-
-    def test_of_local_data(self, place, monkeypatch):
-        text = self.plan(place, monkeypatch)
-        assert "prompts.jsonl: 63 problems, 21.0 generation batches an epoch" in text
-        assert "2 optimizer steps on a generation batch the first is on-policy, 1 are off-policy" in text
-
-    def test_on_policy_runs_are_told(self, place, monkeypatch):
-        text = self.plan(place, monkeypatch, "--num_iterations", "1")
-        assert "Every importance ratio is 1" in text
-
-    @pytest.mark.parametrize(
-        ("argv", "processes", "message"),
-        [
-            (["--per_device_train_batch_size", "5"], 1, r"per_device_train_batch_size=8 \(or a multiple of 8\)"),
-            (["--num_generations", "7"], 1, "num_generations=6 or 8"),
-            (["--reward_funcs", "math_rewart"], 1, "Did you mean 'math_reward'"),
-            (["--reward_funcs", "judge.odd_digits"], 1, "'judge.odd_digits' cannot be imported"),
-            (["--dataset_name", "absent.jsonl"], 1, "no file 'absent.jsonl'"),
-            (["--problem_column", "question"], 1, "no column 'question', only 'prompt'"),
-            (["--reward_weights", "1", "2"], 1, "one number for each"),
-            (["--eval_strategy", "steps"], 1, "needs data: set test_split_size"),
-            (["--eval_benchmarks", "test"], 1, "set it, e.g. to 0.05"),
-            (["--per_device_train_batch_size", "64"], 8, "63 problems are fewer than the 64 prompts"),
-            (["--objective", "htpq"], 1, "htpq"),
-            (["--reward_funcs", "get_soft_overlong_punishment"], 1, "soft_punish_cache=4096 must lie between"),
-            (["--dataset_config", "main"], 1, "dataset_config='main' is for data sets of the Hub"),
-            (["--dataset_options", "{"], 1, "is not JSON"),
-            (["--dataset_options", '{"size": 3}'], 1, "are for procedural tasks, which prompts.jsonl is not"),
-            (
-                ["--reward_funcs", "math_reward"],
-                1,
-                "'math_reward' needs the column 'solution'; the data has only prompt",
-            ),
-            (["--dataset_path", "prompts.jsonl"], 1, "is a copy of one of dapo-math-17k"),
-            (["--dataset_train_split", "train"], 1, "split='train' is for data sets of the Hub"),
-        ],
-    )
-    def test_what_a_run_would_refuse(self, place, monkeypatch, argv, processes, message):
-        with pytest.raises(ValueError, match=message):
-            self.plan(place, monkeypatch, *argv, processes=processes)
-
-
-class TestMemory:
-    def test_states_are_what_a_model_and_adamw_hold(self, place):
-        model = AutoModelForCausalLM.from_pretrained(place / "model")
-        optimizer = torch.optim.AdamW(model.parameters())
-        model(torch.tensor([[3, 4]]), labels=torch.tensor([[3, 4]])).loss.backward()
-        optimizer.step()
-        held = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
-        layout = {"processes": 1, "zero_stage": 0, "fsdp": False, "offload": False}
-        shape = {"micro_batch": 1, "sequence_length": 2, "completion_length": 1, "generated_at_once": 1}
-        numbers = {"dtype": "float32", "mixed_precision": False, "quantized_bits": None}
-        size = sizes(str(place / "model"))
-        parts = estimate(size, **numbers, **layout, **shape, gradient_checkpointing=False)
-        assert parts["weights"] == sum(p.nbytes for p in model.parameters())
-        assert parts["gradients"] == sum(p.grad.nbytes for p in model.parameters())
-        assert parts["optimizer states"] == sum(t.nbytes for t in held)
-        cache = model(torch.tensor([[3, 4]])).past_key_values
-        assert parts["KV cache of generation (not at the same time)"] == sum(
-            tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values)
-        )
-        # ZeRO divides: arXiv 1910.02054, figure 1, for 7.5 billion parameters on 64 devices.
-        big = size._replace(parameters=7_500_000_000, trainable=7_500_000_000)
-        for stage, gigabytes in ((0, 120), (1, 31.4), (2, 16.6), (3, 1.9)):
-            settings = numbers | {"dtype": "bfloat16", "mixed_precision": True} | layout
-            settings |= {"processes": 64, "zero_stage": stage or 1}
-            if not stage:
-                settings["processes"] = 1
-            parts = estimate(big, **settings, **shape, gradient_checkpointing=True)
-            held_bytes = sum(parts[name] for name in ("weights", "gradients", "optimizer states"))
-            assert held_bytes / 1e9 == pytest.approx(gigabytes, abs=0.06)
-
-    @pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-0.6B"])
-    @pytest.mark.parametrize(("dtype", "autocast", "lora"), [("float32", 0, 0), ("float32", 1, 0), ("bfloat16", 0, 1)])
-    def test_activations_are_what_the_backward_pass_keeps(self, name, dtype, autocast, lora):
-        shape = {"model_type": "qwen3"} | SHAPES[name] | {"num_hidden_layers": 2, "vocab_size": 16}
-        config = AutoConfig.for_model(**shape)
-        model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
-        size = sizes(name)._replace(layers=2, vocabulary=16)
-        if lora:
-            model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-            size = size._replace(trainable=1)
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        kept = {}
-
-        def pack(tensor):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bool(autocast)):
-            model(torch.randint(2, 16, (2, 48)), logits_to_keep=1)
-        parts = estimate(
-            size,
-            dtype=dtype,
-            mixed_precision=bool(autocast),
-            quantized_bits=None,
-            processes=1,
-            zero_stage=0,
-            fsdp=False,
-            offload=False,
-            micro_batch=2,
-            sequence_length=48,
-            completion_length=1,
-            gradient_checkpointing=False,
-            generated_at_once=0,
-        )
-        measured = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
-        if autocast:  # casts of the weights, which are counted by themselves
-            measured -= parts["half-precision copies"] * 2 / sizes(name).layers
-        assert parts["activations"] == pytest.approx(measured, rel=0.25)
-
-    def test_known_shapes(self):
-        """Parameter counts of the model cards."""
-        known = {"Qwen/Qwen3-0.6B": 0.6, "Qwen/Qwen3-1.7B": 1.7, "Qwen/Qwen3-4B-Base": 4.0, "Qwen/Qwen3-8B-Base": 8.2}
-        known["HuggingFaceTB/SmolLM2-135M-Instruct"] = 0.135
-        assert set(known) == set(SHAPES)
-        for name, billions in known.items():
-            assert sizes(name).parameters / 1e9 == pytest.approx(billions, rel=0.02)
-
-
-class TestResolve:
-    def test_mixture_has_the_shares_it_is_told(self, tmp_path):
-        from trl.scripts.utils import DatasetConfig
-
-        for name, n in (("a", 100), ("b", 30)):
-            rows = [json.dumps({"problem": f"{name}{i}", "solution": i}) for i in range(n)]
-            (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-        paths = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
-        entries = [DatasetConfig(path=p, fraction=f) for p, f in zip(paths, (0.25, 0.75), strict=True)]
-        both = mixture(entries, PromptArguments(template="none", chat=False))
-        counts = [sum(problem.startswith(name) for problem in both["problem"]) for name in "ab"]
-        assert counts == [10, 30]
-        assert len(mixture([DatasetConfig(path=p) for p in paths], PromptArguments())) == 130
-        with pytest.raises(ValueError, match="given for all or for none"):
-            mixture([DatasetConfig(path=paths[0], fraction=1.0), DatasetConfig(path=paths[1])], PromptArguments())
-
-    def test_own_columns_and_procedural_tasks(self, tmp_path):
-        (tmp_path / "own.csv").write_text("question,answer\n1 + 1,2\n")
-        rows = dataset(str(tmp_path / "own.csv"), PromptArguments(problem_column="question", solution_column="answer"))
-        assert rows[0]["solution"] == "2"
-        task = dataset("chain_sum", PromptArguments(dataset_options='{"size": 5, "max_terms": 2}'))
-        assert 1 <= len(task) <= 5
-
-    def test_hub_data_set_in_trls_format_is_taken_as_it_is(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        folder = tmp_path / "org" / "set"
-        folder.mkdir(parents=True)
-        (folder / "train.jsonl").write_text('{"prompt": "p", "extra": 1}\n')
-        assert dataset("org/set", PromptArguments(), split="train")[0] == {"prompt": "p", "extra": 1}
-        with pytest.raises(ValueError, match="no column 'question', only prompt, extra"):
-            dataset("org/set", PromptArguments(problem_column="question"), split="train")
-
-    def test_last_number(self):
-        (reward,) = reward_functions(["last_number_reward"])
-        texts = ["3 + 4 = 7.", "7", "17", "-7", "7.5", "7 or 8", "", [{"role": "assistant", "content": "so 7"}]]
-        assert reward(texts, ["7"] * len(texts)) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n")) == (2, 1)
+    assert error.startswith(message)
 
 
 def final(directory: Path, like: Path) -> Run:
@@ -437,15 +125,34 @@ def test_one_process(place, single):
     assert settings["versions"]["trl"]
 
 
-@pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
-@pytest.mark.parametrize("config", ["ddp-cpu", "zero2-cpu", "zero3-cpu"])
-def test_two_processes_stopped_and_resumed_are_one(place, single, config, compare):  # noqa: F811
+@pytest.fixture(scope="module")
+def stopped(place):
+    """
+    Runs of two processes, stopped after three steps. Those of the first two configurations share the machine.
+
+    Returns:
+        `dict[str, tuple[list, CompletedProcess]]`: configuration → the options, and what became of it.
+    """
+
+    def run(config):
+        argv = ["--config", "recipe.yaml", "--output_dir", config]
+        argv += ["--per_device_train_batch_size", 6, "--gradient_accumulation_steps", 2, "--steps_per_generation", 2]
+        return argv, succeed(place, "train", "--accelerate_config", config, *argv, "--max_steps", 3)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(TWO_PROCESSES, pool.map(run, TWO_PROCESSES), strict=True))
+
+
+needs_deepspeed = pytest.mark.skipif(bool(missing_for_zero3()), reason=missing_for_zero3())
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("config", TWO_PROCESSES)
+def test_two_processes_stopped_and_resumed_are_one(place, single, stopped, config, compare):
     """The first start of DeepSpeed on a machine compiles for about a minute."""
     if config == "ddp-cpu" and not CAN_RESUME:
         pytest.skip("this transformers cannot resume on several CPU processes")
-    argv = ["--config", "recipe.yaml", "--output_dir", config]
-    argv += ["--per_device_train_batch_size", 6, "--gradient_accumulation_steps", 2, "--steps_per_generation", 2]
-    succeed(place, "train", "--accelerate_config", config, *argv, "--max_steps", 3)
+    argv, _ = stopped[config]
     file = ACCELERATE_CONFIGS / f"{config}.yaml"
     launcher = {
         "ddp-cpu": (sys.executable, "-m", *TORCHRUN, "-m", "htpo_trl.scripts.htpo"),
@@ -464,6 +171,13 @@ def test_two_processes_stopped_and_resumed_are_one(place, single, config, compar
     model = AutoModelForCausalLM.from_pretrained(place / config)
     tokenizer = AutoTokenizer.from_pretrained(place / config)
     assert model.generate(**tokenizer("12", return_tensors="pt"), max_new_tokens=2).shape[1] > 2
+
+
+@needs_deepspeed
+def test_two_runs_share_a_machine(stopped):
+    """Each of two processes, started at once: neither waits at a port that the other has."""
+    for config in TWO_PROCESSES[:2]:
+        assert "is already in use" not in stopped[config][1].stderr
 
 
 @pytest.mark.parametrize(("config", "signum"), [("single", signal.SIGTERM), ("ddp-cpu", signal.SIGINT)])
@@ -488,8 +202,8 @@ def test_signals_to_the_command(place, config, signum):
 def train_here(place, monkeypatch, *argv):
     """The script in this process."""
     monkeypatch.chdir(place)
-    arguments = read(["--config", "recipe.yaml", *map(str, argv)], htpo.flags(), {})
-    configs = htpo.parse(arguments.script, arguments.defaults, "htpo train")
+    arguments = read(["--config", "recipe.yaml", *map(str, argv)], htpo.flags())
+    configs = htpo.parse(arguments.script, arguments.defaults)
     trainer = htpo.build(*configs)
     htpo.train(trainer, None)
     return trainer
@@ -527,11 +241,13 @@ def test_benchmarks_and_options_reach_the_trainer(place, monkeypatch):
         *(place, monkeypatch, "--output_dir", "bench", "--dataset_name", "held.jsonl", "--test_split_size", 0.3),
         *("--eval_benchmarks", "test", "--eval_judge", "judge.even_digits", "--eval_steps", 2, "--max_steps", 2),
         *("--eval_num_samples", 2, "--eval_max_new_tokens", 5, "--correctness_reward", "even_digits"),
+        *("--chat_template_kwargs", '{"enable_thinking": false}'),
     )
     logged = [row["eval_test/mean@2"] for row in trainer.state.log_history if "eval_test/mean@2" in row]
     assert len(logged) == 2
     (summary,) = (place / "bench" / "evaluation").glob("step-2/test.json")
-    assert json.loads(summary.read_text())["settings"]["sampling"]["max_new_tokens"] == 5
+    sampling = json.loads(summary.read_text())["settings"]["sampling"]
+    assert (sampling["max_new_tokens"], sampling["chat_template_kwargs"]) == (5, {"enable_thinking": False})
     held_out = {json.loads(line)["problem"] for line in summary.with_suffix(".jsonl").read_text().splitlines()}
     assert len(held_out) + len(trainer.train_dataset) == 40
 
@@ -571,8 +287,6 @@ class TestExitCodes:
 
 
 def test_recipes_command(tmp_path, capsys, monkeypatch):
-    from htpo_trl.cli import main
-
     monkeypatch.chdir(tmp_path)
     main(["recipes", "list"])
     listed = capsys.readouterr().out
@@ -593,71 +307,20 @@ def test_evaluate(place, monkeypatch, capsys):
     (place / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
     argv = ["--model", "model", "--benchmarks", "sums.jsonl", "--num_samples", "2", "--max_new_tokens", "4"]
     argv += ["--template", "none", "--no_chat", "--judge", "judge.even_digits", "--dtype", "float32"]
-    evaluate.main([*argv, "--output_dir", "evaluated"])
+    evaluate.main([*argv, "--output_dir", "evaluated", "--chat_template_kwargs", '{"enable_thinking": false}'])
+    sampling = json.loads((place / "evaluated" / "sums.json").read_text())["settings"]["sampling"]
+    assert sampling["chat_template_kwargs"] == {"enable_thinking": False}
     evaluate.main([*argv, "--output_dir", "again", "--seed", "1", "--against", "evaluated"])
     out = capsys.readouterr().out
     assert "mean@2" in out
     assert "95% interval" in out
-    with pytest.raises(SystemExit) as error:
-        evaluate.main([*argv, "--backend", "vllm"])
-    assert error.value.code == 2
-    assert "pip install 'htpo_trl[vllm]'" in capsys.readouterr().err
-
-
-def test_packaged_configurations_are_accelerates():
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    for name in names(ACCELERATE_CONFIGS):
-        config = load_config_from_file(str(ACCELERATE_CONFIGS / f"{name}.yaml"))
-        assert config.num_processes == (1 if name == "single" else 2 if name.endswith("-cpu") else 8)
-
-
-def documented_commands():
-    """Every line of a shell block in README, docs and the recipes' headers that calls `htpo`."""
-    for document in DOCUMENTS:
-        for block in blocks(document, "bash"):
-            lines = block.replace("\\\n", " ")
-            yield from re.findall(r"^(?:\.venv/bin/)?(htpo .*|.* -m htpo_trl\.scripts\.htpo .*)$", lines, re.MULTILINE)
-    for name in names(RECIPES):
-        header = load_recipe(name)[0].read_text().split("\nmodel_name_or_path")[0]
-        yield from re.findall(r"(htpo (?:train|eval) .*)", re.sub(r"\\\n#\s*", "", header).replace("HOST", "h"))
-
-
-@pytest.mark.parametrize("line", sorted({*documented_commands()}))
-def test_documented_commands(line):
-    """Each is understood, recipe, configuration of accelerate and data sets included; what they do is tested above."""
-    argv = shlex.split(line.split("(")[0], comments=True)
-    launcher = vars(launch_command_parser().parse_args(["script"]))
-    if "htpo_trl.scripts.htpo" in argv:
-        arguments = read(argv[argv.index("htpo_trl.scripts.htpo") + 1 :], htpo.flags())
-    elif argv[1] == "eval":
-        found = read(argv[2:], evaluate.flags())
-        benchmarks = found.script[found.script.index("--benchmarks") + 1 :]
-        benchmarks = benchmarks[: next((i for i, b in enumerate(benchmarks) if b.startswith("--")), None)]
-        assert all(is_ours(name) for name in benchmarks)
-        return
-    elif argv[1] == "train":
-        arguments = read([token for token in argv[2:] if token != "--dry_run"], htpo.flags(), launcher)
-        _accelerate_config(arguments.launch)
-    else:
-        make_parser().parse_args(argv[1:])
-        return
-    values = vars(htpo.make_parser().parse_args(arguments.script))
-    assert values["model_name_or_path"]
-
-
-def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "recipes.md").read_text()
-    for name in names(RECIPES):
-        if name != "laptop":  # whose model is made by `htpo demo`
-            processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
-            layout = Layout(processes, 1, 3 if processes > 1 else 0, False, False)
-            found = re.search(
-                r"batch +\d+ responses = (\d+ prompts x \d+).*step +(\d+) .*together +([\d.]+) GiB",
-                plan(read(["--config", name], htpo.flags()), layout),
-                re.DOTALL,
-            )
-            assert re.search(
-                rf"\| `{name}` \|.* = {found[1].replace(' prompts', '')} \| {found[2]} \|.*\| {found[3]} \|", text
-            )
+    for wrong, message in (
+        (["--backend", "vllm"], "pip install 'htpo_trl[vllm]'"),
+        (["--ks", "4"], "ks=[4] must lie in 1..num_samples=2"),
+        (["--against", "nothing"], "against='nothing': there is no nothing/sums.jsonl."),
+        (["--output_dir", "again", "--seed", "2"], "again/sums.json"),  # holds samples of another seed
+    ):
+        with pytest.raises(SystemExit) as error:
+            evaluate.main([*argv, *wrong])
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from htpo_trl.objective import GROUPS
-from htpo_trl.tokens import record as token_record
+from htpo_trl.tokens import read_record
+from htpo_trl.tokens.record import recorded_steps
 
-from ..distributed_run import TORCHRUN, launch, records
+from ..distributed_run import launch, records
 
 
 def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
@@ -18,7 +19,7 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
         "difficulty_threshold": 0.5,
     }
     record = {"steps": 8, "completions": 4}
-    launch(TORCHRUN, tmp_path, {"run": {"arguments": arguments, "forced": True, "record_tokens": record}})
+    launch(tmp_path, {"run": {"arguments": arguments, "forced": True, "record_tokens": record}})
     ranks = records(tmp_path, "run")
 
     local_disagrees = False
@@ -37,9 +38,9 @@ def test_groups_that_straddle_two_processes(make_model, tokenizer, tmp_path):
             assert [row[f"htpo/share/{group}"] for group in GROUPS] == pytest.approx(shares)
 
     # The recorded tokens are those of both processes.
-    assert list(token_record.steps(tmp_path / "run")) == [8, 16]
+    assert list(recorded_steps(tmp_path / "run")) == [8, 16]
     for step in (8, 16):
-        settings, completions = token_record.read(tmp_path / "run", step)
+        settings, completions = read_record(tmp_path / "run", step)
         assert settings.completions_in_step == len(completions) == 4
         groups = np.concatenate([completion.values["groups"] for completion in completions])
         shares = np.bincount(groups, minlength=len(GROUPS)) / len(groups)

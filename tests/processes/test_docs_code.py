@@ -1,6 +1,6 @@
 """
 Every block of code in README and docs is run or checked, by its language: `python` is run, `yaml` is parsed by the
-command, of `bash` the lines that call `htpo` are parsed in `test_command_line.py` and all others must be known here,
+command, of `bash` the lines that call `htpo` are parsed in `test_arguments.py` and all others must be known here,
 `text` is output, what the Python block right before it prints.
 """
 
@@ -12,20 +12,21 @@ import shutil
 import tomllib
 from importlib.metadata import metadata
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import datasets
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from htpo_trl import HTPOConfig, HTPOTrainer, objective
-from htpo_trl.cli.launch import _accelerate_config
-from htpo_trl.evaluation.generation import Sampling
+from htpo_trl.cli.launch import launch_arguments
+from htpo_trl.evaluation import Sampling
 from htpo_trl.rewards import math_reward
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
 
+from ..hub_files import ROWS, write_jsonl
 from ..markdown import DOCUMENTS, ROOT, blocks, name, tokens
-from ..unit.test_data import ROWS, hub, write_jsonl  # noqa: F401  (fixture)
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -48,7 +49,7 @@ def test_every_block_has_a_language(document):
 
 
 @pytest.fixture
-def offline(hub, tiny_chat_model, tmp_path, monkeypatch):  # noqa: F811
+def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
     """What the pages name, on this machine, and shorter: data sets where `load_dataset` looks first, a model, runs."""
     for each in ("dapo-math-17k", "aime24"):
         hub(each, ROWS[each][0])
@@ -59,7 +60,6 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):  # noqa: F811
         (tmp_path / "runs" / run).mkdir()
         state = {"global_step": 2, "log_history": [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}]}
         (tmp_path / "runs" / run / "trainer_state.json").write_text(json.dumps(state))
-    monkeypatch.setattr(objective, "PRESETS", dict(objective.PRESETS))  # a page adds its own
 
     def shorten(cls, **changed):
         init = cls.__init__
@@ -67,7 +67,8 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):  # noqa: F811
 
     shorten(HTPOConfig, **CPU, max_completion_length=8, max_steps=1, logging_steps=1)
     shorten(Sampling, num_samples=2, max_new_tokens=2)
-    return {MODEL: str(tiny_chat_model)}
+    with patch.dict(objective.PRESETS):  # a page adds its own to the table that the configuration reads
+        yield {MODEL: str(tiny_chat_model)}
 
 
 def halfway(model, data):
@@ -109,13 +110,9 @@ def test_yaml_is_a_recipe(document, tmp_path):
     for block in blocks(document, "yaml"):
         (tmp_path / "recipe.yaml").write_text(block)
         found = read(["--config", str(tmp_path / "recipe.yaml")], htpo.flags(), launcher)
-        _, launch = _accelerate_config(found.launch)
-        launch_command_parser().parse_args([*launch, "script"])
-        _, training, _, mixture = htpo.parse(
-            [*found.script, "--use_cpu=true", "--bf16=false"], found.defaults, "htpo train"
-        )
+        launch_arguments(found.launch)
+        _, training, _ = htpo.parse([*found.script, "--use_cpu=true", "--bf16=false"], found.defaults)
         assert training.table
-        assert all(entry.path for entry in mixture.datasets or [])
 
 
 def is_extra(package, extras):

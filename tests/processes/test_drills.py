@@ -22,11 +22,10 @@ from transformers import TrainerCallback
 from htpo_trl.training.checkpoint import SEAL, check, last_complete
 from htpo_trl.training.interruption import stop_on_signals
 
-from ..conftest import even_digits
 from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
 from ..kill_and_resume import model_and_tokenizer
+from ..tiny import even_digits, same_parameters
 from ..training_run import prompts
-from .test_resume import same_parameters
 
 
 class Send(TrainerCallback):

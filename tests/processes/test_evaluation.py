@@ -1,231 +1,31 @@
-import json
 import signal
-import subprocess
-import sys
-from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
-from datasets import Dataset
 
-from htpo_trl.data.countdown import countdown_reward, problems
-from htpo_trl.demo.warm_start import build_model, build_tokenizer
-from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
-from htpo_trl.evaluation.generation import Completion, _SeededSampler, load
+from htpo_trl.evaluation import evaluate
+from htpo_trl.evaluation.generation import Generation
 
-from ..conftest import even_digits
-from ..distributed_run import ENVIRONMENT, ROOT
-from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit
+from ..evaluation_run import PROBLEMS, SAMPLING, last_digit, main, rows_of, summary_of
+from ..forks import Forks
 
 
-@pytest.fixture
-def run(model, tokenizer, tmp_path):
-    """Evaluate the tiny model; `run(name, ...)` returns the bytes of the samples in the directory `name`."""
-
-    def run(name="run", problems=PROBLEMS, judge=last_digit, model=(model, tokenizer), **options):
-        options = {"disable_tqdm": True} | options
-        evaluate(model, {"digits": problems}, tmp_path / name, options.pop("sampling", SAMPLING), judge, **options)
-        return (tmp_path / name / "digits.jsonl").read_bytes()
-
-    return run
-
-
-def rows_of(samples):
-    return [json.loads(line) for line in samples.splitlines()]
-
-
-def summary_of(directory):
-    return json.loads((directory / "digits.json").read_text())["summary"]
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [replace(SAMPLING, num_samples=1, temperature=0.0), SAMPLING, replace(SAMPLING, top_p=1.0)],
-    ids=["greedy", "top_p", "all"],
-)
-def test_batch_size_changes_nothing(run, sampling):
-    expected = run("whole", sampling=replace(sampling, batch_size=1000))
-    for size in (1, 3, 8):
-        assert run(f"by {size}", sampling=replace(sampling, batch_size=size)) == expected
-    if sampling.temperature:
-        assert run("other", sampling=replace(sampling, seed=1)) != expected
-        assert len({(row["problem"], row["completion"]) for row in rows_of(expected)}) > 40  # of 60 samples
-
-
-def test_greedy_takes_the_most_likely_tokens(run, model, tokenizer):
-    for problem, row in zip(PROBLEMS, rows_of(run(sampling=Sampling(1, 0.0, max_new_tokens=6))), strict=True):
-        ids = tokenizer(problem["prompt"]).input_ids
-        length = len(ids)
-        while len(ids) < length + 6 and ids[-1] != tokenizer.eos_token_id:
-            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
-        assert row["completion"] == tokenizer.decode(ids[length:], skip_special_tokens=True)
-        assert row["tokens"] == len(ids) - length
-        assert row["truncated"] == (ids[-1] != tokenizer.eos_token_id)
-
-
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.7)])
-def test_seeded_sampler_draws_from_the_distribution(temperature, top_p):
-    logits = torch.tensor([1.0, -1.0, 0.5, -torch.inf, 2.0])
-    n = 20_000
-    sampler = _SeededSampler(range(n), Sampling(1, temperature, top_p, 1), 3, torch.device("cpu"))
-    scores = sampler(torch.zeros(n, 3, dtype=torch.long), logits.expand(n, -1))
-    counts = torch.bincount(scores.argmax(dim=1), minlength=5).numpy()
-
-    def statistic(temperature, top_p):
-        p = (logits / temperature).softmax(0).double().numpy()
-        order = np.argsort(-p)
-        kept = order[: 1 + np.searchsorted(np.cumsum(p[order]), top_p)]
-        expected = np.zeros(5)
-        expected[kept] = n * p[kept] / p[kept].sum()
-        assert (counts[expected == 0] == 0).all() or top_p < 1
-        inside = expected > 0
-        return ((counts - expected)[inside] ** 2 / expected[inside]).sum()
-
-    assert statistic(temperature, top_p) < 16.3  # chi-squared, 3 degrees of freedom: 99.9%
-    assert statistic(temperature * 1.2, top_p) > 30
-
-
-def test_seeded_sampler_draws_every_step_anew():
-    n = 20_000
-    sampler = _SeededSampler(range(n), Sampling(1, top_p=1.0, max_new_tokens=2), 3, torch.device("cpu"))
-    first, second = (sampler(torch.zeros(n, 3 + i, dtype=torch.long), torch.zeros(n, 4)).argmax(1) for i in (0, 1))
-    counts = torch.bincount(4 * first + second, minlength=16).float()
-    assert ((counts - n / 16) ** 2 / (n / 16)).sum() < 37.7  # chi-squared, 15 degrees of freedom: 99.9%
-
-
-def test_generation_config_of_the_model_is_not_sampled_by(run, model, tokenizer):
-    expected = run("plain")
-    model.generation_config.update(
-        do_sample=True,
-        temperature=0.1,
-        top_k=1,
-        top_p=0.1,
-        repetition_penalty=9.0,
-        no_repeat_ngram_size=1,
-        min_length=9,
-    )
-    assert run("configured") == expected
-    assert model.generation_config.repetition_penalty == 9.0
-    # An end of turn that the tokenizer does not know is respected, as is the tokenizer's own.
-    model.generation_config.eos_token_id = [5, 6]
-    rows, ends = rows_of(run("turns")), tuple(tokenizer.convert_ids_to_tokens([5, 6]))
-    assert all(row["completion"].endswith(ends) <= (not row["truncated"]) for row in rows)
-    assert not any(end in row["completion"][:-1] for row in rows for end in ends)
-    ended = [row for row in rows if not row["truncated"]]
-    assert 0 < sum(row["completion"].endswith(ends) for row in ended) < len(ended)
-
-
-def test_model_stays_in_its_mode(run, model):
-    for training in (True, False):
-        model.train(training)
-        run(f"training={training}")
-        assert model.training is training
-
-
-def test_killed_evaluation_ends_as_if_it_had_not_been(run, model, tokenizer, tmp_path):
-    expected = run("whole")
+def test_killed_evaluation_ends_as_if_it_had_not_been(model, tokenizer, tmp_path):
+    evaluate((model, tokenizer), {"digits": PROBLEMS}, tmp_path / "whole", SAMPLING, last_digit, disable_tqdm=True)
+    expected = (tmp_path / "whole" / "digits.jsonl").read_bytes()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     output = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.evaluation_run", str(tmp_path), str(output)]
-    killed = subprocess.run([*command, "40"], cwd=ROOT, env=ENVIRONMENT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert Forks(main, tmp_path, output, 40, output=tmp_path / "killed.txt").join() == [-signal.SIGKILL]
     samples = (output / "digits.jsonl").read_bytes()
     assert 0 < len(rows_of(samples)) < 60
     assert expected.startswith(samples)
 
-    resumed = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    Forks(main, tmp_path, output, output=tmp_path / "resumed.txt").finish()
     assert (output / "digits.jsonl").read_bytes() == expected
     assert summary_of(output) == summary_of(tmp_path / "whole")
     drawn = (output / "drawn.txt").read_text().split()
     assert len(drawn) == len(set(drawn)) == 60  # each sample once
-
-
-def test_torn_line_and_its_batch_are_drawn_again(run, model, tokenizer, tmp_path):
-    expected = run()
-    file = tmp_path / "run" / "digits.jsonl"
-    ends = [i + 1 for i, byte in enumerate(expected) if byte == ord("\n")]
-    # The same batches as without a break, so that round-off is the same too.
-    for size, kept in ((0, 0), (ends[7], 8), (ends[8], 8), (ends[20] - 9, 16), (len(expected) - 1, 56)):
-        file.write_bytes(expected[:size])
-        drawn = tmp_path / f"drawn-{size}.txt"
-        assert run(model=Recorder(model, tokenizer, drawn)) == expected
-        assert len(drawn.read_text().split()) == 60 - kept
-
-
-class Refusing(TransformersGenerator):
-    def generate(self, *_):
-        raise AssertionError("generated again")
-
-
-def test_finished_evaluation_is_only_summarised(run, model, tokenizer, tmp_path):
-    expected = run()
-    first = summary_of(tmp_path / "run")
-    assert run(model=Refusing(model, tokenizer), ks=[2]) == expected
-    assert list(summary_of(tmp_path / "run")["metrics"]) == ["mean@3", "pass@2", "maj@2"]
-    # With its samples deleted, it would have generated.
-    (tmp_path / "run" / "digits.jsonl").unlink()
-    with pytest.raises(AssertionError, match="generated again"):
-        run(model=Refusing(model, tokenizer))
-    run()
-    assert summary_of(tmp_path / "run") == first
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sampling": replace(SAMPLING, temperature=0.5)}, r"sampling.temperature=1.0 there, 0.5 now"),
-        ({"sampling": replace(SAMPLING, seed=1, num_samples=2)}, r"num_samples=3 there, 2 now; .*seed=0 there, 1 now"),
-        ({"problems": PROBLEMS[:-1]}, r"n_problems=20 there, 19 now"),
-        ({"problems": [*PROBLEMS[:-1], {"prompt": "1", "solution": "1"}]}, r"problems='\w+' there, '\w+' now"),
-        ({"judge": countdown_reward}, r"judge='last_digit' there, 'countdown_reward' now"),
-    ],
-)
-def test_resuming_something_else_is_refused(run, options, message):
-    expected = run()
-    with pytest.raises(ResultsError, match=message):
-        run(**options)
-    assert run(sampling=replace(SAMPLING, batch_size=5)) == expected  # not a setting of the samples
-
-
-def test_files_of_unknown_origin_are_refused(run, tmp_path):
-    run()
-    file = tmp_path / "run" / "digits.jsonl"
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
-    with pytest.raises(ResultsError, match=r"Line 1 of .* is not sample 0"):
-        run()
-    file.with_suffix(".json").unlink()
-    with pytest.raises(ResultsError, match=r"has no digits\.json beside it"):
-        run()
-
-
-def test_summary(run, tmp_path):
-    sampling = replace(SAMPLING, num_samples=8)
-    rows = rows_of(run(sampling=sampling))
-    summary = summary_of(tmp_path / "run")
-    correct = Counter(row["problem"] for row in rows if row["verdict"] == "correct")
-    counts = [correct[problem] for problem in dict.fromkeys(row["problem"] for row in rows)]
-    assert len(counts) == 20
-    for metric, k in (("mean@8", 1), ("pass@2", 2), ("pass@4", 4), ("pass@8", 8)):
-        value = summary["metrics"][metric]
-        assert value["mean"] == pytest.approx(pass_at_k(8, counts, k).mean())
-        assert 0 <= value["low"] < value["mean"] < value["high"] <= 1
-    votes = [
-        Counter(r["answer"] for r in rows[i : i + 8] if r["answer"]).most_common() for i in range(0, len(rows), 8)
-    ]
-    won = [
-        np.mean([answer == problem["solution"] for answer, count in v if count == v[0][1]]) if v else 0
-        for v, problem in zip(votes, PROBLEMS, strict=True)
-    ]
-    assert summary["metrics"]["maj@8"]["mean"] == pytest.approx(np.mean(won))
-    assert summary["truncated"] == np.mean([row["truncated"] for row in rows])
-    assert summary["mean_tokens"] == np.mean([row["tokens"] for row in rows])
-    assert summary["verdicts"] == Counter(row["verdict"] for row in rows)
-    assert summary["verdicts"]["unparsable_answer"] > 0
 
 
 class Scripted:
@@ -237,125 +37,22 @@ class Scripted:
         self.tokenizer, self.texts = tokenizer, iter(texts)
 
     def generate(self, prompts, seeds, sampling):
-        return [Completion(next(self.texts), 1, False) for _ in prompts]
+        return [Generation(next(self.texts), 1, False) for _ in prompts]
 
 
-def test_math_verifier(run, tokenizer, tmp_path):
+def test_math_verifier(tokenizer, tmp_path):
     """The judge by default; it knows equal numbers, and golds that are none."""
     problems = [{"prompt": "1", "solution": "0.5"}, {"prompt": "2", "solution": 7}, {"prompt": "3", "solution": None}]
     answers = [r"\frac12", "1/2", "3", r"\frac{1}{3}", r"\dfrac{1}{3}", None, *["8"] * 3, *["7"] * 3, *"777777"]
     texts = ["I do not know." if a is None else rf"It is \boxed{{{a}}}." for a in answers]
-    rows = rows_of(
-        run(problems=problems, judge=None, model=Scripted(tokenizer, texts), sampling=replace(SAMPLING, num_samples=6))
-    )
+    evaluate(Scripted(tokenizer, texts), {"digits": problems}, tmp_path, replace(SAMPLING, num_samples=6))
+    rows = rows_of((tmp_path / "digits.jsonl").read_bytes())
     assert [row["verdict"] for row in rows] == (
         ["correct"] * 2 + ["wrong"] * 3 + ["unparsable_answer"] + ["wrong"] * 3 + ["correct"] * 3
     ) + ["unparsable_gold"] * 6
     assert [row["answer"] for row in rows] == answers
-    summary = summary_of(tmp_path / "run")
+    summary = summary_of(tmp_path)
     assert (summary["problems"], summary["problems_without_gold"]) == (3, 1)
     assert summary["metrics"]["mean@6"]["mean"] == pytest.approx((2 / 6 + 3 / 6) / 2)
     # Half of the two, and of the three: two ways to write a half are one answer, and so are two to write a third.
     assert summary["metrics"]["maj@6"]["mean"] == pytest.approx(1 / 2)
-
-
-def test_the_same_problem_twice_is_two(run, tmp_path):
-    rows = rows_of(run(problems=[PROBLEMS[0]] * 2))
-    assert len({row["problem"] for row in rows}) == 2
-    assert summary_of(tmp_path / "run")["problems"] == 2
-
-
-def test_one_problem_in_two_templates_is_one(run, tmp_path):
-    first, second = ([p | {"prompt": f"{a}{p['prompt']}", "problem": p["prompt"]} for p in PROBLEMS] for a in "12")
-    run("first", problems=first)
-    run("second", problems=second)
-    assert compare(tmp_path / "first", tmp_path / "second")[0]["problems"] == 20
-    with pytest.raises(ResultsError, match=r"problems='\w+' there, '\w+' now"):
-        run("first", problems=second)
-
-
-def test_reward_function_judges(tmp_path):
-    torch.manual_seed(0)
-    model, tokenizer = build_model(), build_tokenizer()
-    tasks = [{"prompt": f"{','.join(map(str, p.numbers))}>{p.target}:"} for p in problems("test")[:6]]
-    summary = evaluate((model, tokenizer), {"countdown": tasks}, tmp_path, SAMPLING, countdown_reward)["countdown"]
-    assert summary["verdicts"] == {"wrong": 18}
-    assert list(summary["metrics"]) == ["mean@3", "pass@2", "pass@3"]  # no answers, no vote
-
-    def solves(prompts, completions, **kwargs):
-        return [0.6] * len(prompts)
-
-    summary = evaluate((model, tokenizer), {"solved": tasks}, tmp_path, SAMPLING, solves)["solved"]
-    assert summary["metrics"]["mean@3"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-
-    def abstains(prompts, completions, **kwargs):
-        return [None if prompt == tasks[0]["prompt"] else 0.5 for prompt in prompts]
-
-    summary = evaluate((model, tokenizer), {"abstained": tasks}, tmp_path, SAMPLING, abstains)["abstained"]
-    assert (summary["problems"], summary["problems_without_gold"]) == (6, 1)
-    assert summary["verdicts"] == {"unparsable_gold": 3, "wrong": 15}
-
-
-def test_conversations_and_a_model_by_path(tiny_chat_model, tmp_path):
-    seen = []
-
-    def judge(prompts, completions, level, **kwargs):
-        seen.extend(zip(prompts, completions, level, strict=True))
-        return even_digits([c[0]["content"] for c in completions])
-
-    prompts = [[{"role": "user", "content": f"{i} + 1"}] for i in range(3)]
-    data = Dataset.from_dict({"prompt": prompts, "level": [1, 2, 3]})
-    sampling = Sampling(num_samples=2, max_new_tokens=4)
-    evaluate(str(tiny_chat_model), {"chat": data}, tmp_path / "a", sampling, judge, disable_tqdm=True)
-    assert [(prompt[0]["content"], level) for prompt, _, level in seen] == [
-        (f"{i} + 1", i + 1) for i in range(3) for _ in range(2)
-    ]
-    assert all(completion[0]["role"] == "assistant" for _, completion, _ in seen)
-    # The template's text, as a prompt of its own.
-    generator = load(str(tiny_chat_model))
-    texts = [{"prompt": f"{i} + 1>"} for i in range(3)]
-    chat = generator.generate([generator.tokenizer(t["prompt"]).input_ids for t in texts], range(3), sampling)
-    ids = generator.tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
-    assert generator.generate(ids, range(3), sampling) == chat
-    assert compare(tmp_path / "a", tmp_path / "a")[0]["p"] == 1.0
-
-
-def test_progress_and_table(run, capsys):
-    run(disable_tqdm=False)
-    output = capsys.readouterr()
-    assert "60/60" in output.err
-    assert "sample/s" in output.err
-    assert output.out.startswith("| benchmark | metric |")
-    assert "digits: 20 problems, " in output.out
-    run("quiet")
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_samples": 0}, "num_samples=0"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"top_p": 0.0}, "top_p=0.0"),
-        ({"temperature": 0.0, "num_samples": 2}, "num_samples=2"),
-    ],
-)
-def test_impossible_sampling_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Sampling(**options)
-
-
-def test_impossible_evaluations_are_refused(run, model, tmp_path):
-    for options, error, message in (
-        ({"ks": [4]}, ValueError, r"ks=\[4\] must lie in 1..num_samples=3"),
-        ({"problems": []}, ValueError, "no problems in 'digits'"),
-        ({"problems": [{"question": "1", "solution": "1"}]}, ValueError, "no column 'prompt'"),
-        ({"problems": [{"prompt": "1"}], "judge": None}, ValueError, "no column 'solution'"),
-        ({"model": model}, TypeError, "pair"),
-    ):
-        with pytest.raises(error, match=message):
-            run(**options)
-    with pytest.raises(ValueError, match="names files"):
-        evaluate((model, build_tokenizer()), {"a/b": PROBLEMS}, tmp_path)

@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import pickle
 import string
 import subprocess
@@ -17,10 +16,10 @@ from trl import GRPOConfig
 from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.training.checkpoint import SEAL, check
 
-from ..conftest import tiny_model
-from ..distributed_run import ROOT
+from ..distributed_run import ENVIRONMENT, ROOT
 from ..hub_run import build
 from ..hub_server import TOKEN, HubServer
+from ..tiny import tiny_model
 
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
@@ -32,7 +31,7 @@ ERRORS = {("create", "tester/intruder"): 401, ("create", "others/model"): 403, (
 def hub(tmp_path_factory):
     """The server after the runs of `hub_run`, with their directory, outcome, and all that they printed."""
     directory = tmp_path_factory.mktemp("hub")
-    environment = os.environ | {
+    environment = ENVIRONMENT | {
         "HF_HOME": str(directory / "home"),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",  # whose storage is another protocol; this one is LFS

@@ -3,11 +3,8 @@
 `benchmarks/invariance.py` runs this file and keeps every difference that `compare` has measured.
 """
 
-import importlib.util
 import json
 import math
-import os
-import shutil
 
 import pytest
 import torch
@@ -19,26 +16,13 @@ from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
 from htpo_trl.objective import EFFECTS, GROUPS
 
-from ..conftest import even_digits, tiny_model
-from ..distributed_run import TORCHRUN, Recorder, Run, build, launch, launched, records, trained
+from ..distributed_run import ARGUMENTS, ROUND_OFF, Recorder, build, launch, launched, records, trained
 from ..losses import loss_and_grads
+from ..tiny import even_digits, tiny_model
 
 
 # Those that divide by rows, or by tokens of the whole optimizer step.
 INVARIANT = [loss_type for loss_type in PPO_LOSS_TYPES if loss_type != "bnpo"]
-# All rules act on completions this short, and the second pass over each generation batch is off-policy.
-ARGUMENTS = {
-    "max_steps": 6,
-    "num_iterations": 2,
-    "top_entropy_share": 0.3,
-    "difficulty_threshold": 0.45,
-    "objective_overrides": {
-        "hard_correct_low": {"rule": "detach", "share": 0.25, "which": "lowest"},
-        "easy_correct_high": {"rule": "detach", "share": 0.5, "which": "highest"},
-    },
-}
-# Some eighty float32 epsilons, relative to the largest value: sums of a few hundred terms, over six steps of AdamW.
-ROUND_OFF = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +31,6 @@ def directory(tmp_path_factory, tokenizer):
     tiny_model().save_pretrained(path / "model")
     tokenizer.save_pretrained(path / "model")
     return path
-
-
-@pytest.fixture
-def compare(record_property):
-    def compare(group, varies, expected, actual, holds=True):
-        """The largest difference of two runs, or of two pairs of loss and gradients, relative to the largest value."""
-        parts = Run._fields if isinstance(expected, Run) else ("loss", "gradient")
-        row = {"class": group, "varies": varies, "holds": holds}
-        largest = 0.0
-        for part, *values in zip(parts, expected, actual, strict=True):
-            a, b = (torch.cat([v.flatten() for v in value]) if isinstance(value, list) else value for value in values)
-            difference = (a.double() - b.double()).abs()
-            row[part] = {"max": difference.max().item(), "mean": difference.mean().item()}
-            largest = max(largest, difference.max().item() / max(a.abs().max().item(), 1.0))
-        record_property("invariance", row)
-        return largest
-
-    return compare
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)
@@ -121,7 +87,7 @@ def distributed(loss_type="dapo", processes=1, **options):
 @pytest.fixture(scope="module")
 def ddp(directory):
     jobs = {loss_type: distributed(loss_type, 2) for loss_type in PPO_LOSS_TYPES}
-    launch(TORCHRUN, directory, jobs | {"local labels": distributed("dapo", 2, local_labels=True)})
+    launch(directory, jobs | {"local labels": distributed("dapo", 2, local_labels=True)})
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)
@@ -141,14 +107,6 @@ def test_labels_of_one_process_would_show(ddp, directory, compare):
     """Negative control: difficulty judged by each process's own rows gives another run."""
     one, local = trained(directory, **distributed()), launched(directory, "local labels")
     assert compare("1 process = 2 processes, DDP", "labels not gathered", one, local, holds=False) > 1e-3
-
-
-def missing_for_zero3():
-    if importlib.util.find_spec("deepspeed") is None:
-        return "DeepSpeed is not installed"
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        return "DeepSpeed compiles its CPU collectives, and there is no C++ compiler"
-    return ""
 
 
 def test_seeds(directory, compare):

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from htpo_trl import cli
-from htpo_trl.data.countdown import SYMBOLS, problems
+from htpo_trl.data.countdown import SYMBOLS, is_solution, problems
 from htpo_trl.demo import laptop, warm_start
-from htpo_trl.evaluation import pass_at_k
+from htpo_trl.evaluation import mean_with_interval
 from htpo_trl.objective import EFFECTS, GROUPS
-from htpo_trl.tokens import record as token_record
+from htpo_trl.scripts.arguments import load_recipe
+from htpo_trl.tokens import read_record
+from htpo_trl.tokens.record import recorded_steps
 
+from ..distributed_run import ENVIRONMENT
 from ..markdown import ROOT, blocks
 
 
@@ -31,7 +33,7 @@ def quick_run(tmp_path_factory):
     output = subprocess.run(
         [*command, f"DEMO_ARGS=--quick --threads 1 --output_dir {root}"],
         cwd=ROOT,
-        env={**os.environ, "MAKEFLAGS": ""},
+        env=ENVIRONMENT | {"MAKEFLAGS": ""},
         check=True,
         capture_output=True,
         text=True,
@@ -54,26 +56,67 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     assert all((run / name).stat().st_size > 10_000 for name in PICTURES)
     page = (run / "report" / "index.html").read_text()
     assert page.count("<img src=") == len(list((run / "report").glob("*.png")))
-    assert not list(root.rglob("*.bin"))  # safetensors only
+    # Weights are safetensors; the arguments are what transformers writes beside a model.
+    assert [path.name for path in root.rglob("*.bin")] == ["training_args.bin"]
     weights = load_file(run / "model.safetensors")
     assert AutoModelForCausalLM.from_pretrained(run).num_parameters() == 593_728
     assert weights
     assert len(AutoTokenizer.from_pretrained(run)) == 22
 
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
     assert [row["step"] for row in log[:4]] == [1, 2, 3, 4]
     assert sum(log[0][f"htpo/share/{group}"] for group in GROUPS) == pytest.approx(1)
-    result = json.loads((run / "result.json").read_text())
-    assert len(result["problems"]) == len(result["correct_before"]) == len(result["correct_after"])
-    mean, low, high = result["summary"]["mean@64"]["after"]
-    assert mean == pytest.approx(pass_at_k(64, result["correct_after"], 1).mean())
-    assert low <= mean <= high
-    assert list(token_record.steps(run)) == [1, 2, 3, 4]
-    assert len(token_record.read(run).completions) == 16
-    gain = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*result["summary"]["mean@64"]["difference"])
-    after = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-    assert f"<td>{after}</td><td>{gain}</td>" in page  # the report and the terminal's table agree
+    assert list(recorded_steps(run)) == [1, 2, 3, 4]
+    assert len(read_record(run).completions) == 16
     assert (run / "tokens" / "step-000004.html").read_text().count("<article") == 16
+
+
+def test_demo_trains_by_the_recipe(quick_run):
+    """All but what the demo's own options say, and the evaluation, which is a phase of its own."""
+    run = quick_run[0] / "htpo-seed0"
+    _, recipe, _ = load_recipe("laptop")
+    sections = json.loads((run / "settings.json").read_text())
+    used = {name: value for section in sections.values() for name, value in section.items()}
+    changed = {"max_steps": 4, "save_strategy": "no", "output_dir": str(run), "report_to": [], "dtype": "float32"}
+    changed["model_name_or_path"] = str(quick_run[0] / "warm_start-seed0")
+    for name, value in recipe.items():
+        if not name.startswith("eval_"):
+            assert used[name] == changed.get(name, value), name
+    assert used["save_strategy"] == "no"
+    # The numbers of docs/results.md are of these.
+    assert (used["learning_rate"], used["warmup_steps"], used["num_generations"]) == (1e-4, 8, 16)
+    assert (used["per_device_train_batch_size"], used["steps_per_generation"]) == (64, 4)
+    assert (used["max_completion_length"], used["lr_scheduler_type"]) == (64, "constant_with_warmup")
+
+
+def test_demo_evaluates_before_and_after(quick_run):
+    """Terminal, report and card tell what the samples say, which are judged here once more."""
+    root, output = quick_run
+    run = root / "htpo-seed0"
+    means = {}
+    for step in (0, 4):
+        rows = [
+            json.loads(line) for line in (run / f"evaluation/step-{step}/countdown.jsonl").read_text().splitlines()
+        ]
+        prompts = {}  # the problems are in the order of the test problems, in each all 64 samples
+        for row in rows:
+            prompts.setdefault(row["problem"], []).append(row)
+        assert [len(samples) for samples in prompts.values()] == [64] * 8
+        shares = []
+        for problem, samples in zip(problems("test"), prompts.values(), strict=False):
+            prompt = f"{','.join(map(str, problem.numbers))}>{problem.target}:"
+            verdicts = [is_solution(prompt, row["completion"]) for row in samples]
+            assert [row["verdict"] == "correct" for row in samples] == verdicts
+            shares.append(sum(verdicts) / 64)
+        means[step] = shares
+    gain, low, high = mean_with_interval([after - before for before, after in zip(*means.values(), strict=True)])
+    before, after = (sum(shares) / 8 for shares in means.values())
+    cells = [f"{before:.3f}", f"{after:.3f}", f"{gain:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+    (line,) = [line for line in output.splitlines() if "| mean@64 |" in line and "+" in line]
+    assert [cell.strip() for cell in line.split("|")][4:8] == cells
+    page = (run / "report" / "index.html").read_text()
+    assert f"<td>{gain:+.3f} [{low:+.3f}, {high:+.3f}]</td>" in page
+    assert "step 4 |" in (run / "README.md").read_text()
 
 
 def test_readme_demo_commands(quick_run, tmp_path, monkeypatch):
@@ -85,14 +128,16 @@ def test_readme_demo_commands(quick_run, tmp_path, monkeypatch):
     quick = ["--quick", "--threads", "1", "--output_dir", str(root)]
     for each in arguments:
         command = [str(Path(sys.prefix) / "bin" / "htpo"), "demo", *each, *quick]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+        output = subprocess.run(
+            command, env=ENVIRONMENT, check=True, capture_output=True, text=True, timeout=600
+        ).stdout
         assert "Supervised warm start: found in" in output
     for line in commands(README):
         if "htpo report" in line or "htpo tokens" in line:
             cli.main(line.replace("runs/laptop", str(root)).split()[1:])
     assert "dapo-seed0" in (tmp_path / "report" / "index.html").read_text()
     assert "versus high-entropy-only" in (root / "htpo-seed0" / "tokens" / "step-000004.html").read_text()
-    log = [json.loads(line) for line in (root / "dapo-seed0" / "metrics.jsonl").read_text().splitlines()]
+    log = json.loads((root / "dapo-seed0" / "trainer_state.json").read_text())["log_history"]
     assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
 
 
@@ -111,7 +156,10 @@ def test_weak_warm_start_goes_on_or_stops_with_the_mend(tmp_path, monkeypatch, a
         warm_start.warm_start(directory, seed, steps, model)
 
     monkeypatch.setattr(laptop, "warm_start", counted)
-    monkeypatch.setattr(laptop, "evaluate", lambda model, tokenizer, tasks, n, desc: [16 * next(left)] * len(tasks))
+    summary = {"metrics": {"mean@16": {}}}
+    monkeypatch.setattr(
+        laptop, "measure", lambda *arguments: summary["metrics"]["mean@16"].update(mean=next(left)) or summary
+    )
     config = laptop.LaptopConfig(warm_start_steps=2, output_dir=str(tmp_path), threads=1)
     if accuracies[-1] > 0.22:
         laptop.prepare(config, tmp_path)
@@ -127,12 +175,13 @@ def test_tokenizer_round_trip_and_unknown():
     assert tokenizer("5a").input_ids[1] == tokenizer.unk_token_id
 
 
-def test_evaluation_is_repeatable_and_leaves_the_random_state():
+def test_evaluation_leaves_the_random_state(tmp_path):
     torch.manual_seed(0)
-    model, tokenizer, tasks = warm_start.build_model().eval(), warm_start.build_tokenizer(), problems("test")[:3]
+    model = warm_start.build_model(), warm_start.build_tokenizer()
     state = torch.get_rng_state()
-    first, second = (laptop.evaluate(model, tokenizer, tasks, 4, "test") for _ in range(2))
-    assert first == second
+    summaries = [laptop.measure(model, "test", 2, tmp_path / name, quick=True) for name in "ab"]
+    assert summaries[0] == summaries[1]
+    assert summaries[0]["problems"] == 8
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -9,6 +9,10 @@ import jupytext
 import nbclient
 import nbformat
 import pytest
+from ipykernel.kernelapp import launch_new_instance
+from jupyter_client import AsyncKernelManager
+
+from ..forks import Forks
 
 
 ROOT = Path(__file__).parents[2]
@@ -47,15 +51,43 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks")
 
 
+def run_kernel(directory, connection_file):
+    os.chdir(directory)
+    launch_new_instance(argv=["-f", connection_file])
+
+
+class Kernel(AsyncKernelManager):
+    """A kernel that need not import what the notebooks import."""
+
+    has_kernel = True
+
+    def __init__(self, directory):
+        super().__init__()
+        self.write_connection_file()
+        self.forks = Forks(run_kernel, directory, self.connection_file, output=directory / "output.txt")
+
+    async def _async_is_alive(self):
+        return not self.forks.ended()
+
+    async def shutdown_kernel(self, *args, **kwargs):
+        self.forks.kill()
+
+    is_alive = _async_is_alive
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(source, directory, monkeypatch):
     for name, value in {"HTPO_REDUCED": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
-    # The kernel is the interpreter of the tests, and so are the commands that a cell calls.
+    # The commands that a cell calls are those of the interpreter of the tests.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    resources = {"metadata": {"path": str(directory)}}
-    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    kernel = Kernel(directory)
+    try:
+        nbclient.NotebookClient(notebook, kernel, timeout=600).execute()
+    finally:
+        kernel.forks.kill()
+        kernel.cleanup_resources()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     pictures = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]

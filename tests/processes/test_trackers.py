@@ -15,8 +15,8 @@ from htpo_trl.evaluation import Sampling
 from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.objective import GROUPS
 
-from ..conftest import CPU_ARGUMENTS, even_digits, tiny_model
 from ..hub_server import TOKEN
+from ..tiny import CPU_ARGUMENTS, even_digits, tiny_model
 
 
 # The module that is read by: a folder `wandb` in the working directory would pass for the package.

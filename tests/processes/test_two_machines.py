@@ -8,10 +8,10 @@ from collections import defaultdict
 
 import pytest
 
-from htpo_trl.tokens import record as token_record
+from htpo_trl.tokens import read_record
 
-from ..conftest import tiny_model
 from ..distributed_run import launch, records
+from ..tiny import tiny_model
 
 
 GROUP_SIZE = 4
@@ -33,13 +33,13 @@ def directory(tokenizer, tmp_path_factory):
         "dynamic_sampling": True,
     }
     job = {"arguments": arguments, "forced": True, "record_tokens": {"steps": 1, "completions": 1000}}
-    launch(("tests.machines",), path, {"run": job})
+    launch(path, {"run": job}, n_machines=2)
     return path
 
 
 def batches(directory):
     """What the two generation batches were: of each the recorded completions, all of them."""
-    steps = [token_record.read(directory / "run", step) for step in range(1, 7)]
+    steps = [read_record(directory / "run", step) for step in range(1, 7)]
     assert [record.settings.completions_in_step for record in steps] == [20] * 6
     return [[completion for record in part for completion in record.completions] for part in (steps[:3], steps[3:])]
 

@@ -88,6 +88,14 @@ def test_pairing_finds_what_lies_between_problems_of_very_different_difficulty(t
     assert mixed["p"] > 0.05
 
 
+def test_a_problem_that_one_of_them_could_not_judge_is_left_out(tmp_path):
+    before = {"p1": ["no gold"] * N, "p2": ["a"] * N, "p3": ["right"] * N, "p4": ["a"] * N}
+    after = {"p4": ["no gold"] * N, "p3": ["right"] * N, "p2": ["right", "a", "a", "a"], "p1": ["right"] * N}
+    record = compare(write(tmp_path / "a.jsonl", before), write(tmp_path / "b.jsonl", after), ks=[1])[0]
+    expected = {"metric": "mean@4", "problems": 2, "first": 0.5, "second": 0.625, "difference": 0.125}
+    assert {name: record[name] for name in expected} == expected
+
+
 def test_different_numbers_of_samples(tmp_path):
     rng = np.random.default_rng(0)
     first = write(tmp_path / "a.jsonl", random_answers(rng, 0.2))

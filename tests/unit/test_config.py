@@ -78,6 +78,14 @@ def test_what_fits_is_accepted(make_config, options):
     assert {name: getattr(config, name) for name in options} == options
 
 
+@pytest.mark.parametrize(("micro_batch", "mend"), [(1, 8), (3, 8), (5, 8), (11, 8), (13, 16)])
+def test_the_batch_size_that_is_named_holds_whole_groups(make_config, micro_batch, mend):
+    options = {"num_generations": 8, "steps_per_generation": 1}
+    with pytest.raises(ValueError, match=rf"Set per_device_train_batch_size={mend} \(or a multiple of 8\)"):
+        make_config(per_device_train_batch_size=micro_batch, **options)
+    assert make_config(per_device_train_batch_size=mend, **options).generation_batch_size == mend
+
+
 def test_bnpo_is_refused_on_several_processes(make_config, monkeypatch):
     monkeypatch.setattr(HTPOConfig, "world_size", 2)
     make_config()
@@ -113,8 +121,6 @@ def test_every_option_of_ours_has_help():
     actions = {action.dest: action for action in parser._actions if action.dest != argparse.SUPPRESS}
     assert ours
     assert all(actions[name].help for name in ours)
-    documented = HTPOConfig.__doc__
-    assert all(f"{name} (`" in documented for name in ours)
 
 
 def test_copies_keep_the_token_and_what_is_published_does_not(make_config, make_trainer, tmp_path):
@@ -127,3 +133,5 @@ def test_copies_keep_the_token_and_what_is_published_does_not(make_config, make_
     assert b"hf_secret" not in written
     assert config.output_dir.encode() in written  # negative control: it is the arguments that are there
     assert trainer.args.hub_token == "hf_secret"
+    # Nor do copies that are made after a save lose it.
+    assert copy.deepcopy(trainer.args).hub_token == "hf_secret"

@@ -7,8 +7,8 @@ import random
 import re
 import sys
 from decimal import Decimal
+from pathlib import Path
 
-import datasets
 import pytest
 from datasets import Dataset
 
@@ -16,112 +16,18 @@ from htpo_trl.data import (
     BENCHMARKS,
     PROCEDURAL_TASKS,
     TEMPLATES,
+    Benchmark,
     check_disjoint,
     exclude,
     load,
-    load_countdown,
-    load_file,
-    load_procedural,
     split,
 )
 from htpo_trl.data.countdown import countdown_reward, problems
+from htpo_trl.data.names import check_options, evaluation_problems, hub_id, is_ours
+from htpo_trl.data.prompts import PromptArguments
 
 from ..golds import DATA, FILES
-
-
-# Where each set is on the Hub and which columns are read: to be compared with the set's page if a download fails.
-EXPECTED = {
-    "dapo-math-17k": ("BytedTsinghua-SIA/DAPO-Math-17k", None, "train", "prompt", "reward_model"),
-    "dapo-math-17k-processed": ("open-r1/DAPO-Math-17k-Processed", "all", "train", "prompt", "solution"),
-    "dapo-math-17k-english": ("open-r1/DAPO-Math-17k-Processed", "en", "train", "prompt", "solution"),
-    "aime24": ("HuggingFaceH4/aime_2024", None, "train", "problem", "answer"),
-    "aime25": ("math-ai/aime25", None, "test", "problem", "answer"),
-    "amc23": ("math-ai/amc23", None, "test", "question", "answer"),
-    "math500": ("HuggingFaceH4/MATH-500", None, "test", "problem", "answer"),
-    "minerva": ("svc-huggingface/minerva-math", None, "test", "problem", "solution"),
-    "olympiadbench": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", "question", "final_answer"),
-    "gsm8k": ("openai/gsm8k", "main", "test", "question", "answer"),
-    "gsm8k-train": ("openai/gsm8k", "main", "train", "question", "answer"),
-}
-
-DAPO_FRAME = (
-    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
-    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its "
-    'own line after "Answer:".'
-)
-
-
-def dapo_row(problem, answer, frame=DAPO_FRAME):
-    return {
-        "data_source": "math_dapo",
-        "prompt": [{"content": frame.format(problem), "role": "user"}],
-        "ability": "MATH",
-        "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"},
-        "extra_info": {"index": "9a9b6eb4-a1cb-49d1-8c1e-62eaf2f74079"},
-    }
-
-
-PROCESSED_ROW = {"prompt": "What is 6 times 7?", "solution": "42", "source_prompt": [], "ability": "MATH"}
-GSM8K_ROW = {"question": "What is 600 times 7?", "answer": "#### by 7:\n600 * 7 = <<600*7=4200>>4200\n#### 4,200"}
-
-# Made-up rows with the columns of the set, and what is to be read from them.
-ROWS = {
-    "dapo-math-17k": (dapo_row("What is $6\\cdot7$?", "42"), "What is $6\\cdot7$?", "42"),
-    "dapo-math-17k-processed": (PROCESSED_ROW, "What is 6 times 7?", "42"),
-    "dapo-math-17k-english": (PROCESSED_ROW, "What is 6 times 7?", "42"),
-    "aime24": ({"id": 60, "problem": "P", "solution": "long", "answer": "025", "url": "u", "year": "2024"}, "P", "25"),
-    "aime25": ({"problem": "P", "answer": 70, "id": "0"}, "P", "70"),
-    "amc23": ({"id": 0, "question": "Q", "answer": "27", "url": "u"}, "Q", "27"),
-    "math500": (
-        {
-            "problem": "P",
-            "solution": "S",
-            "answer": "\\frac{1}{2}",
-            "subject": "Algebra",
-            "level": 2,
-            "unique_id": "i",
-        },
-        "P",
-        "\\frac{1}{2}",
-    ),
-    "minerva": (
-        {"problem": "P", "solution": "So \\boxed{1}, or \\boxed{\\frac{a}{\\sqrt{b}}} m.", "type": "t", "idx": 0},
-        "P",
-        "\\frac{a}{\\sqrt{b}}",
-    ),
-    "olympiadbench": (
-        {"id": 1, "question": "Q", "solution": ["S"], "final_answer": ["$69$,$84$"], "is_multiple_answer": True},
-        "Q",
-        "69,84",
-    ),
-    "gsm8k": (GSM8K_ROW, "What is 600 times 7?", "4200"),
-    "gsm8k-train": (GSM8K_ROW, "What is 600 times 7?", "4200"),
-}
-
-
-def write_jsonl(path, *rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Folders named like sets of the Hub: `load_dataset` prefers them to the Hub, and reads them as it reads it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-    def publish(name, *rows):
-        hub_id, config, split_name, *_ = EXPECTED[name]
-        write_jsonl(tmp_path / hub_id / "rows.jsonl", *rows)
-        write_jsonl(tmp_path / hub_id / "other.jsonl", {"not": "this one"})
-        card = f"---\nconfigs:\n- config_name: {config or 'default'}\n  data_files:\n"
-        card += f"  - split: {split_name}\n    path: rows.jsonl\n"
-        if config:
-            card += "- config_name: other\n  data_files: other.jsonl\n"
-        (tmp_path / hub_id / "README.md").write_text(f"{card}---\n")
-
-    return publish
+from ..hub_files import DAPO_FRAME, EXPECTED, GSM8K_ROW, ROWS, dapo_row, write_jsonl
 
 
 @pytest.fixture
@@ -217,7 +123,7 @@ def test_bad_values(tmp_path, name, row, message):
 )
 def test_answers_are_bare(tmp_path, value, solution):
     path = write_jsonl(tmp_path / "own.jsonl", {"problem": "P", "solution": value})
-    assert load_file(path)["solution"][0] == solution
+    assert load(path)["solution"][0] == solution
 
 
 @pytest.mark.parametrize(
@@ -245,7 +151,7 @@ def test_files_of_ones_own(tmp_path):
         writer.writerows(rows)
     Dataset.from_list(rows).to_parquet(tmp_path / "own.parquet")
     for suffix in (".jsonl", ".csv", ".parquet"):
-        dataset = load_file(str(jsonl.with_suffix(suffix)), problem_column="frage", solution_column="zahl")
+        dataset = load(str(jsonl.with_suffix(suffix)), problem_column="frage", solution_column="zahl")
         assert dataset["problem"][:] == [row["frage"] for row in rows], suffix
         assert dataset["solution"][:] == ["42", "2"]
 
@@ -273,59 +179,144 @@ def test_bad_files(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match="^" + re.escape(f"{path}{message}")):
-        load_file(path)
+        load(path)
 
 
 def test_bad_rows_of_parquet(tmp_path):
     path = tmp_path / "own.parquet"
     Dataset.from_dict({"problem": ["P", "Q"], "solution": ["1", None]}).to_parquet(path)
     with pytest.raises(ValueError, match=re.escape(f"{path}, row 2, column 'solution': the value is None")):
-        load_file(path)
+        load(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
-        load_file(tmp_path / "nowhere.jsonl")
+        load(tmp_path / "nowhere.jsonl")
 
 
-def test_unknown_name():
-    with pytest.raises(ValueError, match=r"name='aime' is none of dapo-math-17k, .*aime24.*load_file"):
+def test_unknown_names(hub):
+    with pytest.raises(
+        ValueError, match=r"dataset 'aime': .*Did you mean 'aime2[45]'\? .* known: dapo-math-17k, .*gcd"
+    ):
         load("aime")
+
+
+def test_unknown_options(problems_file):
+    with pytest.raises(
+        TypeError, match=r"no option 'tempalte'\. Did you mean 'template'\? There are template, system_"
+    ):
+        load(problems_file(("A", "1")), tempalte="none")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("own.jsonl", {"path": "copy.jsonl"}, "dataset_path='copy.jsonl' is a copy of one of dapo-math-17k, "),
+        ("own.jsonl", {"config": "main"}, "dataset_config='main' is for data sets of the Hub by their id, which 'own"),
+        ("aime24", {"split": "test"}, "split='test' is for data sets of the Hub by their id, which 'aime24' is not"),
+        ("gcd", {"streaming": True}, "dataset_streaming=True is for data sets of the Hub by their id"),
+        ("countdown", {"split": "tset"}, "split='tset' of countdown is none of test, validation, train"),
+        ("countdown", {"config": "main"}, "dataset_config='main' is for data sets of the Hub"),
+    ],
+)
+def test_options_that_do_not_fit_the_name(tmp_path, monkeypatch, name, options, message):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "own.jsonl", {"problem": "P", "solution": "1"})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(name, **options)
+
+
+def test_options_of_tasks_without_a_task():
+    options = PromptArguments(dataset_options='{"size": 3}')
+    check_options(["aime24", "gcd"], options)
+    with pytest.raises(ValueError, match=r"dataset_options={'size': 3} are for procedural tasks, which aime24 is not"):
+        check_options(["aime24"], options)
+    with pytest.raises(ValueError, match=r"are for procedural tasks, which aime24 is not"):
+        load("aime24", dataset_options={"size": 3})
+    with pytest.raises(ValueError, match=r"dataset_options='{' is not JSON"):
+        PromptArguments(dataset_options="{")
+
+
+def test_data_in_trls_format_is_taken_as_it_is(hub, tmp_path):
+    row = {"prompt": "p", "extra": 1}
+    write_jsonl(tmp_path / "org" / "set" / "train.jsonl", row)
+    write_jsonl(tmp_path / "own.jsonl", row)
+    for name, place in (("org/set", "org/set, row 1"), ("own.jsonl", "own.jsonl, line 1")):
+        assert load(name)[:] == {"prompt": ["p"], "extra": [1]}
+        with pytest.raises(ValueError, match=f"{place}: no column 'question', only 'prompt', 'extra'"):
+            load(name, problem_column="question")
+    assert list(load("org/set", streaming=True)) == [row]
+
+
+def test_a_set_of_the_hub_by_its_id(hub, tmp_path):
+    write_jsonl(tmp_path / "org" / "set" / "train.jsonl", {"question": "P", "answer": "$1$"})
+    columns = {"problem_column": "question", "solution_column": "answer"}
+    assert load("org/set", template="none", chat=False, **columns)[:] == {
+        "prompt": ["P"],
+        "solution": ["1"],
+        "problem": ["P"],
+    }
+    elsewhere = Benchmark("org/set", None, "train", "question", "answer")
+    assert load(elsewhere, PromptArguments(chat=False))["solution"][:] == ["1"]
+
+
+def test_problems_of_an_evaluation(hub, problems_file, tmp_path):
+    name, problems = evaluation_problems(str(problems_file(("A", "1"))), PromptArguments(template="none", chat=False))
+    assert (name, problems["prompt"][:]) == ("own", ["A"])
+    assert evaluation_problems("countdown", PromptArguments())[1][:] == load("countdown", split="test")[:]
+    write_jsonl(tmp_path / "org" / "set" / "train.jsonl", {"prompt": "to train on"})
+    write_jsonl(tmp_path / "org" / "set" / "test.jsonl", {"prompt": "to test on"})
+    assert evaluation_problems("org/set", PromptArguments())[1]["prompt"][:] == ["to test on"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "on_the_hub"),
+    [
+        ("aime24", True, "HuggingFaceH4/aime_2024"),
+        ("gcd", True, None),
+        ("own.csv", True, None),
+        ("org/set", False, "org/set"),
+        ("tests", False, None),  # a folder
+    ],
+)
+def test_where_a_name_is_from(name, ours, on_the_hub, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert (is_ours(name), hub_id(name)) == (ours, on_the_hub)
 
 
 def test_templates(problems_file):
     path = problems_file(("Find $\\frac{1}{x}$ of {problem} {0}.", "1"))
     problem = "Find $\\frac{1}{x}$ of {problem} {0}."
-    assert load_file(path, template="answer", chat=False)["prompt"][0] == (
+    assert load(path, template="answer", chat=False)["prompt"][0] == (
         "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
         f"$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\n"
         'Remember to put your answer on its own line after "Answer:".'
     )
-    assert load_file(path, template="none", chat=False)["prompt"][0] == problem
-    assert load_file(path, template="Q: {problem}\nA:", chat=False)["prompt"][0] == f"Q: {problem}\nA:"
-    assert load_file(path, template="none", chat=False, system_prompt="Be brief.")["prompt"][0] == (
+    assert load(path, template="none", chat=False)["prompt"][0] == problem
+    assert load(path, template="Q: {problem}\nA:", chat=False)["prompt"][0] == f"Q: {problem}\nA:"
+    assert load(path, template="none", chat=False, system_prompt="Be brief.")["prompt"][0] == (
         f"Be brief.\n\n{problem}"
     )
-    assert load_file(path, template="none", system_prompt="Be brief.")["prompt"][0] == [
+    assert load(path, template="none", system_prompt="Be brief.")["prompt"][0] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": problem},
     ]
-    assert load_file(path)["prompt"][0][0]["content"].endswith("within \\boxed{}.")
+    assert load(path)["prompt"][0][0]["content"].endswith("within \\boxed{}.")
     with pytest.raises(ValueError, match=r"template='box' is none of boxed, answer, none and has no \{problem\}"):
-        load_file(path, template="box")
+        load(path, template="box")
 
 
 def test_repeats_and_conflicts(problems_file, caplog):
     path = problems_file(
         ("A", "1"), (" A\n", "$1$"), ("B  b", "2"), ("B b", "3"), ("B b", "2"), ("C", "4"), ("a", "1")
     )
-    dataset = load_file(path)
+    dataset = load(path)
     assert dataset["problem"][:] == ["A", "C", "a"]
     assert caplog.messages == [
         f"{path}: 7 rows, 3 problems. Dropped: 3 rows that repeat a problem, 1 problems with conflicting answers."
     ]
     with pytest.raises(ValueError, match="no problem in 2 rows, of which 1 have conflicting answers"):
-        load_file(problems_file(("A", "1"), ("A", "2")))
+        load(problems_file(("A", "1"), ("A", "2")))
 
 
 def test_the_hundred_copies_of_dapo(hub, caplog):
@@ -352,7 +343,9 @@ def test_split_is_by_content():
         assert abs(len(numbers) / 400 - share) < 4 * math.sqrt(share * (1 - share) / 400)
     assert set(split(numbered(*range(400)), shares, seed=1)["test"]["number"]) != set(first["test"]["number"])
     spaced = Dataset.from_dict({"problem": [" What  is\n7? ", "What is 7?", *(f"What is {n}?" for n in range(50))]})
-    assert sum(len(part) for part in split(spaced, {"a": 0.5, "b": 0.5}).values()) == 52
+    parts = split(spaced, {"a": 0.5, "b": 0.5})
+    assert sum(len(part) for part in parts.values()) == 52
+    check_disjoint(parts)
 
 
 @pytest.mark.parametrize("shares", [{"train": 0.9}, {"train": 1.2, "test": -0.2}, {"train": 1.0, "test": 0.0}, {}])
@@ -378,12 +371,12 @@ def test_overlaps_are_found_and_removed():
 
 
 def test_countdown():
-    train, test = load_countdown("train"), load_countdown("test")
+    train, test = load("countdown"), load("countdown", split="test")
     assert countdown_reward(train["prompt"][:], train["solution"][:]) == [1.0] * len(train)
     rng = random.Random(0)
     assert train["prompt"][:] == [problem.prompt(rng) for problem in problems("train")]  # as in the laptop job
-    assert load_countdown("train", seed=1)["prompt"][:] != train["prompt"][:]
-    check_disjoint({"train": train, "validation": load_countdown("validation"), "test": test})
+    assert load("countdown", dataset_options={"seed": 1})["prompt"][:] != train["prompt"][:]
+    check_disjoint({"train": train, "validation": load("countdown", split="validation"), "test": test})
 
 
 RECOMPUTE = {
@@ -403,33 +396,34 @@ class TestProcedural:
 
     @pytest.mark.parametrize("task", PROCEDURAL_TASKS)
     def test_answers_are_numbers_and_repeatable(self, task):
-        dataset = load_procedural(task, size=20)
+        dataset = load(task, dataset_options={"size": 20})
         assert all(re.fullmatch(r"-?\d+(\.\d+)?(/\d+)?", answer) for answer in dataset["solution"])
-        assert dataset[:] == load_procedural(task, size=20)[:]
+        assert dataset[:] == load(task, dataset_options={"size": 20})[:]
 
     @pytest.mark.parametrize("task", RECOMPUTE)
     def test_answers_are_right(self, task):
-        for row in load_procedural(task, size=50, seed=3):
+        for row in load(task, dataset_options={"size": 50, "seed": 3}):
             assert RECOMPUTE[task](row["problem"]) == Decimal(row["solution"]), row["problem"]
 
     def test_neighbouring_seeds_share_nothing(self):
-        first, second = (load_procedural("count_bits", size=200, seed=seed) for seed in (0, 1))
+        first, second = (load("count_bits", dataset_options={"size": 200, "seed": seed}) for seed in (0, 1))
         check_disjoint({"first": first, "second": second})
 
     def test_options_of_the_task(self):
-        short = load_procedural("chain_sum", size=20, min_terms=2, max_terms=2, template="none", chat=False)
+        options = {"size": 20, "min_terms": 2, "max_terms": 2}
+        short = load("chain_sum", template="none", chat=False, dataset_options=options)
         assert all(len(re.findall(r"\d+", prompt)) == 2 for prompt in short["prompt"])
 
-    @pytest.mark.parametrize("task", ["spiral_matrix", "puzzle24", "basic_arithmetic", "nonsense"])
-    def test_other_tasks_are_refused(self, task):
-        with pytest.raises(ValueError, match=rf"task='{task}' is not among those .* the verifier can judge: binary"):
-            load_procedural(task)
+    @pytest.mark.parametrize("task", ["spiral_matrix", "puzzle24", "basic_arithmetic"])
+    def test_other_tasks_are_refused(self, task, hub):
+        with pytest.raises(ValueError, match=f"dataset '{task}': .*Names that are known: .*binary_alternation"):
+            load(task)
 
 
 def test_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # what Python itself puts there for "not to be imported"
     with pytest.raises(ImportError, match=r"pip install 'htpo_trl\[procedural\]'"):
-        load_procedural("gcd")
+        load("gcd")
 
 
 SIZES = {"aime24": 30, "aime25": 30, "math500": 500, "minerva": 272, "olympiadbench": 675, "gsm8k": 1319}

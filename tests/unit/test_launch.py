@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import signal
 
-from htpo_trl.cli.launch import train
-from htpo_trl.scripts.arguments import read
+from htpo_trl.cli import main
+from htpo_trl.scripts.arguments import read, set_environment
 
 
 # Python imports it before anything else; accelerate and torchrun set RANK, in the processes that they start.
@@ -21,8 +21,8 @@ def test_a_killed_process_gives_the_exit_code_of_its_signal(tmp_path, monkeypatc
     """128 + 9, as shells and cluster managers know it, of the first that failed; the other one is only ended."""
     (tmp_path / "sitecustomize.py").write_text(KILLED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    argv = ["--config", "smollm2-135m-cpu", "--accelerate_config", "ddp-cpu"]
-    launcher = multiprocessing.get_context("fork").Process(target=train, args=(argv,))
+    argv = ["train", "--config", "smollm2-135m-cpu", "--accelerate_config", "ddp-cpu"]
+    launcher = multiprocessing.get_context("fork").Process(target=main, args=(argv,))
     launcher.start()
     launcher.join()
     assert launcher.exitcode == 128 + signal.SIGKILL
@@ -34,6 +34,6 @@ def test_the_users_environment_wins_over_the_recipes(tmp_path, monkeypatch):
     monkeypatch.setenv("HTPO_TEST_EMPTY", "")
     monkeypatch.setenv("HTPO_TEST_UNSET", "")  # so that it is taken away again
     monkeypatch.delenv("HTPO_TEST_UNSET")
-    read(["--config", str(tmp_path / "recipe.yaml")], {})
+    set_environment(read(["--config", str(tmp_path / "recipe.yaml")], {}).env)
     found = {name: value for name, value in os.environ.items() if name.startswith("HTPO_TEST_")}
     assert found == {"HTPO_TEST_SET": "2", "HTPO_TEST_EMPTY": "", "HTPO_TEST_UNSET": "1"}

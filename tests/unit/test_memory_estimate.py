@@ -2,7 +2,8 @@
 
 import pytest
 
-from htpo_trl.cli.memory import estimate, sizes
+from htpo_trl.cli.launch import Parallelism
+from htpo_trl.cli.memory import Sizes, estimate
 
 
 BILLIONS = 8.190735360  # parameters of Qwen3-8B, as its weights on the Hub count
@@ -21,17 +22,10 @@ BILLIONS = 8.190735360  # parameters of Qwen3-8B, as its weights on the Hub coun
 def test_gradients_are_counted_on_the_device_with_offload_too(layout, mixed_precision, gigabytes, offload):
     """Bytes of a value × parameters / processes: weights and optimizer states are put away, gradients are not."""
     parts = estimate(
-        sizes("Qwen/Qwen3-8B-Base"),
-        **layout,
+        Sizes(parameters=8_190_735_360, in_linear_layers=6_945_767_424, trainable=8_190_735_360),
+        Parallelism(processes=8, offload=offload, **layout),
         dtype="float32",
         mixed_precision=mixed_precision,
-        processes=8,
-        offload=offload,
         quantized_bits=None,
-        micro_batch=1,
-        sequence_length=2,
-        completion_length=1,
-        gradient_checkpointing=True,
-        generated_at_once=0,
     )
     assert parts["gradients"] == pytest.approx(gigabytes * 1e9)

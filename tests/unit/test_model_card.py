@@ -13,8 +13,8 @@ from htpo_trl.objective import GROUPS, get_table
 from htpo_trl.training.checkpoint import check
 from htpo_trl.utils import write_json
 
-from ..conftest import even_digits
 from ..hub_server import metadata_errors
+from ..tiny import even_digits
 
 
 def length(completions, **kwargs):

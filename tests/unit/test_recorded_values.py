@@ -8,12 +8,12 @@ from transformers import TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.objective import GROUPS
-from htpo_trl.tokens import record as token_record
+from htpo_trl.tokens import read_record
 from htpo_trl.tokens.callback import TokenRecorder
 
-from ..conftest import CPU_ARGUMENTS, tiny_model
 from ..reference import reference
 from ..rollouts import scripted_rollout
+from ..tiny import CPU_ARGUMENTS, tiny_model
 
 
 # Prompt -> text, verdict, and what another reward function says. The last of each is cut at 12 tokens.
@@ -93,7 +93,7 @@ def run(tokenizer, tmp_path_factory):
         )
     trainer.add_callback(TokenRecorder(trainer, steps=1, completions=100))
     trainer.train()
-    return [token_record.read(directory, step) for step in (1, 2)], [models.before[step] for step in (1, 2)]
+    return [read_record(directory, step) for step in (1, 2)], [models.before[step] for step in (1, 2)]
 
 
 def forward(model, tokenizer, completion):

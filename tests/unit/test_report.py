@@ -1,21 +1,23 @@
 import base64
+import io
 import json
 import math
 import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from htpo_trl import cli
 from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
-from htpo_trl.report import figures, stacks, write_report
-from htpo_trl.report.context import Context, number
-from htpo_trl.report.estimates import MAX_POINTS, band, over_seeds, paired_finals, paired_scores, pairs
-from htpo_trl.report.evaluation import gains, verdicts
-from htpo_trl.report.figures import Curve, Panel
-from htpo_trl.report.runs import RunError, read_run
+from htpo_trl.report import RunError, write_report
+from htpo_trl.report.estimates import MAX_POINTS, band, differences, final_values, paired, paired_scores
+from htpo_trl.report.page import number_text
+from htpo_trl.report.panels import Metric
+from htpo_trl.report.pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
+from htpo_trl.report.runs import read_run
 from htpo_trl.report.sets import differing_options, read_sets
 
 from .test_comparison import random_answers
@@ -23,7 +25,7 @@ from .test_comparison import write as write_results
 
 
 T = {2: 12.7062, 3: 4.30265}  # by number of seeds
-N = 4  # samples per problem of the demo runs
+N = 4  # samples per problem
 HOSTILE = "<script>alert('$x')</script>"
 
 
@@ -62,19 +64,13 @@ def train_run(path, log, **options):
     return path
 
 
-def demo_run(path, seed, after=(3, 1, 4), objective="htpo", log=None):
-    path.mkdir(parents=True)
-    result = {
-        "config": {"objective": objective, "seed": seed, "output_dir": str(path.parent)},
-        "versions": {"torch": "2.13.0"},
-        "problems": [f"p{i}" for i in range(len(after))],
-        "samples": N,
-        "correct_before": [1] * len(after),
-        "correct_after": list(after),
-    }
-    (path / "result.json").write_text(json.dumps(result))
-    lines = [json.dumps(row) for row in (htpo_log(seed) if log is None else log)]
-    (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+def evaluated_run(path, seed, after=(3, 1, 4), objective="htpo", log=None):
+    """A run evaluated before and after; of each problem so many of `N` samples are correct."""
+    log = htpo_log(seed) if log is None else log
+    train_run(path, log, objective=objective, seed=seed)
+    for step, counts in ((0, [1] * len(after)), (log[-1]["step"], after)):
+        answers = {f"p{i}": ["right"] * correct + ["a"] * (N - correct) for i, correct in enumerate(counts)}
+        write_results(path / "evaluation" / f"step-{step}" / "countdown.jsonl", answers)
     return path
 
 
@@ -113,7 +109,7 @@ def mixture(tmp_path_factory):
     """A report of two sets of seeds, and of a plain GRPO run that died and bears a hostile name."""
     root = tmp_path_factory.mktemp("mixture")
     after = {("dapo", 0): (3, 1, 4), ("dapo", 1): (2, 2, 2), ("htpo", 0): (4, 1, 4), ("htpo", 1): (2, 4, 3)}
-    runs = [demo_run(root / f"{name}-seed{s}", s, counts, name) for (name, s), counts in after.items()]
+    runs = [evaluated_run(root / f"{name}-seed{s}", s, counts, name) for (name, s), counts in after.items()]
     grpo = root / "<b>grpo"
     trl_run(grpo / "checkpoint-11", trl_log(7, steps=11))
     trl_run(grpo / "checkpoint-12", trl_log(7))
@@ -170,7 +166,8 @@ def test_tables_hold_means_and_intervals_over_seeds(mixture):
     half = T[2] * difference.std(ddof=1) / 2**0.5
     mean = difference.mean()
     expected = f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
-    assert page.row("htpo", "countdown: mean")[2:] == [expected, "0.500", "2 seeds"]
+    sides = [f"{np.mean([means[name, seed] for seed in (0, 1)]):.3f}" for name in ("dapo", "htpo")]
+    assert page.row("htpo", "countdown: mean") == [*sides, expected, "0.500", "2 seeds"]
     htpo = np.array([means["htpo", seed] for seed in (0, 1)])
     half = T[2] * htpo.std(ddof=1) / 2**0.5
     last = f"{htpo.mean():.3f} [{htpo.mean() - half:.3f}, {htpo.mean() + half:.3f}]"
@@ -181,59 +178,72 @@ def test_tables_hold_means_and_intervals_over_seeds(mixture):
     assert any("no seed in common" in text for text in page.texts)
 
 
+def band_of(*runs):
+    """The band over runs, of each one's step → value."""
+    return band(pd.concat([pd.Series(run, dtype=float) for run in runs], axis=1).sort_index())
+
+
 def test_bands_are_means_and_t_intervals():
     series = [{1: 1.0, 5: 2.0, 9: 4.0}, {1: 2.0, 5: 2.0, 9: 5.0}, {1: 6.0, 5: 2.0, 9: 9.0}]
-    found = band(series)
-    np.testing.assert_array_equal(found.steps, [1, 5, 9])
-    np.testing.assert_allclose(found.mean, [3, 2, 6])
-    np.testing.assert_allclose(
-        found.high - found.mean, [T[3] * math.sqrt(7 / 3), 0, T[3] * math.sqrt(7 / 3)], rtol=1e-5
-    )
-    single = band(series[:1])
-    np.testing.assert_array_equal(single.mean, [1, 2, 4])
-    assert np.isnan(single.low).all()  # one seed: a line, no band
-    many = band([{step: float(step % 2) for step in range(1, 4 * MAX_POINTS + 1)}])
-    assert (many.width, len(many.steps)) == (4, MAX_POINTS)
-    np.testing.assert_array_equal(many.mean, 0.5)
+    found = band_of(*series)
+    np.testing.assert_array_equal(found.index, [1, 5, 9])
+    np.testing.assert_allclose(found["mean"], [3, 2, 6])
+    half = [T[3] * math.sqrt(7 / 3), 0, T[3] * math.sqrt(7 / 3)]
+    np.testing.assert_allclose(found.high - found["mean"], half, rtol=1e-5)
+    np.testing.assert_allclose(found["mean"] - found.low, half, rtol=1e-5)
+    single = band_of(series[0])
+    np.testing.assert_array_equal(single["mean"], [1, 2, 4])
+    assert single.low.isna().all()  # one seed: a line, no band
+    many = band_of({step: float(step % 2) for step in range(1, 4 * MAX_POINTS + 1)})
+    assert (set(many.width), len(many)) == ({4}, MAX_POINTS)
+    np.testing.assert_array_equal(many.index, range(4, 4 * MAX_POINTS + 1, 4))
+    np.testing.assert_array_equal(many["mean"], 0.5)
 
 
 @pytest.mark.parametrize("missing", [{3: math.nan}, {}])
 def test_missing_steps_are_gaps_in_the_line(missing):
     """Logged as NaN or not logged at all; and never zero."""
-    found = band([{1: 5.0, 2: 5.0, 4: 5.0, 5: 5.0, 6: 5.0} | missing])
-    figure = figures.curves([Panel("reward", "reward", [Curve(0, found)])], ["run"])
-    x, y = figure.axes[0].lines[0].get_data()
+    found = band_of({1: 5.0, 2: 5.0, 4: 5.0, 5: 5.0, 6: 5.0} | missing)
+    x, y = draw_curves([Panel("reward", "reward", [Curve(0, found)])], ["run"]).axes[0].lines[0].get_data()
     assert np.isnan(y[x == 3]).tolist() == [True]
     assert set(y[~np.isnan(y)]) == {5.0}
-    assert band([{1: math.nan}, {}]) is None
+    assert band_of({1: math.nan}, {}) is None
+
+
+@pytest.mark.parametrize(("every", "steps"), [(4, 148), (2, 130), (7, 400)])
+def test_rare_logging_leaves_no_gaps_between_bins(every, steps):
+    """Bins of three steps hold a value logged at every fourth step at distances of three and six."""
+    values = dict.fromkeys(range(every, steps + 1, every), 1.0)
+    assert band_of(values)["mean"].notna().all()
+    middle = {step: value for step, value in values.items() if not steps / 2 < step < steps / 2 + 3 * every}
+    assert band_of(middle)["mean"].isna().sum() == 1
 
 
 def test_steps_of_some_seeds_only():
-    found = band([{1: 1.0, 2: 1.0, 3: 7.0}, {1: 3.0, 2: 3.0}, {1: 5.0}])
-    np.testing.assert_allclose(found.mean, [3, 2, np.nan])  # one seed's 7 is not the mean of three
+    found = band_of({1: 1.0, 2: 1.0, 3: 7.0}, {1: 3.0, 2: 3.0}, {1: 5.0})
+    np.testing.assert_allclose(found["mean"], [3, 2, np.nan])  # one seed's 7 is not the mean of three
     np.testing.assert_array_equal(found.n, [3, 2, 1])
-    assert band([{1: 1.0}, {2: 1.0}]) is None
+    assert band_of({1: 1.0}, {2: 1.0}) is None
 
 
 def test_round_off_is_not_magnified():
-    found = band([{1: 0.4, 2: 0.4}] * 3)
-    axis = figures.curves([Panel("share", "", [Curve(0, found._replace(high=found.high + 1e-15))])], ["run"]).axes[0]
-    low, high = axis.get_ylim()
+    found = band_of(*[{1: 0.4, 2: 0.4}] * 3)
+    curve = Curve(0, found.assign(high=found.high + 1e-15))
+    low, high = draw_curves([Panel("share", "", [curve])], ["run"]).axes[0].get_ylim()
     assert high - low > 0.01
 
 
 def test_labels_of_runs_are_neither_formulas_nor_hidden():
-    label, curve = r"_$\frac$", Curve(0, band([{1: 1.0}]))
-    figure = figures.curves([Panel("reward", "", [curve]), Panel("shares", "%", [], label)], [label])
-    figure.canvas.draw()  # raises where a label is read as a broken formula
+    label, curve = r"_$\frac$", Curve(0, band_of({1: 1.0}))
+    figure = draw_curves([Panel(label, "", [curve]), Panel("shares", "%", [], label)], [label])
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == [label]
     reward, shares = figure.axes
     assert reward.lines
     assert [text.get_text() for text in shares.texts] == [f"not logged\n{label}"]
     assert not shares.lines
     assert not shares.get_xticks().size
-    stacks.shares({label: label}).canvas.draw()
-    stacks.verdicts({label: {"correct": 1}}, ["correct"]).canvas.draw()
+    for each in (figure, draw_shares({label: label}), draw_verdicts(pd.DataFrame({label: [1]}, [label]))):
+        each.savefig(io.BytesIO())  # raises where a label is read as a broken formula
 
 
 def test_runs_that_differ_by_seed_form_a_set(tmp_path):
@@ -244,10 +254,14 @@ def test_runs_that_differ_by_seed_form_a_set(tmp_path):
     assert [(s.name, len(s.runs)) for s in sets] == [("learning_rate=1e-06", 3), ("learning_rate=1e-05", 1)]
     assert differing_options(sets) == {"learning_rate": [["1e-06"], ["1e-05"]]}
     named = read_sets([runs[0], f"mine={runs[1]}", f"mine={other}"])
-    assert [(s.name, [run.name for run in s.runs]) for s in named] == [("run0", ["run0"]), ("mine", ["run1", "fast"])]
+    assert [(s.name, [run.path.name for run in s.runs]) for s in named] == [
+        ("run0", ["run0"]),
+        ("mine", ["run1", "fast"]),
+    ]
     assert differing_options(named)["learning_rate"] == [["1e-06"], ["1e-05", "1e-06"]]
-    (demo,) = read_sets([demo_run(tmp_path / "demo", 0)])  # records other options: none of them is a difference
-    assert differing_options([demo, *sets]) == {"learning_rate": [[], ["1e-06"], ["1e-05"]]}
+    (evaluation,) = read_sets([write_results(tmp_path / "eval" / "sums.jsonl", {"p": ["a"] * N}).parent])
+    # It records other options: none of them is a difference.
+    assert differing_options([evaluation, *sets]) == {"learning_rate": [[], ["1e-06"], ["1e-05"]]}
     plain = [trl_run(tmp_path / name, log) for name in ("a-seed1", "a_seed2", "a-s3", "b-seed1", "plain/seed4")]
     assert [s.label for s in read_sets(plain)] == ["a (3 seeds)", "b (1 run)", "plain (1 run)"]
     assert [run.seed for run in read_sets(plain)[0].runs] == [1, 2, 3]
@@ -256,8 +270,8 @@ def test_runs_that_differ_by_seed_form_a_set(tmp_path):
 
 
 def test_sets_that_their_options_do_not_tell_apart_go_by_their_directories(tmp_path):
-    runs = [demo_run(tmp_path / "demo", 0), train_run(tmp_path / "train", trl_log(0), objective="htpo")]
-    assert [s.name for s in read_sets(runs)] == ["demo", "train"]
+    runs = [train_run(tmp_path / name, trl_log(0), objective="htpo", learning_rate=name * 40) for name in "ab"]
+    assert [s.name for s in read_sets(runs)] == ["a", "b"]
 
 
 def test_checkpoints_evaluated_apart_are_no_seeds(tmp_path):
@@ -274,33 +288,35 @@ def test_checkpoints_evaluated_apart_are_no_seeds(tmp_path):
 
 def test_one_pair_of_runs_is_paired_by_problem(tmp_path):
     before, after = [3, 1, 4, 0, 2, 2], [4, 1, 4, 2, 1, 3]
-    first, second = read_sets([demo_run(tmp_path / n, 0, c, n) for n, c in (("dapo", before), ("htpo", after))])
-    ((one, two),) = pairs(first, second)
-    found = {
-        d.metric: d for d in paired_scores([(one.evaluations["countdown"][12], two.evaluations["countdown"][12])])
-    }
+    logs = [[{"step": 11, "reward": reward}, {"step": 12, "reward": reward + 1}] for reward in (2.0, 5.0)]
+    runs = [("dapo", before, logs[0]), ("htpo", after, logs[1])]
+    first, second = read_sets([evaluated_run(tmp_path / name, 0, counts, name, log) for name, counts, log in runs])
+    (one,), (two,) = (side.runs for side in paired(first, second))
+    found = paired_scores(*([run.evaluations["countdown"][12]] for run in (one, two)))
     for metric, k in (("mean", 1), ("pass@2", 2)):
         expected = mean_with_interval(pass_at_k(N, after, k) - pass_at_k(N, before, k))
-        assert tuple(found[metric].difference) == pytest.approx((*expected, 6, "problems"))
+        assert tuple(found.loc[metric, ["mean", "low", "high", "n"]]) == pytest.approx((*expected, 6))
+        assert found.units[metric] == "problems"
     unpaired = pass_at_k(N, after, 1) - np.roll(pass_at_k(N, before, 1), 1)
-    assert mean_with_interval(unpaired)[1] != pytest.approx(found["mean"].difference.low)
-    final = paired_finals([(one, two)], "reward")
-    assert final.difference.mean == final.second - final.first
-    assert np.isnan([final.difference.low, final.p]).all()  # no units to resample
+    assert mean_with_interval(unpaired)[1] != pytest.approx(found.low["mean"])
+    rewards = [final_values([run], [Metric("reward", "Reward", "reward")]) for run in (one, two)]
+    final = differences(*rewards, "seeds").loc["reward"]
+    assert tuple(final[["first", "second", "mean"]]) == (3, 6, 3)  # the last tenth of two values: one
+    assert np.isnan([final.low, final.p]).all()  # no units to resample
 
 
 def test_what_cannot_be_paired_says_why(tmp_path):
-    runs = {s: demo_run(tmp_path / f"a-seed{s}", s) for s in (0, 1)} | {2: demo_run(tmp_path / "b-seed2", 2)}
-    runs[3] = demo_run(tmp_path / "b-seed3", 3, after=(1, 2))
+    runs = {s: evaluated_run(tmp_path / f"a-seed{s}", s) for s in (0, 1)} | {2: evaluated_run(tmp_path / "b-seed2", 2)}
+    runs[3] = evaluated_run(tmp_path / "b-seed3", 3, after=(1, 2))
     sets = read_sets([f"a={runs[0]}", f"a={runs[1]}", f"b={runs[2]}", f"b={runs[3]}"])
     with pytest.raises(RunError, match="no seed in common"):
-        pairs(*sets)
+        paired(*sets)
     again = sets[0]._replace(runs=[sets[0].runs[0]] * 2)
     with pytest.raises(RunError, match="several runs of seed 0"):
-        pairs(sets[0], again)
+        paired(sets[0], again)
     one, two = sets[0].runs[0].evaluations["countdown"][12], sets[1].runs[1].evaluations["countdown"][12]
     with pytest.raises(RunError, match="problems are not the same"):
-        paired_scores([(one, two)])
+        paired_scores([one], [two])
 
 
 def test_training_runs_with_evaluations(tmp_path):
@@ -312,13 +328,14 @@ def test_training_runs_with_evaluations(tmp_path):
     run = read_run(path)
     assert (run.seed, run.steps, run.source, list(run.evaluations["sums"])) == (5, 12, "htpo train", [0, 12])
     rows = [answer == "right" for each in answers[12].values() for answer in each]
-    context = Context(read_sets([path]), tmp_path / "report")
-    *_, steps, _, last, _, over = gains(context).rows[0]
+    page = Page(write_report([path], tmp_path / "report"))
+    steps, _, last, _, over = page.row("sums", "mean@4", "run")
     assert (steps, over) == ("0 → 12", "20 problems")
-    assert last == "{} [{}, {}]".format(*map(number, mean_with_interval(np.reshape(rows, (20, 4)).mean(axis=1))))
-    table = verdicts(context).content[-1]
-    assert dict(zip(table.header[1:], map(int, table.rows[0][1:]), strict=True))["correct"] == sum(rows)
-    assert [path.name for path in context.directory.iterdir()] == ["evaluation_verdicts.png"]
+    assert last == "{} [{}, {}]".format(*map(number_text, mean_with_interval(np.reshape(rows, (20, 4)).mean(axis=1))))
+    header, counts = (page.row(label) for label in ("benchmark and set", "sums: run"))
+    assert dict(zip(header, map(int, counts), strict=True))["correct"] == sum(rows)
+    assert (tmp_path / "report" / "evaluation_verdicts.png").exists()
+    assert not (tmp_path / "report" / "differences.png").exists()  # of one set there are none
 
     (path / "evaluation" / "step-12" / "sums.json").unlink()  # a run that died while it evaluated
     assert read_run(path).notes == ["sums.jsonl in step-12 is unfinished: there is no sums.json"]
@@ -328,8 +345,8 @@ def test_training_runs_with_evaluations(tmp_path):
 def test_tokens_per_second(tmp_path):
     log = [{"step": step, "step_time": 2.0 + (step == 5), "num_tokens": 10.0 * step**2} for step in (2, 4, 5)]
     run = read_run(trl_run(tmp_path / "run", log))  # a logged step time is the mean since the last log
-    assert run.series("tokens_per_second") == pytest.approx({4: 120 / 4, 5: 90 / 3})
-    assert read_run(trl_run(tmp_path / "none", [{"step": 1, "num_tokens": 5.0}])).series("tokens_per_second") == {}
+    assert run.series("tokens_per_second").to_dict() == pytest.approx({4: 120 / 4, 5: 90 / 3})
+    assert read_run(trl_run(tmp_path / "none", [{"step": 1, "num_tokens": 5.0}])).series("tokens_per_second").empty
 
 
 def test_resumed_and_odd_values(tmp_path):
@@ -338,22 +355,30 @@ def test_resumed_and_odd_values(tmp_path):
         {"step": 2, "reward": "<b>"},
         {"step": 3, "reward": None},
         {"step": 1, "reward": 2},
+        {"step": 4, "reward": 10**400},
+        {"step": 5, "reward": True},
     ]
     series = read_run(trl_run(tmp_path / "run", odd)).series("reward")
     assert series[1] == 2.0
-    assert np.isnan([series[2], series[3]]).all()
-    assert over_seeds([1.0]).n == 1
+    assert series.drop(1).isna().all()
+    assert list(series.index) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_reached_its_end_is_not_said_to_have_died(tmp_path):
+    path, log = tmp_path / "run", trl_log(0)
+    trl_run(path, log, max_steps=12)
+    trl_run(path / "checkpoint-12", log[:-1], global_step=12, max_steps=12)  # saved before the last row was logged
+    assert read_run(path).notes == []
+    assert len(read_run(path).series("loss")) == 12
+    (path / "trainer_state.json").unlink()  # a trainer in Python that is not told to write it
+    assert read_run(path).notes == []
+    trl_run(tmp_path / "stopped" / "checkpoint-11", log[:-1], max_steps=12)
+    assert read_run(tmp_path / "stopped").notes[0].startswith("the log ends with checkpoint-11")
 
 
 def broken(path, name):
     file = path / name
-    if name == "result.json":
-        demo_run(path, 0)
-        file.write_text('{"config": {}}')
-    elif name == "metrics.jsonl":
-        demo_run(path, 0)
-        file.write_text('{"step": 1}\n{"st')
-    elif name == "sums.jsonl":
+    if name == "sums.jsonl":
         write_results(file, random_answers(np.random.default_rng(0), 0.5))
         file.write_bytes(file.read_bytes()[:-200])
     elif name == "trainer_state.json":
@@ -362,6 +387,9 @@ def broken(path, name):
     elif name == "settings.json":
         train_run(path, trl_log(0))
         file.write_text("[]")
+    elif name == "its versions":
+        train_run(path, trl_log(0))
+        (path / "settings.json").write_text('{"versions": 3}')
     else:
         trl_run(path, [{"step": 1}], log_history=[{"loss": 1.0}])
     return path
@@ -370,11 +398,10 @@ def broken(path, name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("result.json", "result.json is not what `htpo demo` writes"),
-        ("metrics.jsonl", "metrics.jsonl, line 2: broken JSON"),
         ("sums.jsonl", "sums.jsonl"),
         ("trainer_state.json", "trainer_state.json: broken JSON"),
         ("settings.json", "settings.json: expected an object"),
+        ("its versions", "settings.json: expected versions in braces"),
         ("a row without a step", "trainer_state.json: row 1 of the log has no step"),
     ],
 )

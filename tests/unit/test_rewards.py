@@ -14,12 +14,12 @@ from trl import rewards as trl_rewards
 from benchmarks.verifier import tables
 from htpo_trl import HTPOConfig, HTPOTrainer, rewards
 from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
-from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, worker
+from htpo_trl.verifier import Verdict, VerifierConfig, configure, worker
 
-from ..conftest import CPU_ARGUMENTS
 from ..distributed_run import ROOT
 from ..golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
 from ..hostile import hanging_answers
+from ..tiny import CPU_ARGUMENTS
 
 
 class Log:
@@ -149,20 +149,18 @@ needs_data = pytest.mark.skipif(not DATA.exists(), reason="the benchmarks' files
 
 @needs_data
 @pytest.mark.parametrize("name", FILES)
-def test_every_gold_is_accepted_as_its_own_answer(name):
+def test_every_gold_is_accepted_as_its_own_answer(name, patient_verifier):
     golds = golds_of(name)
-    with Verifier() as verifier:
-        for wrapping in WRAPPINGS:
-            judgements = verifier.judge([wrapping % gold for gold in golds], golds)
-            assert Counter(judgement.verdict for judgement in judgements) == {Verdict.CORRECT: len(golds)}, wrapping
+    for wrapping in WRAPPINGS:
+        judgements = patient_verifier.judge([wrapping % gold for gold in golds], golds)
+        assert Counter(judgement.verdict for judgement in judgements) == {Verdict.CORRECT: len(golds)}, wrapping
 
 
 @needs_data
 @pytest.mark.parametrize("name", FILES)
-def test_perturbed_golds_are_refused(name):
+def test_perturbed_golds_are_refused(name, patient_verifier):
     golds = golds_of(name)[::10]  # all of them: benchmarks/verifier.py
-    with Verifier(VerifierConfig(workers=2, deadline=30.0)) as verifier:
-        verdicts = verifier.judge_answers([perturbed(gold) for gold in golds], golds)
+    verdicts = patient_verifier.judge_answers([perturbed(gold) for gold in golds], golds)
     assert Counter(verdicts) == {Verdict.WRONG: len(golds)}
 
 

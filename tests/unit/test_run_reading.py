@@ -26,7 +26,7 @@ def test_a_finished_run_is_read_from_its_own_state(tmp_path, write_state):
     write_state(".", 8, train_runtime=3.0)
     run = read_run(tmp_path)
     assert run.notes == []
-    assert run.series("train_runtime") == {8: 3.0}
+    assert run.series("train_runtime").to_dict() == {8: 3.0}
     assert run.steps == 8
 
 
@@ -37,5 +37,5 @@ def test_a_run_that_went_on_is_read_from_its_newest_checkpoint(tmp_path, write_s
     write_state("checkpoint-12", 12)  # comes before checkpoint-8 by name
     run = read_run(tmp_path)
     assert run.notes == ["the log ends with checkpoint-12, the run's newest checkpoint: the run did not finish"]
-    assert run.series("train_runtime") == {}
+    assert run.series("train_runtime").to_dict() == {}
     assert run.steps == 12

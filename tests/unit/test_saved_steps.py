@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from htpo_trl.training.checkpoint import last_complete
 
-from ..conftest import even_digits
+from ..tiny import even_digits
 
 
 def test_the_best_checkpoint_is_spared(make_trainer, dataset, tmp_path):

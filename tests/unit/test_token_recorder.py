@@ -1,5 +1,6 @@
 import random
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from pyarrow import parquet
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
+import htpo_trl
 from htpo_trl.scripts.htpo import HTPOScriptArguments
-from htpo_trl.tokens import record as token_record
-from htpo_trl.tokens.callback import TokenRecorder
+from htpo_trl.tokens import TokenRecorder, read_record
+from htpo_trl.tokens.callback import token_texts
+from htpo_trl.tokens.record import recorded_steps
 
 from .test_trainer import scripted
 
@@ -57,9 +60,9 @@ def record_run(make_trainer):
 
 def test_record_is_what_the_trainer_computed(record_run, tokenizer, tmp_path):
     trainer, seen = record_run(steps=3, max_steps=4)
-    assert list(token_record.steps(tmp_path / "run")) == [3, 4]  # every third, and the last
+    assert list(recorded_steps(tmp_path / "run")) == [3, 4]  # every third, and the last
     for step in (3, 4):
-        record = token_record.read(tmp_path / "run", step)
+        record = read_record(tmp_path / "run", step)
         settings = record.settings
         assert (settings.step, settings.completions_in_step) == (step, 16)
         assert settings.table == trainer.table
@@ -86,7 +89,7 @@ def test_recomputed_by_its_own_table_it_is_what_was_stored(record_run, tmp_path)
     _, seen = record_run(top_entropy_share=0.3, learning_rate=3e-2)
     effects = set()
     for step in seen:
-        record = token_record.read(tmp_path / "run", step)
+        record = read_record(tmp_path / "run", step)
         for completion in record.completions:
             stored = record.outcome(completion)
             for mine, other in zip(stored, record.outcome(completion, record.settings.table), strict=True):
@@ -108,7 +111,7 @@ def test_training_is_bit_for_bit_the_same(record_run, make_trainer):
 def test_resume_replaces_what_it_records_again(record_run, tmp_path):
     options = {"completions": 5, "max_steps": 3, "save_strategy": "steps", "save_steps": 1}
     record_run(**options)
-    files = token_record.steps(tmp_path / "run")
+    files = recorded_steps(tmp_path / "run")
     first = {step: file.read_bytes() for step, file in files.items()}
     files[3].write_bytes(b"torn")
     record_run(resume=str(tmp_path / "run" / "checkpoint-1"), **options)
@@ -122,7 +125,7 @@ def test_sample_is_drawn_from_all_micro_batches_with_equal_chances(record_run, t
     late = 0
     for step, rows in seen.items():
         second = {row["per_token_logps"].tobytes() for row in rows[8:]}
-        completions = token_record.read(tmp_path / "run", step).completions
+        completions = read_record(tmp_path / "run", step).completions
         keys = {completion.values["per_token_logps"].tobytes() for completion in completions}
         assert len(keys) == len(completions) == 4
         late += len(keys & second)
@@ -131,14 +134,14 @@ def test_sample_is_drawn_from_all_micro_batches_with_equal_chances(record_run, t
 
 def test_size_is_bounded(record_run, tmp_path):
     record_run(completions=16, max_steps=1, max_completion_length=200)
-    file = token_record.steps(tmp_path / "run")[1]
+    file = recorded_steps(tmp_path / "run")[1]
     fixed = 16_000  # schema and settings, prompts
     assert file.stat().st_size < fixed + 16 * 200 * (34 + 5)  # no token of this vocabulary is longer than `<eos>`
 
 
 def test_dynamic_sampling_records_what_is_trained_on(record_run, tmp_path):
     record_run(dynamic_sampling=True, max_steps=1)
-    completions = token_record.read(tmp_path / "run").completions
+    completions = read_record(tmp_path / "run").completions
     assert len(completions) == 16
     for completion in completions:
         assert completion.values["advantages"].any()
@@ -147,17 +150,17 @@ def test_dynamic_sampling_records_what_is_trained_on(record_run, tmp_path):
 
 def test_completions_that_are_not_trained_on_are_whole(record_run, tmp_path):
     record_run(mask_truncated_completions=True, max_steps=1, max_completion_length=6)
-    completions = token_record.read(tmp_path / "run").completions
+    completions = read_record(tmp_path / "run").completions
     truncated = [completion for completion in completions if not completion.values["mask"].any()]
     assert 0 < len(truncated) < 16
     assert all(len(completion.tokens) == 6 for completion in truncated)
-    assert all(np.isnan(token_record.read(tmp_path / "run").outcome(c).weights).all() for c in truncated)
+    assert all(np.isnan(read_record(tmp_path / "run").outcome(c).weights).all() for c in truncated)
 
 
 def test_missing_rewards_are_missing(record_run, tmp_path):
     rewards = [None, 1.0, 0.0, 1.0] * 8
     record_run(max_steps=1, reward_funcs=scripted([rewards]))
-    completions = token_record.read(tmp_path / "run").completions
+    completions = read_record(tmp_path / "run").completions
     assert {(c.is_judged, tuple(c.rewards)) for c in completions} == {(False, (None,)), (True, (0.0,)), (True, (1.0,))}
     assert all((c.values["groups"] == -1).all() != c.is_judged for c in completions)
 
@@ -175,25 +178,25 @@ def test_bad_settings_are_refused(make_trainer):
 
 def test_what_cannot_be_read_says_why(record_run, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no recorded tokens.*--record_tokens_steps"):
-        token_record.read(tmp_path)
+        read_record(tmp_path)
     record_run(steps=2)
     run = tmp_path / "run"
     with pytest.raises(FileNotFoundError, match=r"step=3 was not recorded in .*; there are 2, 4\."):
-        token_record.read(run, 3)
-    assert token_record.read(run).settings.step == 4
-    file = token_record.steps(run)[4]
+        read_record(run, 3)
+    assert read_record(run).settings.step == 4
+    file = recorded_steps(run)[4]
     whole, table = file.read_bytes(), parquet.read_table(file)
     for damaged in (whole[:-100], b""):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"step-000004.parquet is damaged"):
-            token_record.read(run)
+        with pytest.raises(ValueError, match=r"step-000004.parquet cannot be read"):
+            read_record(run)
     for metadata in ({}, {"htpo": "{}"}, {"htpo": "no JSON"}):
         parquet.write_table(table.replace_schema_metadata(metadata), file)
-        with pytest.raises(ValueError, match=r"step-000004.parquet is damaged, or no record of tokens"):
-            token_record.read(run)
+        with pytest.raises(ValueError, match=r"step-000004.parquet cannot be read as a record of tokens"):
+            read_record(run)
     parquet.write_table(table.drop_columns("effects"), file)
-    with pytest.raises(ValueError, match=r"step-000004.parquet has other columns"):
-        token_record.read(run)
+    with pytest.raises(ValueError, match=r"step-000004.parquet cannot .*: it has other columns"):
+        read_record(run)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +209,7 @@ def byte_level():
 @pytest.mark.parametrize("text", ["a token", "naïve 漢字 🙂, 1 + 1\n", "🙂", "<|im_end|>a", ""])
 def test_texts_of_tokens(byte_level, text):
     ids = byte_level(text).input_ids
-    texts = token_record.token_texts(byte_level, ids)
+    texts = token_texts(byte_level, ids)
     assert "".join(texts) == text
     assert len(texts) == len(ids)
     if text == "🙂":
@@ -218,13 +221,17 @@ def test_texts_of_tokens(byte_level, text):
 def test_texts_of_any_tokens(byte_level, data):
     """Also those that spell no character."""
     ids = data.draw(st.lists(st.integers(0, len(byte_level) - 1), max_size=12))
-    texts = token_record.token_texts(byte_level, ids)
+    texts = token_texts(byte_level, ids)
     assert len(texts) == len(ids)
     # What U+FFFD stands for depends on the neighbours, so that invalid bytes may be more or fewer of them.
     assert "".join(texts).replace("\ufffd", "") == byte_level.decode(ids).replace("\ufffd", "")
 
 
 def test_package_holds_the_page():
-    package = Path(token_record.__file__).parent
-    listed = (package.parent / "setup.cfg").read_text()
-    assert all((package / name).exists() and name in listed for name in ("token_page.css", "token_page.js"))
+    package = Path(htpo_trl.__file__).parent
+    setup = ConfigParser()
+    setup.read(package.parent / "setup.cfg")
+    patterns = setup["options.package_data"]["htpo_trl"].split(", ")
+    files = [path.relative_to(package) for path in (package / "tokens").glob("*") if path.suffix not in (".py", "")]
+    assert {path.name for path in files} == {"__init__.pyi", "page.css.jinja", "page.html.jinja", "page.js"}
+    assert all(any(path.match(pattern) for pattern in patterns) for path in files)

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, client, configure, judge, worker
+from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, configure, judge, worker
 from htpo_trl.verifier.answers import bare_answer, compare_plainly, extract_answer
 
+from ..child_processes import busy_worker, cpu_seconds, server_of, workers_during, workers_of
 from ..hostile import hanging_answers, hostile_answers
 
 
@@ -29,16 +30,8 @@ HANGS = extract_answer(BUSY[0])
 
 
 @pytest.fixture(scope="module")
-def verifier():
-    """A verifier that is up."""
-    with Verifier(VerifierConfig(deadline=3.0)) as verifier:
-        verifier.judge_answers(["x"], ["y"])
-        yield verifier
-
-
-@pytest.fixture
 def strict_verifier():
-    """One with little time and memory, for tests that end its processes."""
+    """One with little time and memory, for tests that end its processes, which must leave it able to judge."""
     with Verifier(VerifierConfig(workers=2, deadline=2.0, memory_limit=64)) as verifier:
         verifier.judge_answers(["x"], ["y"])
         yield verifier
@@ -195,26 +188,25 @@ def test_the_same_text_is_correct_for_math_verify_too(text):
 
 
 def test_plain_numbers_need_no_process():
-    verifier = Verifier()
+    verifier = Verifier(VerifierConfig(deadline=7.0))
     golds = ["204", "0.5", r"\frac{3}{4}", "-7"]
     assert verifier.judge_answers(["204", "1/2", "0.75", "7"], golds) == [*[Verdict.CORRECT] * 3, Verdict.WRONG]
-    assert verifier._server is None
+    assert server_of(verifier) is None
 
 
 # --- Hostile answers
 
 
-def test_hostile_answers_are_judged_and_nothing_is_executed(verifier, tmp_path):
+def test_hostile_answers_are_judged_and_nothing_is_executed(quick_verifier, tmp_path):
     canary = tmp_path / "canary"
     corpus = [text for family in hostile_answers(str(canary)).values() for text in family]
     assert len(corpus) >= 300
     golds = ["5", "x^2+1", r"\{1,2\}", r"\frac{\pi}{2}"]
-    with Verifier(VerifierConfig(deadline=1.0)) as quick:
-        verdicts = Counter(quick.judge(corpus, [golds[i % 4] for i in range(len(corpus))]))
-        assert sum(verdicts.values()) == len(corpus)
-        assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
-        assert all(j.verdict is not Verdict.CORRECT or "5" in j.answer for j in verdicts)
-        assert quick.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+    verdicts = Counter(quick_verifier.judge(corpus, [golds[i % 4] for i in range(len(corpus))]))
+    assert sum(verdicts.values()) == len(corpus)
+    assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
+    assert all(j.verdict is not Verdict.CORRECT or "5" in j.answer for j in verdicts)
+    assert quick_verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
     assert list(tmp_path.iterdir()) == []
     # A control: the same commands do create the files where they are executed.
     subprocess.run(f"touch {canary}-0", shell=True, check=True)
@@ -227,50 +219,39 @@ def test_any_text_gets_a_verdict(verifier, texts):
     assert len(verifier.judge(completions, ["x+7"] * len(texts))) == len(texts)
 
 
-def test_a_batch_with_hostile_answers_ends_soon_and_spares_the_others(verifier):
-    answers = [extract_answer(BUSY[i // 4]) if i % 4 == 0 else f"x+{i}" for i in range(64)]
-    start = time.monotonic()
-    verdicts = verifier.judge_answers(answers, ["x+7"] * 64)
-    assert time.monotonic() - start < 3 * verifier.config.deadline
-    assert Counter(verdicts) == {Verdict.TIMED_OUT: 16, Verdict.WRONG: 48 - 1, Verdict.CORRECT: 1}
+def test_a_batch_with_hostile_answers_spares_the_others(strict_verifier):
+    """And each of them is tried once, which costs its worker."""
+    hanging = [extract_answer(completion) for completion in BUSY[:4]]
+    answers = [hanging[i // 4] if i % 4 == 0 else f"x+{i}" for i in range(16)]
+    expected = [Verdict.TIMED_OUT if i % 4 == 0 else Verdict.WRONG for i in range(16)]
+    expected[7] = Verdict.CORRECT
+    verdicts, workers = workers_during(strict_verifier, (answers, ["x+7"] * 16))
+    assert verdicts == expected
+    assert workers <= strict_verifier.config.workers + 4
 
 
 def test_an_answer_ends_at_its_deadline(strict_verifier):
-    """By half a second: the better of two, as the machine may be busy. Over 400 more: benchmarks/verifier.py."""
-    deadline, times = strict_verifier.config.deadline, []
-    for _ in range(2):
-        start = time.monotonic()
-        assert strict_verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
-        times.append(time.monotonic() - start)
-    assert deadline <= min(times) < deadline + 0.5
+    """By half a second of the CPU. By the clock, over 400 answers: benchmarks/verifier.py."""
+    deadline, start, used = strict_verifier.config.deadline, time.monotonic(), cpu_seconds()
+    assert strict_verifier.judge_answers([HANGS], ["5"]) == [Verdict.TIMED_OUT]
+    assert time.monotonic() - start >= deadline
+    assert cpu_seconds() - used < deadline + 0.5
 
 
 def test_a_gold_that_hangs_is_tried_once(strict_verifier):
-    start = time.monotonic()
-    for i in range(3):
-        assert strict_verifier.judge_answers([f"{i}+3"], [HANGS]) == [Verdict.UNPARSABLE_GOLD]
+    verdicts, workers = workers_during(strict_verifier, *(([f"{i}+3"], [HANGS]) for i in range(3)))
+    assert verdicts == [Verdict.UNPARSABLE_GOLD] * 3
     # Each answer meets its deadline, the gold alone one more: four, not six.
-    assert time.monotonic() - start < 5 * strict_verifier.config.deadline
+    assert workers <= strict_verifier.config.workers + 4
 
 
 # --- The life of the processes
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
-def workers_of(verifier: Verifier) -> list[psutil.Process]:
-    server = psutil.Process(verifier._server._process.pid)
-    return [child for helper in server.children() for child in helper.children()]
-
-
 def test_a_worker_killed_at_work_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
-        while not (busy := [w for w in workers_of(strict_verifier) if w.cpu_times().user > 0.3]):
-            pass
-        busy[0].send_signal(signal.SIGKILL)
+        busy_worker(strict_verifier, future.done).kill()
         assert future.result() == [Verdict.CRASHED, Verdict.CORRECT]
     assert strict_verifier.judge_answers(["3x"], ["x+2x"]) == [Verdict.CORRECT]
 
@@ -280,18 +261,15 @@ def test_a_worker_killed_while_it_waits_is_replaced(strict_verifier):
     (worker, *_) = workers_of(strict_verifier)
     worker.kill()
     psutil.wait_procs([worker], timeout=30)
-    start = time.monotonic()
     assert strict_verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
-    assert time.monotonic() - start < 30  # not the minute after which a server is given up
 
 
 def test_a_killed_server_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
-        while not any(w.cpu_times().user > 0.3 for w in workers_of(strict_verifier)):
-            pass
+        busy_worker(strict_verifier, future.done)
         orphans = workers_of(strict_verifier)
-        strict_verifier._server._process.kill()
+        server_of(strict_verifier).kill()
         assert future.result() == [Verdict.TIMED_OUT, Verdict.CORRECT]
     psutil.wait_procs(orphans, timeout=30)  # the kernel ends the one that is busy
     assert not any(worker.is_running() for worker in orphans)
@@ -301,12 +279,10 @@ def test_an_interrupted_call_does_not_answer_the_next_one():
     """Ctrl-C in a notebook, while a batch is judged."""
     with Verifier(VerifierConfig(workers=1, deadline=600.0)) as verifier:
         verifier.judge_answers(["3x"], ["x+2x"])
-        server = verifier._server._process
-        worker = workers_of(verifier)[0]
+        server, (worker,) = server_of(verifier), workers_of(verifier)
 
         def interrupt():
-            while worker.cpu_times().user < 0.3:
-                pass
+            busy_worker(verifier)
             signal.pthread_kill(main_thread().ident, signal.SIGINT)
 
         interrupter = Thread(target=interrupt)
@@ -314,13 +290,14 @@ def test_an_interrupted_call_does_not_answer_the_next_one():
         with pytest.raises(KeyboardInterrupt):
             verifier.judge_answers([HANGS] * 5, ["5"] * 5)
         interrupter.join()
-        assert server.returncode == 0  # ended at once, with its worker, not after the deadline
+        # By itself: killed after a wait, it would have left its worker.
+        assert not server.is_running()
         assert not worker.is_running()
         assert verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
 
 
 def test_a_server_that_cannot_run_is_an_error(monkeypatch):
-    monkeypatch.setattr(client.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended twice while it judged 1 answers"):
         Verifier().judge_answers(["3x"], ["x+2x"])
 
@@ -329,11 +306,12 @@ def test_closing_leaves_neither_process_nor_file_descriptor():
     def files():
         return len(os.listdir("/proc/self/fd"))
 
-    before, files_before = descendants(os.getpid()), files()
+    files_before = files()
     with Verifier(VerifierConfig(deadline=1.0)) as verifier:
         for answer in (HANGS, "3x", "4x"):
             verifier.judge_answers([answer], ["x+2x"])
-        started = [process for process in descendants(os.getpid()) if process not in before]
+        server = server_of(verifier)
+        started = [server, *server.children(recursive=True)]
         assert len(started) >= 8
     psutil.wait_procs(started, timeout=30)
     assert not [process for process in started if process.is_running()]  # zombies count as running
@@ -350,36 +328,37 @@ def _judge_in_child(connection) -> None:
     connection.send([judgement.verdict for judgement in judge([r"\boxed{3x}", r"\boxed{4x}"], ["x+2x"] * 2)])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_child_processes_have_a_verifier_of_their_own(method):
-    assert judge([r"\boxed{3x}"], ["x+2x"])[0].verdict is Verdict.CORRECT
-    parent_server = client._verifier._server._process.pid
-    context = multiprocessing.get_context(method)
+def test_a_spawned_child_has_a_verifier_of_its_own():
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     child = context.Process(target=_judge_in_child, args=(there,))
     child.start()
-    assert here.poll(60)
+    assert here.poll(120)
     assert here.recv() == [Verdict.CORRECT, Verdict.WRONG]
     child.join()
     assert child.exitcode == 0
-    assert psutil.pid_exists(parent_server)
-    assert judge([r"\boxed{3x}"], ["x+2x"])[0].verdict is Verdict.CORRECT
 
 
-def test_a_fork_while_another_thread_waits_does_not_lock(verifier):
+def test_a_forked_child_has_a_verifier_of_its_own_even_where_a_thread_waits(verifier):
+    """That thread holds the lock, and is none of the child's."""
+    server = server_of(verifier)
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(verifier.judge_answers, [HANGS], ["5"])
-        while not verifier._lock.locked():
-            pass
+        busy_worker(verifier, waiting.done)
         if (pid := os.fork()) == 0:
-            os._exit(0 if verifier._server is None and not verifier._lock.locked() else 1)
+            signal.alarm(120)  # ends the child, should it wait for ever
+            verdicts = verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2)
+            verifier.close()
+            os._exit(0 if verdicts == [Verdict.CORRECT, Verdict.WRONG] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert waiting.result() == [Verdict.TIMED_OUT]
+    assert server_of(verifier) == server
 
 
 SCRIPT = """
 import os, signal, sys
-from htpo_trl.verifier import judge
+from htpo_trl.verifier import VerifierConfig, configure, judge
+configure(VerifierConfig(workers=1, deadline=600.0))
 print([str(j.verdict) for j in judge([r"\\boxed{3x}"], ["x+2x"])], flush=True)
 if sys.argv[1] == "killed":
     import threading
@@ -403,9 +382,9 @@ def test_no_process_outlives_a_script(tmp_path, end):
     )
     assert process.stdout.readline() == "['correct']\n"
     if end == "killed":
-        started = descendants(process.pid)
+        started = psutil.Process(process.pid).children(recursive=True)
         while not any(p.cpu_times().user > 1 for p in started if p.is_running()):
-            started = descendants(process.pid)  # until a worker is busy
+            started = psutil.Process(process.pid).children(recursive=True)  # until a worker is busy
         process.kill()
         psutil.wait_procs(started, timeout=30)
         assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

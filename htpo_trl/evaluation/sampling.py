@@ -1,0 +1,49 @@
+"""How completions are sampled for evaluation. No torch: the command line reads its options here."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..utils import option
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are sampled for evaluation; the defaults are the HTPO paper's (arXiv 2605.08283)."""
+
+    num_samples: int = option(
+        32,
+        "Samples per problem. pass@k and maj@k exist for k up to this; small benchmarks (AIME: 30 problems) need "
+        "many.",
+    )
+    temperature: float = option(1.0, "0 decodes greedily, and needs `num_samples=1`: all samples would be the same.")
+    top_p: float = option(
+        0.7, "Sample among the most likely tokens whose probabilities reach this sum; 1.0 samples from all."
+    )
+    max_new_tokens: int = option(20480, "Tokens per completion; where it ends there, the sample counts as truncated.")
+    batch_size: int = option(
+        64,
+        "Completions generated at once, and lost if the process is killed meanwhile. Limited by memory with "
+        "transformers; vLLM schedules by itself and wants thousands.",
+    )
+    seed: int = option(
+        0, "Each sample has a seed of its own, derived from this one, the problem and the sample's number."
+    )
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None,
+        'Passed to the chat template of conversational prompts, e.g. `{"enable_thinking": false}`; on the command '
+        "line as JSON.",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} must be positive, or 0 to decode greedily.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 samples from all tokens.")
+        if self.temperature == 0 and self.num_samples > 1:
+            raise ValueError(
+                f"temperature=0 decodes greedily: num_samples={self.num_samples} samples of a problem would all be "
+                "the same. Set num_samples=1, or a temperature above 0."
+            )

@@ -1,0 +1,14 @@
+from .callback import TokenRecorder
+from .page import write_token_map
+from .record import Record, RecordedCompletion, RecordSettings, read_record
+from .view import print_token_map
+
+__all__ = [
+    "Record",
+    "RecordSettings",
+    "RecordedCompletion",
+    "TokenRecorder",
+    "print_token_map",
+    "read_record",
+    "write_token_map",
+]

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from htpo_trl.evaluation.results import ResultsError, read, resume
+
+
+SETTINGS = {"benchmark": "sums", "n_problems": 2, "sampling": {"num_samples": 2}}
+KEYS = [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A finished result file."""
+    path = tmp_path / "sums.jsonl"
+    path.with_suffix(".json").write_text(json.dumps({"settings": SETTINGS}))
+    rows = [{"problem": p, "sample": s, "completion": "é" * 9, "tokens": 9, "verdict": "wrong"} for p, s in KEYS]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def test_rows_are_read_without_their_completions(file):
+    results = read(file)
+    assert results.settings == SETTINGS
+    assert [(p, row["sample"]) for p, rows in results.problems.items() for row in rows] == KEYS
+    assert set(results.problems["b"][1]) == {"problem", "sample", "tokens", "verdict"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"problem": "b", "sam', r"sums\.jsonl, line 3: broken JSON"),
+        ('["b"]', r"sums\.jsonl, line 3: expected an object"),
+        ('{"problem": "b"}', r"sums\.jsonl, line 3: no 'verdict', only problem"),
+    ],
+)
+def test_a_broken_line_is_named(file, line, message):
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:2], line, lines[3]]) + "\n")
+    with pytest.raises(ResultsError, match=message):
+        read(file)
+
+
+def test_what_is_kept_on_resuming(file):
+    whole = file.read_bytes()
+    assert resume(file, SETTINGS, KEYS, batch_size=3) == 4
+    assert file.read_bytes() == whole
+    file.write_bytes(whole[:-4])
+    assert resume(file, SETTINGS, KEYS, batch_size=2) == 2
+    assert file.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    with pytest.raises(ResultsError, match=r"sampling\.num_samples=2 there, 4 now; seed=None there, 1 now"):
+        resume(file, SETTINGS | {"seed": 1, "sampling": {"num_samples": 4}}, KEYS, batch_size=2)

@@ -1,0 +1,98 @@
+"""Verdicts where a limit is met, or nearly: which limits hold, whose fault it is, and how long a reply is awaited."""
+
+from collections.abc import Iterator
+from itertools import count
+from multiprocessing.connection import Connection
+
+import pytest
+
+from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, judge
+
+from ..child_processes import cpu_seconds
+from ..hostile import hanging_answers
+
+
+BIG = "2^{10^{12}}"  # takes all memory, and seconds where there is much
+# The deadline is long: what is judged within it has met the other limit.
+TIGHT = VerifierConfig(workers=1, deadline=60.0, memory_limit=16)
+
+
+@pytest.fixture(scope="module")
+def tight() -> Iterator[None]:
+    """The verifier of this process has little memory."""
+    configure(TIGHT)
+    yield
+    configure(VerifierConfig())
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Verifier]:
+    """A verifier that is up, with one worker and a second for each answer."""
+    with Verifier(VerifierConfig(workers=1, deadline=1.0)) as verifier:
+        verifier.judge_answers(["x"], ["y"])
+        yield verifier
+
+
+def verdict(answer: str, gold: str) -> Verdict:
+    """By the verifier of this process."""
+    return judge([f"\\boxed{{{answer}}}"], [gold])[0].verdict
+
+
+def test_the_gold_comes_first(quick):
+    """math-verify takes an interval for the inequality it is asked for, and no inequality for an interval."""
+    interval, inequality = "[1,2)", r"1 \le x < 2"
+    verdicts = quick.judge_answers([interval, inequality], [inequality, interval])
+    assert verdicts == [Verdict.CORRECT, Verdict.WRONG]
+
+
+def test_a_gold_that_crashes_is_not_the_answers_fault(tight):
+    assert verdict("3x", BIG) is Verdict.UNPARSABLE_GOLD
+    assert verdict(BIG, "3x") is Verdict.CRASHED
+
+
+def test_an_answer_has_its_seconds_however_long_its_worker_has_been_at_work(quick):
+    start, numbers, verdicts = cpu_seconds(), count(2), []
+    while cpu_seconds() - start < 2.5:  # the kernel's limit is in whole seconds: two, for a deadline of one
+        n = next(numbers)
+        verdicts += quick.judge_answers([f"(x+{n})^3"], [f"x^3+{3 * n}x^2+{3 * n * n}x+{n**3}"])
+    assert Verdict.CRASHED not in verdicts
+
+
+@pytest.fixture
+def awaited(monkeypatch) -> list[float]:
+    """For how many seconds replies are awaited."""
+    seconds: list[float] = []
+    poll = Connection.poll
+    monkeypatch.setattr(Connection, "poll", lambda self, timeout: seconds.append(timeout) or poll(self, timeout))
+    return seconds
+
+
+def test_a_reply_is_awaited_for_as_long_as_the_whole_batch_may_take(tight, awaited):
+    """With one worker, one answer after the other; each may take its deadline, and so may its gold."""
+    assert judge([rf"\boxed{{{n}x}}" for n in range(3, 6)], ["x+2x", "x+3x", "x+4x"])
+    (seconds,) = awaited
+    assert seconds >= (3 + 3) * TIGHT.deadline
+
+
+def test_a_reply_that_does_not_come_is_awaited_once(tight, monkeypatch):
+    """A worker is busy for as long as the deadline lets it; here that is over at once."""
+    awaited: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "poll", lambda self, timeout: awaited.append(timeout))
+        with pytest.raises(RuntimeError) as failure:
+            judge([*hanging_answers(1), r"\boxed{3x}"], ["5", "x+2x"])
+    assert len(awaited) == 1
+    message = str(failure.value)
+    assert f"no reply on 2 answers within {awaited[0]:.0f} seconds" in message
+    assert "raise `deadline`" in message
+    assert "ended" not in message
+    assert verdict("3x", "x+2x") is Verdict.CORRECT
+
+
+def test_new_limits_hold_from_the_next_answer_on(tight):
+    assert verdict(BIG, "5") is Verdict.CRASHED
+    try:
+        configure(VerifierConfig(workers=1, deadline=0.5))
+        assert verdict(BIG, "5") is Verdict.TIMED_OUT
+    finally:
+        configure(TIGHT)
