@@ -83,7 +83,7 @@ class TestMetadata:
         # A version that no classifier names is tried, and may fail.
         assert all(extra["experimental"] and extra["python"] not in PYTHONS for extra in matrix["include"])
         assert tests["continue-on-error"] == "${{ matrix.experimental == true }}"
-        assert tests["container"] == "python:${{ matrix.python }}-bookworm"
+        assert tests["container"]["image"] == "python:${{ matrix.python }}-bookworm"
         others = [
             step["with"]["python-version"]
             for job in JOBS.values()
