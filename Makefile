@@ -21,7 +21,7 @@ demo: setup
 
 test: setup
 	@echo "== Tests (about 11 minutes on two cores)"
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
 lint: setup
 	@$(VENV)/bin/ruff check .
