@@ -1,4 +1,7 @@
-"""The rules that a row of an objective table can hold: what happens to the tokens of one group."""
+"""
+The rules that a row of an objective table can hold: what happens to the tokens of one group. What a rule does to the
+loss is in `transform.py` (`control`).
+"""
 
 import dataclasses
 import math

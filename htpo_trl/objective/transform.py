@@ -143,6 +143,8 @@ def control(
                 new_advantages = torch.where(chosen, rule.sign * weight * advantages, new_advantages)
                 new_old = torch.where(chosen, per_token_logps, new_old)
                 effects.masked_fill_(chosen, 1 + EFFECTS.index(f"keep_{region}"))
+        else:
+            raise TypeError(f"control() does not know what the rule {rule!r} does.")
 
     return Control(new_advantages, new_old, groups, effects)
 

@@ -2,6 +2,7 @@
 Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete checkpoint from a half-written one.
 
 - `htpo_state_<rank>.safetensors`, one per process: the rollouts that are still to be trained on, and the counters.
+  Which counters there are is decided in `resume.py` (`_counters`), and by a trainer that adds its own.
 - `htpo_checkpoint.json`, the seal: written last and in one step, it lists every file of the checkpoint. A checkpoint
   without it, or that differs from it, is not resumed from.
 """
