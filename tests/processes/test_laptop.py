@@ -167,6 +167,23 @@ def test_weak_warm_start_goes_on_or_stops_with_the_mend(tmp_path, monkeypatch, a
     assert began == [(0, 2), (1000, 1), (2000, 1)][:starts]
 
 
+def test_a_warm_start_is_used_again_for_its_own_steps_and_seed_alone(tmp_path, monkeypatch):
+    began = []
+
+    def recipe(name):
+        raise InterruptedError("what comes after the warm start is left out")
+
+    monkeypatch.setattr(
+        laptop, "prepare", lambda config, directory: directory.mkdir(exist_ok=True) or began.append(config)
+    )
+    monkeypatch.setattr(laptop, "load_recipe", recipe)
+    settings = [(0, 3), (0, 3), (0, 5), (1, 5), (0, 5)]
+    for seed, steps in settings:
+        with pytest.raises(InterruptedError):
+            laptop.run(laptop.LaptopConfig(seed=seed, warm_start_steps=steps, output_dir=str(tmp_path), threads=1))
+    assert [(config.seed, config.warm_start_steps) for config in began] == [(0, 3), (0, 5), (1, 5)]
+
+
 def test_tokenizer_round_trip_and_unknown():
     tokenizer = warm_start.build_tokenizer()
     assert tokenizer.decode(tokenizer(SYMBOLS).input_ids) == SYMBOLS
