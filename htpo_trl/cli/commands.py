@@ -106,8 +106,10 @@ class Demo(Command):
 
     def run(self, args: Namespace) -> None:
         from ..demo.laptop import LaptopConfig, run
+        from ..report import require_matplotlib
 
-        with mendable("htpo demo", ValueError):
+        with mendable("htpo demo", ValueError, ImportError):
+            require_matplotlib()  # before the work, so that it does not fail after it
             config = LaptopConfig(**{field.name: getattr(args, field.name) for field in fields(LaptopConfig)})
         run(config)
 

@@ -310,9 +310,13 @@ def test_evaluate(place, monkeypatch, capsys):
     evaluate.main([*argv, "--output_dir", "evaluated", "--chat_template_kwargs", '{"enable_thinking": false}'])
     sampling = json.loads((place / "evaluated" / "sums.json").read_text())["settings"]["sampling"]
     assert sampling["chat_template_kwargs"] == {"enable_thinking": False}
-    evaluate.main([*argv, "--output_dir", "again", "--seed", "1", "--against", "evaluated"])
+    evaluate.main([*argv, "--output_dir", "again", "--seed", "3", "--against", "evaluated"])
     out = capsys.readouterr().out
-    assert "mean@2" in out
+    compared = [line.split("|")[4:7] for line in out.splitlines() if "| mean@2 " in line][-1]
+    summaries = [json.loads((place / name / "sums.json").read_text())["summary"] for name in ("evaluated", "again")]
+    first, second = (summary["metrics"]["mean@2"]["mean"] for summary in summaries)
+    assert first != second
+    assert [cell.strip() for cell in compared] == [f"{first:.3f}", f"{second:.3f}", f"{second - first:+.3f}"]
     assert "95% interval" in out
     for wrong, message in (
         (["--backend", "vllm"], "pip install 'htpo_trl[vllm]'"),

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,40 @@ def test_weak_warm_start_goes_on_or_stops_with_the_mend(tmp_path, monkeypatch, a
         with pytest.raises(SystemExit, match=r"0\.000, below 0\.22.*--warm_start_steps"):
             laptop.prepare(config, tmp_path)
     assert began == [(0, 2), (1000, 1), (2000, 1)][:starts]
+
+
+def test_a_warm_start_is_used_again_for_its_own_steps_and_seed_alone(tmp_path, monkeypatch):
+    began = []
+
+    def recipe(name):
+        raise InterruptedError("what comes after the warm start is left out")
+
+    monkeypatch.setattr(
+        laptop, "prepare", lambda config, directory: directory.mkdir(exist_ok=True) or began.append(config)
+    )
+    monkeypatch.setattr(laptop, "load_recipe", recipe)
+    settings = [(0, 3), (0, 3), (0, 5), (1, 5), (0, 5)]
+    for seed, steps in settings:
+        with pytest.raises(InterruptedError):
+            laptop.run(laptop.LaptopConfig(seed=seed, warm_start_steps=steps, output_dir=str(tmp_path), threads=1))
+    assert [(config.seed, config.warm_start_steps) for config in began] == [(0, 3), (0, 5), (1, 5)]
+
+
+def test_the_warm_start_learns_searches_and_not_prompts():
+    """A row holds several, each a prompt up to the colon and a search from there to the end, and padding."""
+    tokenizer = warm_start.build_tokenizer()
+    for row in warm_start._packed_searches(tokenizer, seed=0, steps=1):
+        text = "".join(tokenizer.convert_ids_to_tokens(row["input_ids"])).replace("<pad>", "_").replace("<eos>", "$")
+        searches = re.findall(r"[^:$]+:[^:$]+\$", text)
+        assert "".join(searches) + "_" * text.count("_") == text
+        learned = [
+            (i, is_learned) for s in searches for i, is_learned in enumerate([c > s.index(":") for c in range(len(s))])
+        ]
+        for token, label, position, (place, is_learned) in zip(
+            row["input_ids"], row["labels"], row["position_ids"], learned, strict=False
+        ):
+            assert (label, position) == (token if is_learned else -100, place)
+        assert set(row["labels"][len(learned) :]) <= {-100}
 
 
 def test_tokenizer_round_trip_and_unknown():

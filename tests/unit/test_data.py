@@ -24,6 +24,7 @@ from htpo_trl.data import (
 )
 from htpo_trl.data.countdown import countdown_reward, problems
 from htpo_trl.data.names import check_options, evaluation_problems, hub_id, is_ours
+from htpo_trl.data.procedural import generate
 from htpo_trl.data.prompts import PromptArguments
 
 from ..golds import DATA, FILES
@@ -408,6 +409,9 @@ class TestProcedural:
     def test_neighbouring_seeds_share_nothing(self):
         first, second = (load("count_bits", dataset_options={"size": 200, "seed": seed}) for seed in (0, 1))
         check_disjoint({"first": first, "second": second})
+
+    def test_there_are_a_thousand_problems_where_nothing_is_said(self):
+        assert len([*generate("gcd")]) == 1000
 
     def test_options_of_the_task(self):
         options = {"size": 20, "min_terms": 2, "max_terms": 2}

@@ -259,6 +259,28 @@ def test_conversations_and_a_model_by_path(tiny_chat_model, tmp_path):
     assert compare(tmp_path / "a", tmp_path / "a")[0]["p"] == 1.0
 
 
+def test_options_of_the_chat_template_reach_the_prompt(tiny_chat_model, tmp_path):
+    seen = []
+
+    class Seen(TransformersGenerator):
+        def generate(self, prompts, seeds, sampling):
+            seen.extend(self.tokenizer.decode(ids) for ids in prompts)
+            return super().generate(prompts, seeds, sampling)
+
+    loaded = load_generator(str(tiny_chat_model))
+    generator = Seen(loaded.model, loaded.tokenizer)
+    generator.tokenizer.chat_template = "{{ messages[0]['content'] }}{% if not enable_thinking %}</think>{% endif %}"
+    chat = [{"prompt": [{"role": "user", "content": "1 + 1"}]}]
+    for thinking in (True, False):
+        sampling = Sampling(1, max_new_tokens=1, chat_template_kwargs={"enable_thinking": thinking})
+        evaluate(generator, {"chat": chat}, tmp_path / str(thinking), sampling, even_digits_of_chats)
+    assert seen == ["1 + 1", "1 + 1</think>"]
+
+
+def even_digits_of_chats(completions, **kwargs):
+    return even_digits([completion[0]["content"] for completion in completions])
+
+
 def test_progress_and_table(run, capsys):
     run(disable_tqdm=False)
     output = capsys.readouterr()

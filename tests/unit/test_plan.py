@@ -50,6 +50,10 @@ class TestPlan:
         assert "prompts.jsonl: 63 problems, 21.0 generation batches an epoch" in text
         assert "2 optimizer steps on a generation batch the first is on-policy, 1 are off-policy" in text
 
+    def test_a_generation_batch_serves_every_iteration(self, place, monkeypatch):
+        options = ("--steps_per_generation", "4", "--gradient_accumulation_steps", "2", "--num_iterations", "3")
+        assert "optimizer steps   6 a generation batch" in self.plan(place, monkeypatch, *options)
+
     def test_on_policy_runs_are_told(self, place, monkeypatch):
         text = self.plan(place, monkeypatch, "--num_iterations", "1")
         assert "Every importance ratio is 1" in text

@@ -68,6 +68,18 @@ def test_conversations_are_read_at_their_last_message(reward):
     ]
 
 
+def test_parts_of_a_message_that_are_no_text_are_passed_over():
+    parts = [{"type": "image"}, {"type": "text", "text": "Answer: 12"}, {"type": "text", "text": None}]
+    assert math_reward([[{"role": "assistant", "content": parts}]], ["12"]) == [1.0]
+
+
+def test_the_signed_reward_logs_as_the_other():
+    log = Log()
+    assert signed_math_reward(["Answer: 2", "Answer: 3"], ["2", "2"], **log.keywords()) == [1.0, -1.0]
+    assert log.columns == {"math_reward/answer": ["2", "3"], "math_reward/verdict": ["correct", "wrong"]}
+    assert log.metrics["math_reward/wrong"] == 0.5
+
+
 @pytest.mark.parametrize("reward", [math_reward, signed_math_reward, dapo_math_reward])
 def test_reward_functions_can_be_sent_to_other_processes(reward):
     assert pickle.loads(pickle.dumps(reward))(["Answer: 2"], ["2"], prompts=[""], completion_ids=[[1]]) == [1.0]

@@ -119,6 +119,15 @@ def test_terminal(run):
         assert str(name) in printed(run, versus="gppo")
 
 
+def test_what_rules_changed_most_comes_first(tmp_path):
+    write(tmp_path, [completion_row("a" * n, seed=n) for n in (3, 40, 1, 90)])
+    text = printed(tmp_path, no_color=True)
+    changed = [int(n) for n in re.findall(r"^htpo, tokens changed by a rule: (\d+)$", text, re.MULTILINE)]
+    assert re.findall(r"(\d+) tokens ·", text)[:2] == ["90", "40"]
+    assert changed[0] > changed[1] > 0
+    assert changed == sorted(changed, reverse=True)
+
+
 def test_hostile_text_does_not_reach_the_terminal(run):
     text = printed(run, step=3, no_color=True)
     assert "\x1b" not in text

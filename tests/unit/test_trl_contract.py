@@ -144,6 +144,7 @@ def test_only_these_private_methods_are_overridden():
         "_get_train_sampler",
         "_load_optimizer_and_scheduler",
         "_push_from_checkpoint",
+        "_save",
         "_save_checkpoint",
         "_save_rng_state",
         "create_model_card",

@@ -296,6 +296,13 @@ def test_an_interrupted_call_does_not_answer_the_next_one():
         assert verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
 
 
+def test_ctrl_c_in_a_terminal_is_for_the_trainer_alone(verifier):
+    """A terminal gives it to the foreground process group. The trainer closes its verifier when it is done."""
+    processes = [server_of(verifier), *workers_of(verifier)]
+    assert len(processes) > 1
+    assert os.getpgrp() not in {os.getpgid(process.pid) for process in processes}
+
+
 def test_a_server_that_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended twice while it judged 1 answers"):

@@ -1,0 +1,63 @@
+"""Of a report: which seed a run has, what a difference is of, why a metric is missing, which curve stands back."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from htpo_trl.report.estimates import differences
+from htpo_trl.report.page import Report
+from htpo_trl.report.panels import why_missing
+from htpo_trl.report.runs import read_run
+from htpo_trl.report.sections import budgets_section
+from htpo_trl.report.sets import read_sets
+
+from .test_comparison import random_answers
+from .test_comparison import write as write_results
+from .test_report import N, evaluated_run, htpo_log, train_run
+
+
+def test_the_seed_of_the_name_is_that_of_the_run(tmp_path):
+    """What `htpo eval` records is the seed of its samples, the same for the models of all seeds."""
+    answers = random_answers(np.random.default_rng(0), 0.5)
+    directories = [tmp_path / f"final-seed{seed}" for seed in (3, 4)]
+    for directory in directories:
+        record = write_results(directory / "sums.jsonl", answers).with_suffix(".json")
+        content = json.loads(record.read_text())
+        content["settings"]["sampling"]["seed"] = 42
+        record.write_text(json.dumps(content))
+    (found,) = read_sets(directories)
+    assert ([run.seed for run in found.runs], found.label) == ([3, 4], "final (2 seeds)")
+
+
+def test_sides_of_a_difference_are_of_the_pairs_that_have_both():
+    first = pd.DataFrame({"a": [1.0, 2.0, 30.0], "b": [1.0, np.nan, 5.0]})
+    second = pd.DataFrame({"a": [2.0, 4.0, np.nan], "b": [7.0, 8.0, 9.0]})
+    found = differences(first, second, "seeds")
+    assert found.loc["a", ["first", "second", "mean", "n"]].tolist() == [1.5, 3, 1.5, 2]
+    assert found.loc["b", ["first", "second", "mean", "n"]].tolist() == [3, 8, 5, 2]
+
+
+def test_dynamic_sampling_is_off_where_no_run_has_it(tmp_path):
+    runs = [read_run(train_run(tmp_path / str(on), htpo_log(0), dynamic_sampling=on)) for on in (False, True)]
+    key = "htpo/sampling/rounds"
+    assert why_missing(runs[:1], key) == "dynamic sampling is off"
+    assert why_missing(runs[1:], key) == why_missing(runs, key) == "not in the log"
+
+
+def test_the_last_evaluation_stands_before_the_first(tmp_path):
+    """In the picture over k the curve of the first evaluation is the thin one; its values are those of step 0."""
+    drawn = {}
+
+    class Seen(Report):
+        def panels(self, outline, panels, alt):
+            drawn.update(panels)
+            return []
+
+    report = Seen(read_sets([evaluated_run(tmp_path / "run", 0, after=(3, 4, 4))]), tmp_path / "report")
+    (outline,) = [outline for outline in report.outlines if outline.name == "budgets"]
+    budgets_section(report, outline)
+    curves = {curve.faded: curve.points["mean"] for curve in drawn["countdown: pass@k"].curves}
+    assert curves[True][1] == pytest.approx(1 / N)  # one sample of each problem is right
+    assert curves[False][1] == pytest.approx((3 + 4 + 4) / 3 / N)
