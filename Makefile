@@ -10,7 +10,7 @@ SETUP := $(VENV)/.installed
 
 help:
 	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run about 8)"
-	@echo "make test   run the tests (set-up 2 minutes, tests 11)"
+	@echo "make test   run the tests (set-up 2 minutes, tests 7)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, to docs/_build/html (half a minute)"
 	@echo "Options of the two: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective'."
@@ -20,7 +20,7 @@ demo: setup
 	@HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(VENV)/bin/htpo demo $(DEMO_ARGS)
 
 test: setup
-	@echo "== Tests (about 11 minutes on two cores)"
+	@echo "== Tests (about 7 minutes on two cores)"
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
 lint: setup

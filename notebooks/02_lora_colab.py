@@ -29,7 +29,7 @@
 # | --- | --- | --- |
 # | model | Qwen3-0.6B, from the Hub | a Qwen3 of 0.1 million parameters, made here |
 # | data | GSM8K, from the Hub | one-digit sums, made here |
-# | memory | planned for 16 GB, see `htpo train --dry_run` below | 2 GB |
+# | memory | made for 16 GB | 2 GB |
 # | runtime | not measured: no GPU was at hand when this was written | 1 minute; it shows the steps, the model learns nothing |
 #
 # Runtime → Change runtime type → T4 GPU.
