@@ -58,7 +58,7 @@ SLOW = (
     "tests/unit/test_sampling.py::test_same_seed_same_prompts",
 )
 COLLECT, RESUME = "tests/unit/test_sampling.py", "tests/unit/test_resume.py"
-VERIFIER = "tests/unit/test_verifier.py"
+VERIFIER = "tests/processes/test_verifier.py"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
     ("htpo_trl/objective/table.py", None, ["tests/unit/test_objective.py"]),
