@@ -58,11 +58,16 @@ SLOW = (
     "tests/unit/test_sampling.py::test_same_seed_same_prompts",
 )
 COLLECT, RESUME = "tests/unit/test_sampling.py", "tests/unit/test_resume.py"
+WEIGHT = "tests/unit/test_token_map.py::test_effective_weight"
 VERIFIER = "tests/processes/test_verifier.py"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
     ("htpo_trl/objective/table.py", None, ["tests/unit/test_objective.py"]),
-    ("htpo_trl/objective/transform.py", None, ["tests/unit/test_objective.py", "tests/unit/test_token_sums.py"]),
+    (
+        "htpo_trl/objective/transform.py",
+        None,
+        ["tests/unit/test_objective.py", "tests/unit/test_token_sums.py", f"{WEIGHT}_is_the_derivative"],
+    ),
     ("htpo_trl/objective/rules.py", None, ["tests/unit/test_objective.py"]),
     ("htpo_trl/trainer.py", LABELS, ["tests/unit/test_trainer.py", "tests/unit/test_sampling.py"]),
     ("htpo_trl/training/prompts.py", None, ["tests/unit/test_prompt_stream.py", f"{COLLECT}::TestPromptStream"]),
