@@ -1,4 +1,4 @@
-"""What several rooms need and none owns: table text, writing in one step, the nearest name, versions, fields."""
+"""What several rooms need and none owns: the error a user can mend, tables, writing in one step, names, versions."""
 
 import difflib
 import json
@@ -17,6 +17,10 @@ PACKAGES = (
     *("bitsandbytes", "math-verify", "pebble", "reasoning-gym", "matplotlib", "wandb", "trackio", "tensorboard"),
     *("huggingface_hub", "safetensors", "numpy"),
 )
+
+
+class UsageError(ValueError):
+    """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
 
 
 def versions() -> dict[str, str]:

@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..objective.table import PRESETS
-from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, find, mendable, names, set_environment, strict
+from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, set_environment, strict
 from ..scripts.flags import describe
+from ..utils import UsageError
 
 
 _TRAIN_HELP = """\

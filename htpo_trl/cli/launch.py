@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..scripts.arguments import ACCELERATE_CONFIGS, UsageError, find, strict
+from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
+from ..utils import UsageError
 
 
 class Parallelism(NamedTuple):

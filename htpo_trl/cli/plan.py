@@ -7,9 +7,10 @@ from typing import Any
 from ..config import HTPOConfig
 from ..data.names import hub_id
 from ..objective.rules import Detach, KeepGradient
-from ..scripts.arguments import Arguments, UsageError
+from ..scripts.arguments import Arguments
 from ..scripts.htpo import load_data, missing_packages, parse
 from ..scripts.reward_names import check_columns, reward_functions
+from ..utils import UsageError
 from .launch import Parallelism
 from .memory import estimate, sizes
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..data.files import rows_of
-from ..utils import markdown_table, write_json
+from ..utils import UsageError, markdown_table, write_json
 from .statistics import majority_at_k, means_with_intervals, pass_at_k
 
 
-class ResultsError(RuntimeError):
+class ResultsError(UsageError):
     """Result files that do not fit: this evaluation, or each other."""
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.results import Results, ResultsError, check_ks, read, scores
+from ..utils import UsageError
 
 
-class RunError(ValueError):
+class RunError(UsageError):
     """A directory that is no run, or a file of a run that cannot be read; the message names it."""
 
 

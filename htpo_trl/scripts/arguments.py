@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..data.prompts import PromptArguments
-from ..utils import nearest, option
+from ..utils import UsageError, nearest, option
 from .flags import Flag
 
 
@@ -22,10 +22,6 @@ from .flags import Flag
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: Folder of the packaged configurations of accelerate.
 ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
-
-
-class UsageError(ValueError):
-    """The command cannot be run as it was given; the message says why, and the mend."""
 
 
 @contextmanager

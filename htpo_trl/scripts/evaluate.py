@@ -9,8 +9,8 @@ from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
-from ..utils import option
-from .arguments import UsageError, mendable, read, set_environment, strict
+from ..utils import UsageError, option
+from .arguments import mendable, read, set_environment, strict
 from .flags import flags_of
 from .reward_names import reward_functions
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
-from ..utils import versions
-from .arguments import Arguments, HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
+from ..utils import UsageError, versions
+from .arguments import Arguments, HTPOScriptArguments, mendable, read, set_environment, strict
 from .flags import flags_of
 from .reward_names import check_columns, reward_functions
 

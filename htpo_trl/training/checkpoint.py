@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..utils import write_json
+from ..utils import UsageError, write_json
 
 
 #: Of the state file. It goes up when what an older version wrote can no longer be resumed from.
@@ -30,7 +30,7 @@ SEAL = "htpo_checkpoint.json"
 HASHED_UP_TO = 64 * 2**20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A checkpoint cannot be resumed from; the message names the file and the mend."""
 
 

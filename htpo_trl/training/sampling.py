@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from ..utils import UsageError
 from .prompts import PromptStream, prompt_key
 
 
@@ -26,7 +27,7 @@ def is_informative(accuracy: float) -> bool:
     return 0 < accuracy < 1
 
 
-class SamplingExhaustedError(RuntimeError):
+class SamplingExhaustedError(UsageError):
     """No full batch of informative groups was found."""
 
 

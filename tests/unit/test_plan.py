@@ -12,7 +12,8 @@ from htpo_trl.cli.launch import Parallelism, launch_arguments, parallelism
 from htpo_trl.cli.memory import Sizes, estimate, sizes
 from htpo_trl.cli.plan import plan_run
 from htpo_trl.scripts import htpo
-from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, load_recipe, names, read
+from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, load_recipe, names, read
+from htpo_trl.utils import UsageError
 
 
 ROOT = Path(__file__).parents[2]
