@@ -27,6 +27,14 @@ class UsageError(ValueError):
     """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
 
 
+class MissingFileError(UsageError, FileNotFoundError):
+    """A file that an option names is not there."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """A package that an option needs is not installed; the message has the command that installs it."""
+
+
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
     found = {}

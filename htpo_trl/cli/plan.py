@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import HTPOConfig
-from ..data.names import hub_id
 from ..objective.rules import Detach, KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import load_data, missing_packages, parse
-from ..scripts.reward_names import check_columns, reward_functions
-from ..utils import UsageError
+from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
+from ..training.checks import check_run
 from .launch import Parallelism
 from .memory import estimate, sizes
 
@@ -18,7 +16,7 @@ from .memory import estimate, sizes
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     """
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
-    would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
+    would resolve them; data and models of the Hub are not touched. Raises a [`UsageError`] for what it would refuse.
     """
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
 
@@ -30,14 +28,15 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
 
     # What a device of another machine can do is not known here; the CPU takes every precision.
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, Planned)
-    if not model.model_name_or_path:
-        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
-    missing = missing_packages(args, model)
+    parts = prepare(script, args, model, is_plan=True)
+    args.model_init_kwargs = model_init_kwargs(args, model)
+    check_run(args, model.model_name_or_path, parts.rewards, parts.train, is_plan=True)
+    missing = missing_packages(args, model, bool(spread.zero_stage))
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
         "Off-policy": _off_policy(args),
-        "Data": _data(script, args),
+        "Data": _data(script, args, parts),
         "Memory": _memory(args, model, spread),
         "Missing here": [f"pip install {' '.join(map(repr, missing))}"] if missing else [],
         "Objective": str(args.table).splitlines(),
@@ -49,8 +48,6 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
     kind = "LoRA" if model.use_peft else "all parameters"
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
-    if len(weights) != len(names):
-        raise UsageError(f"reward_weights={weights} must be one number for each of reward_funcs={names}.")
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))
     correct = f"{args.correctness_reward or names[0]} above {args.correctness_threshold:g}"
     generation = f"vLLM, {args.vllm_mode}" if args.use_vllm else "transformers"
@@ -99,23 +96,13 @@ def _off_policy(args: Any) -> list[str]:
     return [line for line, applies in lines.items() if applies]
 
 
-def _data(script: Any, args: Any) -> list[str]:
-    rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
-    if remote := [name for name in named if name != "test" and hub_id(name)]:
-        return [f"from the Hub, not looked at: {', '.join(remote)}"]
-    train, _, benchmarks = load_data(script, args)
-    check_columns(rewards, train)
-    batches = len(train) * args.num_generations / args.generation_batch_size
-    if batches < 1:
-        raise UsageError(
-            f"{len(train)} problems are fewer than the {args.generation_batch_size // args.num_generations} "
-            "prompts of a generation batch: TRL would train on none. Lower per_device_train_batch_size or "
-            "steps_per_generation, or add data."
-        )
+def _data(script: Any, args: Any, parts: Parts) -> list[str]:
+    if parts.train is None:
+        return [f"from the Hub, not looked at: {', '.join(remote(script))}"]
+    batches = len(parts.train) * args.num_generations / args.generation_batch_size
     return [
-        f"train  {script.dataset_name}: {len(train)} problems, {batches:.1f} generation batches an epoch",
-        *(f"benchmark {name}: {len(problems)} problems" for name, problems in benchmarks.items()),
+        f"train  {script.dataset_name}: {len(parts.train)} problems, {batches:.1f} generation batches an epoch",
+        *(f"benchmark {name}: {len(problems)} problems" for name, problems in parts.benchmarks.items()),
     ]
 
 

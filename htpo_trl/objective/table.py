@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from ..utils import UsageError
 from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule
 
 
@@ -49,7 +50,7 @@ class Table:
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(GROUPS):
-            raise ValueError(
+            raise UsageError(
                 f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}."
             )
         check_choice("Table", "selection", self.selection, ("exact", "released"))
@@ -57,7 +58,7 @@ class Table:
     def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
         """A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules."""
         if unknown := sorted(set(overrides) - set(GROUPS)):
-            raise ValueError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
+            raise UsageError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
         rows = tuple(parse_rule(overrides.get(group, row)) for group, row in zip(GROUPS, self.rows, strict=True))
         return dataclasses.replace(self, rows=rows)
 
@@ -123,5 +124,5 @@ PRESETS: dict[str, Table] = {
 def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = None) -> Table:
     """The preset called `name`, with the rows in `overrides` replaced."""
     if name not in PRESETS:
-        raise ValueError(f"Unknown objective {name!r}; the presets are {', '.join(PRESETS)}.")
+        raise UsageError(f"Unknown objective {name!r}; the presets are {', '.join(PRESETS)}.")
     return PRESETS[name].replace(overrides or {})

@@ -6,7 +6,7 @@ plan ask here, so that they give the same answer. The numbers of the options are
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -129,26 +129,37 @@ def check_chat_template(model: str, processing_class: Any = None, **loading: Any
         )
 
 
-def check_columns(functions: Sequence[Any], dataset: Any) -> None:
-    """Refuse reward functions with an argument that neither TRL nor a column of the data set gives."""
+def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str] = GIVEN) -> None:
+    """Refuse reward functions with an argument that is neither given to all nor a column of the data set."""
     columns = dataset.column_names
     if columns is None:  # a stream does not know
         return
     if "prompt" not in columns:
         raise UsageError(
-            f"The training data has no column 'prompt', only {', '.join(columns)}. Name the columns by problem_column "
-            "and solution_column, or rename them."
+            f"The data has no column 'prompt', only {', '.join(columns)}. Name the columns by problem_column and "
+            "solution_column, or rename them."
         )
     for function in functions:
         parameters = inspect.signature(function).parameters.values() if inspect.isroutine(function) else ()
         for parameter in parameters:
             is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
-            if not is_optional and parameter.name not in {*GIVEN, *columns}:
+            if not is_optional and parameter.name not in {*given, *columns}:
                 raise UsageError(
                     f"The reward function {_name(function)!r} needs the column {parameter.name!r}; the data has "
                     f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
                     "them."
                 )
+
+
+def check_judge(judge: Callable | None, name: str, problems: Any) -> None:
+    """A benchmark must have the columns that its judge takes; the math verifier takes the solution."""
+    if judge is not None:
+        check_columns([judge], problems, given={"prompts", "completions"})
+    elif "solution" not in problems.column_names:
+        raise UsageError(
+            f"{name!r} has no column 'solution', only {', '.join(problems.column_names)}: the math verifier needs it. "
+            "Name it by solution_column, or another judge."
+        )
 
 
 def check_prompts(args: Any, dataset: Any) -> None:
