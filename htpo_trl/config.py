@@ -1,9 +1,11 @@
 """`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
@@ -44,6 +46,14 @@ RANGES = {
     "[0, 1)": ("adam_beta1", "adam_beta2"),
     "[1, 65535]": ("vllm_server_port", "vllm_group_port"),
     "[0, 4294967295]": ("seed", "data_seed"),  # NumPy's
+}
+#: Names that nobody else checks before the model is loaded.
+CHOICES: dict[str, tuple] = {
+    "on_sampling_exhausted": ("error", "train"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
 
@@ -130,6 +140,10 @@ class HTPOConfig(GRPOConfig):
 
     def __post_init__(self):
         check_numbers(self, RANGES)
+        for name, choices in CHOICES.items():
+            check_choice("HTPOConfig", name, getattr(self, name), choices)
+        for name in self._VALID_DICT_FIELDS:
+            self._check_mapping(name)
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
         if isinstance(self.resume_from_checkpoint, str):  # as recipes and flags write a bool
@@ -137,10 +151,13 @@ class HTPOConfig(GRPOConfig):
             self.resume_from_checkpoint = given.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
         try:
             super().__post_init__()
+            get_reporting_integration_callbacks(self.report_to)
         except ValueError as error:
             self._mend_batch_size(error)
-            raise UsageError(str(error)) from error
-        except (ImportError, OSError) as error:  # of a package or a file that an option names
+            # transformers tells a name that it does not know, and not of which option.
+            unknown = (f"{each.name}: " for each in fields(self) if str(error).startswith(_unknown(self, each.name)))
+            raise UsageError(f"{next(unknown, '')}{error}") from error
+        except (ImportError, OSError, TypeError) as error:  # of a package or a file that an option names, or its keys
             raise UsageError(str(error)) from error
 
         table = self.table  # raises for an unknown preset, group or rule
@@ -149,7 +166,6 @@ class HTPOConfig(GRPOConfig):
             self.objective_overrides = {
                 group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
             }
-        check_choice("HTPOConfig", "on_sampling_exhausted", self.on_sampling_exhausted, ("error", "train"))
         if self.loss_type not in PPO_LOSS_TYPES:
             raise UsageError(
                 f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
@@ -198,6 +214,19 @@ class HTPOConfig(GRPOConfig):
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
 
+    def _check_mapping(self, name: str) -> None:
+        """A string must be JSON, or where transformers reads one the name of a file."""
+        value = getattr(self, name)
+        may_be_file = name in ("accelerator_config", "fsdp_config", "deepspeed")
+        if not isinstance(value, str) or (may_be_file and "{" not in value):
+            return
+        try:
+            is_mapping = isinstance(json.loads(value), dict)
+        except ValueError as error:
+            raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line: {error}.") from None
+        if not is_mapping:
+            raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line.")
+
     def _mend_batch_size(self, error: ValueError) -> None:
         """Where groups do not fit the generation batch: raise the error again with numbers that would."""
         group, batch = self.num_generations, self.generation_batch_size
@@ -238,3 +267,10 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
+
+
+def _unknown(config: HTPOConfig, name: str) -> tuple[str, ...]:
+    value = getattr(config, name)
+    return tuple(
+        f"{each} is not " for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
+    )
