@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import HTPOConfig
-from ..objective.rules import Detach, KeepGradient
+from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
 from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
 from ..training.checks import check_run
@@ -78,7 +78,13 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
 
 
 def _off_policy(args: Any) -> list[str]:
-    keeps, detaches = (sum(isinstance(row, rule) for row in args.table.rows) for rule in (KeepGradient, Detach))
+    keeps = sum(isinstance(row, KeepGradient) for row in args.table.rows)
+    lengths = args.table.detaches_from(args.top_entropy_share).values()
+    shortest, longest = min(lengths, default=0), args.max_completion_length
+    acting = sum(n <= longest for n in lengths)
+    detached = f"{acting} groups detach tokens, in every step: of responses of {shortest} tokens and more."
+    if not acting:
+        detached = f"No group detaches tokens: that takes {shortest} tokens, max_completion_length is {longest}."
     steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
     if args.is_on_policy:
         first = "Every importance ratio is 1: each generation batch is used up within one optimizer step."
@@ -90,7 +96,7 @@ def _off_policy(args: Any) -> list[str]:
     lines = {
         first: True,
         kept: keeps,
-        f"{detaches} groups detach tokens, in every step.": detaches,
+        detached: bool(lengths),
         "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
     }
     return [line for line, applies in lines.items() if applies]

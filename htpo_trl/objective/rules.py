@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from ..utils import UsageError
@@ -20,6 +21,12 @@ def check_choice(owner: str, name: str, value: object, choices: tuple) -> None:
     """Raise an error that names the option, the value and the choices there are."""
     if value not in choices:
         raise UsageError(f"{owner}: {name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+
+
+def share_of(share: float, n):
+    """⌊share·n⌋ in whole numbers: 0.29 of 100 is 29, although 0.29 * 100 is less in floating point."""
+    fraction = Fraction(repr(float(share)))
+    return n * fraction.numerator // fraction.denominator
 
 
 @dataclass(frozen=True)
