@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.statistics import means_with_intervals, sign_flip_test, t_intervals
-from .panels import Metric
-from .runs import Evaluation, Run, RunError
-from .sets import RunSet
+from .page import Metric
+from .runs import Evaluation, Run, RunError, RunSet
 
 
 #: Points of a curve: beyond, neighbouring steps are averaged.
@@ -69,10 +68,9 @@ def band(series: pd.DataFrame) -> pd.DataFrame | None:
 def final_values(runs: Sequence[Run], metrics: Sequence[Metric]) -> pd.DataFrame:
     """A row per run, a column per metric: the mean of the last tenth of its logged values, as shown."""
 
-    def final(values: pd.Series) -> float:
-        return values.tail(max(1, round(FINAL_SHARE * len(values)))).mean()
-
-    return pd.DataFrame([{m.key: m.scale * final(run.series(m.key).dropna()) for m in metrics} for run in runs])
+    logged = [{m.key: m.scale * run.series(m.key).dropna() for m in metrics} for run in runs]
+    last = [{key: x.tail(max(1, round(FINAL_SHARE * len(x)))) for key, x in each.items()} for each in logged]
+    return pd.DataFrame([{key: x.mean() for key, x in each.items()} for each in last])
 
 
 def score(evaluations: Sequence[Evaluation], majority: bool = False) -> pd.DataFrame:
@@ -90,17 +88,14 @@ def paired(first: RunSet, second: RunSet) -> tuple[RunSet, RunSet]:
     """Both with the runs that are paired, one by one: of the same seed, or the only ones; [`RunError`] if none are."""
     if len(first.runs) == len(second.runs) == 1:
         return first, second
-    by_seed: tuple[dict[int, Run], dict[int, Run]] = ({}, {})
-    for (name, runs), found in zip((first, second), by_seed, strict=True):
-        for run in runs:
-            if run.seed in found:
-                raise RunError(f"not paired: {name} has several runs of seed {run.seed}")
-            if run.seed is not None:
-                found[run.seed] = run
-    common = [seed for seed in by_seed[0] if seed in by_seed[1]]
-    if not common:
+    for name, runs in (first, second):
+        seeds = [run.seed for run in runs if run.seed is not None]
+        if len({*seeds}) < len(seeds):
+            raise RunError(f"not paired: {name} has several runs of seed {max(seeds, key=seeds.count)}")
+    pairs = [(one, two) for one in first.runs for two in second.runs if one.seed == two.seed is not None]
+    if not pairs:
         raise RunError(f"not paired: {first.name} and {second.name} have no seed in common")
-    one, two = (RunSet("", [found[seed] for seed in common]) for found in by_seed)
+    one, two = (RunSet("", list(runs)) for runs in zip(*pairs, strict=True))
     return one, two
 
 

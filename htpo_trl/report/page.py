@@ -1,18 +1,64 @@
-"""What sections are made of, numbers as text, and the page as HTML: `page.html.jinja`, which escapes every text."""
+"""
+What sections are made of: metrics and outlines, read from `panels.yaml`, and blocks; why a metric may be missing;
+numbers as text.
+"""
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
+from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import yaml
 
+from ..objective.table import EFFECTS, GROUPS
+from ..palette import group_label
 from ..utils import write_atomically
-from .panels import Outline, outlines, why_missing
+from ..verifier import Verdict
 from .pictures import Panel, draw_curves
-from .sets import RunSet
+from .runs import Run, RunSet
+
+
+class Metric(NamedTuple):
+    """A metric of the log and its panel; `panels.yaml` says what the fields mean."""
+
+    key: str
+    title: str
+    unit: str
+    signed: bool = False
+    optional: bool = False
+    decimals: int = 3
+    final: bool = False
+    paired: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Factor from what is logged to what is shown."""
+        return 100.0 if self.unit.startswith("%") else 1.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Where the axis ends at the latest."""
+        return -inf if self.signed else 0.0, 100.0 if self.unit.startswith("%") else inf
+
+    @property
+    def label(self) -> str:
+        """Title and unit, for tables."""
+        return self.title if self.unit.lower() in self.title.lower() else f"{self.title} ({self.unit})"
+
+
+class Outline(NamedTuple):
+    """A section: its name is that of its anchor and its picture, its metrics are drawn in a panel each."""
+
+    name: str
+    heading: str
+    caption: str = ""
+    missing: str = ""
+    metrics: Sequence[Metric] = ()
 
 
 class HtmlTable(NamedTuple):
@@ -76,18 +122,47 @@ class Report:
         return "; ".join(f"{name}: {reason}" for name, reason in why.items())
 
 
-def render(title: str, sections: Sequence[tuple[Outline, Sequence[Block]]]) -> str:
-    """The page, self-contained: no script, nothing from the network."""
-    files = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("page.html.jinja").render(title=title, sections=sections)
+def outlines(sets: Sequence[RunSet]) -> list[Outline]:
+    """The sections in order."""
+    pattern = re.compile(rf"(?!eval_)(.+)/({'|'.join(Verdict)})")
+    names = {name for _, runs in sets for run in runs for name in run.log}
+    rewards = sorted({match[1] for name in names if (match := pattern.fullmatch(name))}) or ["math_reward"]
+    content = yaml.safe_load(Path(__file__).with_name("panels.yaml").read_text(encoding="utf-8"))
+    return [Outline(**each | {"metrics": _metrics(each.get("metrics", ()), rewards)}) for each in content]
+
+
+def _metrics(entries: Sequence[dict[str, Any]], rewards: Sequence[str]) -> list[Metric]:
+    found = {}
+    for entry, group, effect, reward, verdict in product(entries, GROUPS, EFFECTS, rewards, Verdict):
+        key = entry["key"].format(group=group, effect=effect, reward=reward, verdict=verdict)
+        labels = {"group": group_label(group), "reward": reward}
+        labels |= {"effect": effect.replace("_", " "), "verdict": verdict.replace("_", " ")}
+        found[key] = Metric(**entry | {"key": key, "title": entry["title"].format(**labels)})
+    return list(found.values())
+
+
+def why_missing(runs: Sequence[Run], key: str) -> str:
+    """Why no band could be drawn for a set of runs, as far as the runs tell."""
+    names = {name for run in runs for name in run.log}
+    if not names:
+        return "no training log"
+    if key in names:
+        return "no values at a step that two runs share" if len(runs) > 1 else "no finite value"
+    if key.startswith("htpo/") and not any(name.startswith("htpo/") for name in names):
+        return "plain GRPO run"
+    sampled = [run.options is None or run.options.get("dynamic_sampling") for run in runs]
+    if key.startswith("htpo/sampling/") and not any(sampled):
+        return "dynamic sampling is off"
+    if re.search(rf"/({'|'.join(Verdict)})$", key):
+        return "its rewards log no verdicts"
+    return "not in the log"
 
 
 def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str | None, ...]:
     """Of a difference: both sides, the interval, p, and what it is over."""
     over = f"{d['n']} {d['units']}" if d["n"] > 1 else "1 seed: no interval"
-    p = None if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else number_text(d["p"])
-    sides = (number_text(d[side], decimals) for side in ("first", "second"))
+    p = None if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else f"{d['p']:.3f}"
+    sides = (f"{d[side]:z.{decimals}f}" for side in ("first", "second"))
     return *sides, interval_text(d, decimals, "+"), p, over
 
 
@@ -95,10 +170,5 @@ def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = ""
     """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
     if e is None or pd.isna(e["mean"]):
         return None
-    mean, low, high = (number_text(e[name], decimals, sign) for name in ("mean", "low", "high"))
+    mean, low, high = (f"{e[name]:{sign}z.{decimals}f}" for name in ("mean", "low", "high"))  # z: never -0.000
     return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"
-
-
-def number_text(value: float, decimals: int = 3, sign: str = "") -> str:
-    """A number for a table, never `-0.000`."""
-    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"

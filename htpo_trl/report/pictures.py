@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..objective.table import GROUPS
-from ..palette import group_colour, group_label, set_style
+from ..palette import group_colour, group_label
 
 
 _WIDTH = 11.0  # inches, of three panels
@@ -24,6 +24,10 @@ _styled = style.context(Path(__file__).with_name("report.mplstyle"))  # while a 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _EDGES: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}  # of stacked parts
 _FADED: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.6, "marker": "."}
+# Of sets of runs: Okabe and Ito's colours again, with dashes and marks for grey.
+_SET_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SET_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+_SET_MARKS = ("o", "^", "s", "D", "v", "P", "X")
 _VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
 
 
@@ -55,7 +59,7 @@ def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, panel)
     curves = [curve for panel in panels for curve in panel.curves]
-    handles = [(Line2D([], [], **set_style(i)), labels[i]) for i in sorted({curve.set for curve in curves})]
+    handles = [(Line2D([], [], **_set_style(i)), labels[i]) for i in sorted({curve.set for curve in curves})]
     if any(curve.faded for curve in curves):
         handles.append((Line2D([], [], color="black", **_FADED), "thin: first evaluation"))
     _add_legend(figure, handles)
@@ -142,7 +146,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
 
 def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
     """Marks of several sets stand side by side, by `shift`, so that their error bars do not hide each other."""
-    style, points = set_style(curve.set), curve.points
+    style, points = _set_style(curve.set), curve.points
     x = points.index.to_numpy(float)
     x = x * 2 ** (0.06 * shift) if over == "k" else x + 0.012 * (np.ptp(x) or 1.0) * shift
     errors = np.maximum([points["mean"] - points.low, points.high - points["mean"]], 0)  # round-off
@@ -150,7 +154,7 @@ def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
 
 
 def _draw_band(axis: Any, curve: Curve) -> None:
-    style, points, steps = set_style(curve.set), curve.points, curve.points.index
+    style, points, steps = _set_style(curve.set), curve.points, curve.points.index
     every = len(steps) // 8 if len(steps) > 20 else 1
     axis.plot(steps, points["mean"], markevery=(curve.set % every, every), clip_on=False, **style)
     axis.fill_between(steps, points.low, points.high, color=style["color"], alpha=0.15, linewidth=0)
@@ -179,6 +183,13 @@ def _bound(axis: Any, panel: Panel) -> None:
         low, high = (points["mean"].mean() + 0.05 * largest * sign for sign in (-1, 1))
     margin = 0.0 if panel.over == "training" else 0.03 * (high - low)  # for marks at the bounds
     axis.set_ylim(max(low, panel.bounds[0] - margin), min(high, panel.bounds[1] + margin))
+
+
+def _set_style(i: int) -> dict[str, Any]:
+    """Colour, dash and mark of the i-th set of runs, as matplotlib takes them; the first 49 differ."""
+    n = len(_SET_COLOURS)
+    other = (i + i // n) % n  # from the eighth set on, colours meet other dashes and marks
+    return {"color": _SET_COLOURS[i % n], "linestyle": _SET_DASHES[other], "marker": _SET_MARKS[other]}
 
 
 def _step_label(bands: Sequence[pd.DataFrame]) -> str:

@@ -14,11 +14,9 @@ from .. import __version__
 from ..verifier import Verdict
 from . import estimates
 from .estimates import band, differences, estimate, final_values, paired, paired_scores, score
-from .page import Block, HtmlTable, Report, difference_texts, interval_text
-from .panels import Outline, why_missing
+from .page import Block, HtmlTable, Outline, Report, difference_texts, interval_text, why_missing
 from .pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
-from .runs import Evaluation, RunError
-from .sets import differing_options
+from .runs import Evaluation, RunError, differing_options
 
 
 def runs_section(report: Report, outline: Outline) -> list[Block]:
