@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +38,6 @@ class Metric(NamedTuple):
     def scale(self) -> float:
         """Factor from what is logged to what is shown."""
         return 100.0 if self.unit.startswith("%") else 1.0
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Where the axis ends at the latest."""
-        return -inf if self.signed else 0.0, 100.0 if self.unit.startswith("%") else inf
 
     @property
     def label(self) -> str:
@@ -117,9 +111,8 @@ class Report:
 
     def reasons(self, why: Mapping[str, str]) -> str:
         """Set → reason in words: the reason alone, where all sets share it."""
-        if len(why) == len(self.sets) and len(set(why.values())) == 1:
-            return next(iter(why.values()))
-        return "; ".join(f"{name}: {reason}" for name, reason in why.items())
+        shared = len(why) == len(self.sets) and len({*why.values()}) == 1
+        return "; ".join({*why.values()} if shared else (f"{name}: {reason}" for name, reason in why.items()))
 
 
 def outlines(sets: Sequence[RunSet]) -> list[Outline]:

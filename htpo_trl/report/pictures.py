@@ -79,10 +79,7 @@ def draw_shares(columns: Mapping[str, list[pd.DataFrame] | str]) -> Any:
         shares = pd.concat([points["mean"] for points in bands], axis=1)
         colours = [group_colour(group) for group in GROUPS]
         areas = axis.stackplot(shares.index, shares.T, colors=colours, hatch=_HATCHES, **_EDGES)
-        first, last = shares.index[[0, -1]]
-        axis.set(
-            xlabel=_step_label(bands[:1]), ylabel="% of tokens", ylim=(0, 100), xlim=(first, max(last, first + 1))
-        )
+        axis.set(xlabel=_step_label(bands[:1]), ylabel="% of tokens", ylim=(0, 100), xmargin=0)
     _add_legend(figure, [(area, group_label(group)) for area, group in zip(areas, GROUPS, strict=False)])
     return figure
 
@@ -117,14 +114,13 @@ def _grid(n: int, columns: int, margin: float, height: float, width: float = _WI
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
-    partly = bool(panel.curves and panel.missing)
-    axis.set_title(panel.title, pad=15 if partly else 6)
-    if partly:
-        note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
-        _add_text(axis, 0, 1.02, note, va="bottom", fontsize=7.5, style="italic")
+    axis.set_title(panel.title, pad=15 if panel.curves and panel.missing else 6)
     if not panel.curves:
         _say_missing(axis, panel.missing)
         return
+    if panel.missing:
+        note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
+        _add_text(axis, 0, 1.02, note, va="bottom", fontsize=7.5, style="italic")
     axis.set(xlabel=_step_label([curve.points for curve in panel.curves]), ylabel=panel.unit)
     axis.grid()
     if panel.zero:

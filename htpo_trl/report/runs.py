@@ -119,8 +119,7 @@ def read_run(directory: str | Path) -> Run:
             evaluations.setdefault(benchmark, {})[step] = evaluation
     if log is None and not evaluations and options is None:
         source, notes = "htpo eval", []
-        found = _result_files(path, notes)
-        if not found:
+        if not (found := _result_files(path, notes)):
             raise RunError(
                 f"{directory} is no run directory. Looked for trainer_state.json (there, or in checkpoint-*), "
                 "evaluation/step-*/*.jsonl, or *.jsonl of `htpo eval` with their .json."
@@ -260,10 +259,9 @@ def _names(sets: Sequence[RunSet]) -> list[str]:
     """What tells sets without a name apart: their options where that is short, else their directories' names."""
     told = all(s.runs[0].told_by_options for s in sets)
     differing = differing_options(sets, versions=False) if told else {}
-    names = []
-    for i in range(len(sets)):
-        values = {option: ", ".join(row[i]) or "not recorded" for option, row in differing.items()}
-        names.append(", ".join(text if o == "objective" else f"{o}={text}" for o, text in values.items()))
-    if len(set(names)) < len(names) or not all(0 < len(name) <= _MAX_NAME for name in names):
-        names = [s.runs[0].stem for s in sets]
+    table = pd.DataFrame(differing, range(len(sets))).map(lambda values: ", ".join(values) or "not recorded")
+    texts = [text if option == "objective" else f"{option}=" + text for option, text in table.items()]
+    names = [", ".join(row) for row in zip(*texts, strict=True)]
+    if len(set(names)) < len(sets) or any(len(name) > _MAX_NAME for name in names):
+        return [s.runs[0].stem for s in sets]
     return names

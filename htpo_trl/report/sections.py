@@ -6,6 +6,7 @@ the one of this name in `panels.yaml`, [`plot_section`] those that have none.
 import os
 from collections import Counter
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import pandas as pd
@@ -81,7 +82,8 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
                 n = f"{fewest:.0f} to {points.n.max():.0f} of {len(s.runs)} runs at a point"
                 partly[s.name] = n if len(s.runs) > 1 else "steps without a value"
         if curves or not metric.optional:
-            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), metric.bounds)
+            bounds = (-inf if metric.signed else 0.0, 100.0 if metric.unit.startswith("%") else inf)
+            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), bounds)
             for each in (*why.items(), *partly.items()):
                 lacking.setdefault(each, []).append(metric.title)
     if any(panel.curves for panel in panels.values()):

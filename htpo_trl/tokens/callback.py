@@ -12,7 +12,7 @@ from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
 from ..utils import versions
-from .record import RecordSettings, write_record
+from .record import LABELS, OF_CONTROL, RecordSettings, write_record
 
 
 class TokenRecorder(TrainerCallback):
@@ -98,10 +98,7 @@ class TokenRecorder(TrainerCallback):
         columns = {
             "token_ids": ids,
             "advantages": inputs["advantages"].reshape(n, -1).expand_as(result.groups),  # (B, T) of (B,) or (B, T)
-            "effective_advantages": result.advantages,
-            "effective_old_per_token_logps": result.old_per_token_logps,
-            "groups": result.groups,
-            "effects": result.effects,
+            **dict(zip(OF_CONTROL, result, strict=True)),
             **tensors,
         }
         # A truncated completion may be masked as a whole, and padding may be the end token.
@@ -114,7 +111,7 @@ class TokenRecorder(TrainerCallback):
             self._sample[key] = {
                 "prompt": inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist(),
                 **{name: column[i, :length].tolist() for name, column in columns.items()},
-                **{name: bool(inputs[name][i]) for name in ("is_hard", "is_correct", "is_judged")},
+                **{name: bool(inputs[name][i]) for name in LABELS},
                 "rewards": [None if reward != reward else reward for reward in inputs["rewards_per_func"][i].tolist()],
             }
 
