@@ -104,13 +104,11 @@ def draw_verdicts(counts: pd.DataFrame) -> Any:
 def _grid(n: int, columns: int, margin: float, height: float, width: float = _WIDTH) -> tuple[Any, Any]:
     """A figure of `n` axes in rows of this height, in inches, that draws to files alone."""
     rows = -(-n // columns)
-    figure = Figure(figsize=(width, margin + height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes[:n]:
+    figure: Any = Figure(figsize=(width, margin + height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i) for i in range(1, n + 1)]
+    for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes[n:]:
-        axis.remove()
-    return figure, axes[:n]
+    return figure, axes
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
@@ -120,7 +118,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
         return
     if panel.missing:
         note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
-        _add_text(axis, 0, 1.02, note, va="bottom", fontsize=7.5, style="italic")
+        axis.text(0, 1.02, note, transform=axis.transAxes, color="0.35", va="bottom", fontsize=7.5, style="italic")
     axis.set(xlabel=_step_label([curve.points for curve in panel.curves]), ylabel=panel.unit)
     axis.grid()
     if panel.zero:
@@ -168,7 +166,7 @@ def _bound(axis: Any, panel: Panel) -> None:
     lowest, highest, largest = points["mean"].min(), points["mean"].max(), points["mean"].abs().max()
     if panel.bounds[0] == largest == 0:
         axis.set(ylim=(0, 1), yticks=[0])
-        _add_text(axis, 0.5, 0.5, "all values are 0", ha="center", fontsize=9)
+        axis.text(0.5, 0.5, "all values are 0", transform=axis.transAxes, color="0.35", ha="center", fontsize=9)
         return
     halves = points.high - points["mean"]
     if panel.over == "training" and halves.sum():
@@ -197,11 +195,8 @@ def _step_label(bands: Sequence[pd.DataFrame]) -> str:
 
 def _add_legend(figure: Any, handles: Sequence[tuple[Any, str]]) -> None:
     """Above everything. None is hidden for an underscore that its label begins with."""
-    for handle, label in handles:
-        handle.set_label(f" {_shorten(label)}")
-    if handles:
-        ncols = 4 if figure.get_figwidth() == _WIDTH else 2
-        figure.legend(handles=[handle for handle, _ in handles], loc="outside upper left", ncols=ncols)
+    artists, labels = [artist for artist, _ in handles], [f" {_shorten(label)}" for _, label in handles]
+    figure.legend(artists, labels, loc="outside upper left", ncols=4 if figure.get_figwidth() == _WIDTH else 2)
 
 
 def _say_missing(axis: Any, why: str) -> None:
@@ -209,12 +204,7 @@ def _say_missing(axis: Any, why: str) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="0.8")
     lines = ["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")]
-    _add_text(axis, 0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9)
-
-
-def _add_text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
-    """A remark in grey, in shares of the axis."""
-    axis.text(x, y, text, transform=axis.transAxes, color="0.35", **kwargs)
+    axis.text(0.5, 0.5, "\n".join(lines), transform=axis.transAxes, color="0.35", ha="center", va="center", fontsize=9)
 
 
 def _shorten(label: str) -> str:

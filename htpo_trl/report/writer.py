@@ -45,9 +45,8 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     """
     require_matplotlib()
     from . import sections
-    from .page import Report
 
-    report = Report(read_sets(runs), Path(output_dir))
+    report = sections.Report(read_sets(runs), Path(output_dir))
     makers = [getattr(sections, f"{outline.name}_section", sections.plot_section) for outline in report.outlines]
     contents = [(outline, make(report, outline)) for outline, make in zip(report.outlines, makers, strict=True)]
     files = FileSystemLoader(Path(__file__).parent)

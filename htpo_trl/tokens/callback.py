@@ -92,7 +92,7 @@ class TokenRecorder(TrainerCallback):
         if self._sample is None:
             return
         ids, n = inputs["completion_ids"], len(inputs["completion_ids"])
-        keys = [self._random.random() for _ in range(n)]
+        keys = {self._random.random(): i for i in range(n)}
         kept = {*heapq.nsmallest(self.completions, [*self._sample, *keys])}
         self._n_rows += n
         columns = {
@@ -104,9 +104,8 @@ class TokenRecorder(TrainerCallback):
         # A truncated completion may be masked as a whole, and padding may be the end token.
         there = inputs["completion_mask"].bool() | (ids != self.tokenizer.pad_token_id)
         self._sample = {key: row for key, row in self._sample.items() if key in kept}
-        for i, key in enumerate(keys):
-            if key not in kept:
-                continue
+        for key in kept & keys.keys():
+            i = keys[key]
             length = max(there[i].nonzero().flatten().tolist(), default=-1) + 1
             self._sample[key] = {
                 "prompt": inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist(),

@@ -211,9 +211,7 @@ def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
         and np.isin(tokens["effects"], range(1 + len(EFFECTS))).all()
         and np.isin(compute.list_value_length(table["rewards"]), n_rewards).all()
     ):
-        raise ValueError(
-            "a row has columns of unequal lengths, lacks values, or has some that cannot be: it was edited"
-        )
+        raise ValueError("a row lacks values, or has lists of unequal lengths or impossible values: it was edited")
     numbers = [name for name in _OF_TOKENS if name != "tokens"]
     return [
         RecordedCompletion(

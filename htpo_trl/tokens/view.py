@@ -62,7 +62,6 @@ def write_token_map(
     files.policies["json.dumps_kwargs"] = {"default": _base64}
     html = files.get_template("page.html.jinja").render(
         view=view,
-        settings=view.record.settings,
         run=Path(run).resolve().name,
         script=Markup(Path(__file__).with_name("page.js").read_text(encoding="utf-8")),
         hash=_hash,

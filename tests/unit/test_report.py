@@ -13,8 +13,7 @@ from htpo_trl import cli
 from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
 from htpo_trl.report import RunError, write_report
-from htpo_trl.report.estimates import MAX_POINTS, band, differences, final_values, paired, paired_scores
-from htpo_trl.report.page import Metric
+from htpo_trl.report.estimates import MAX_POINTS, Metric, band, differences, final_values, paired, paired_scores
 from htpo_trl.report.pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
 from htpo_trl.report.runs import differing_options, read_run, read_sets
 

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from htpo_trl.report.estimates import differences
-from htpo_trl.report.page import Report, interval_text, why_missing
+from htpo_trl.report.estimates import differences, interval_text, why_missing
 from htpo_trl.report.runs import read_run, read_sets
-from htpo_trl.report.sections import budgets_section
+from htpo_trl.report.sections import Report, budgets_section
 
 from .test_comparison import random_answers
 from .test_comparison import write as write_results
