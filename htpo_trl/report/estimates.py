@@ -1,7 +1,7 @@
 """
-What is said of sets of runs: the metrics of `panels.yaml`, and estimates of them as frames and as text. Values are
-frames whose rows are the units, seeds or the problems of an evaluation, with 95% intervals: over seeds by Student's t,
-over problems by the bootstrap. What was not logged is NaN, or absent.
+What is said of sets of runs: metrics, and estimates of them. Values are frames whose rows are the units, seeds or the
+problems of an evaluation, with 95% intervals: over seeds by Student's t, over problems by the bootstrap. What was not
+logged is NaN, or absent.
 """
 
 import re

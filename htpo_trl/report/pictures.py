@@ -3,7 +3,6 @@ The pictures of a report: data in, a matplotlib `Figure` out. Sets of runs are t
 stacked parts by colour and hatch: for colour-blind readers, and in grey. A panel without data says so.
 """
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ class Panel(NamedTuple):
     unit: str  # label of the y-axis
     curves: list[Curve]
     missing: str = ""  # which sets have no data here, and why
-    bounds: tuple[float, float] = (-math.inf, math.inf)  # the axis goes no further
+    bounds: tuple[float, float] = (-np.inf, np.inf)  # the axis goes no further
     over: str = "training"  # or "evaluations", or "k", samples per problem: few points, each with an error bar
     zero: bool = False  # a line at zero: differences
 

@@ -5,7 +5,6 @@ pickle is opened. Nothing here needs torch.
 """
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -112,20 +111,16 @@ def read_run(directory: str | Path) -> Run:
     log, notes = _newest_log(path)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"
-    evaluations: dict[str, dict[int | None, Evaluation]] = {}
     steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if d.name[5:].isdecimal()}
-    for step in sorted(steps):
-        for benchmark, evaluation in _result_files(steps[step], notes).items():
-            evaluations.setdefault(benchmark, {})[step] = evaluation
+    evaluations = _evaluations(sorted(steps.items()), notes)
     if log is None and not evaluations and options is None:
         source, notes = "htpo eval", []
-        if not (found := _result_files(path, notes)):
+        if not (evaluations := _evaluations([(None, path)], notes)):
             raise RunError(
                 f"{directory} is no run directory. Looked for trainer_state.json (there, or in checkpoint-*), "
                 "evaluation/step-*/*.jsonl, or *.jsonl of `htpo eval` with their .json."
             )
-        evaluations = {benchmark: {None: each} for benchmark, each in found.items()}
-        settings_of = {benchmark: each.results.settings for benchmark, each in found.items()}
+        settings_of = {benchmark: found[None].results.settings for benchmark, found in evaluations.items()}
         told = {name: {k: s.get(k) for k in ("model", "judge")} | s["sampling"] for name, s in settings_of.items()}
         options = _flatten(told)
     stem, seed = path.name, (options or {}).get("seed")
@@ -201,7 +196,7 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
             raise RunError(f"{file}: row {i} of the log has no step: {row!r:.60}.")
         for key, value in row.items():
             is_number = type(value) in (int, float) and abs(value) < 1e300  # a line can be drawn through it
-            values.setdefault(key, {})[row["step"]] = float(value) if is_number else math.nan
+            values.setdefault(key, {})[row["step"]] = float(value) if is_number else np.nan
     log = {key: pd.Series(each).sort_index() for key, each in values.items()}
     if {"num_tokens", "step_time"} <= log.keys():
         step_time = log["step_time"].dropna()  # the mean of the steps since the last log
@@ -212,14 +207,15 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
     return log
 
 
-def _result_files(directory: Path, notes: list[str]) -> dict[str, Evaluation]:
-    found = {}
-    for file in sorted(directory.glob("*.jsonl")):
+def _evaluations(steps: Sequence[tuple[Any, Path]], notes: list[str]) -> dict[str, dict[int | None, Evaluation]]:
+    """Of directories by step: benchmark → step → evaluation."""
+    found: dict[str, dict[int | None, Evaluation]] = {}
+    for step, file in ((step, file) for step, directory in steps for file in sorted(directory.glob("*.jsonl"))):
         if not file.with_suffix(".json").exists():  # written last
-            notes.append(f"{file.name} in {directory.name} is unfinished: there is no {file.stem}.json")
+            notes.append(f"{file.name} in {file.parent.name} is unfinished: there is no {file.stem}.json")
             continue
         try:
-            found[file.stem] = Evaluation(read(file))
+            found.setdefault(file.stem, {})[step] = Evaluation(read(file))
         except ResultsError as error:
             raise RunError(str(error)) from None
         except (KeyError, TypeError, ValueError) as error:

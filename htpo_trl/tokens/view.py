@@ -1,7 +1,4 @@
-"""
-The token map, as text in the terminal and as an HTML page: `page.html.jinja` beside this file, with `page.css.jinja`
-and `page.js` in it.
-"""
+"""The token map: an HTML page, of `page.html.jinja` with `page.css.jinja` and `page.js`, and text in the terminal."""
 
 import base64
 import hashlib
