@@ -94,11 +94,6 @@ def seal(checkpoint: str | Path) -> None:
     write_json(checkpoint / SEAL, {"files": content})
 
 
-def unseal(checkpoint: str | Path) -> None:
-    """Declare a checkpoint incomplete; to be called before any of its files is written."""
-    Path(checkpoint, SEAL).unlink(missing_ok=True)
-
-
 def check(checkpoint: str | Path) -> None:
     """
     Check that a checkpoint is complete and undamaged.

@@ -1,7 +1,4 @@
-"""
-Ctrl-C and SIGTERM during training: the run stops at the next point where a checkpoint is exact, saves one, and says in
-its last line how to go on.
-"""
+"""Ctrl-C and SIGTERM during training: the run stops where a checkpoint is exact, saves one, and says how to go on."""
 
 import os
 import signal

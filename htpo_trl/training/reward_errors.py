@@ -48,8 +48,7 @@ class RewardErrors:
         """Name function and batch, and the row that the error tells; returns rewards that nobody will use."""
         n, row = len(kwargs["prompts"]), getattr(error, "row", None)
         known = isinstance(row, int) and 0 <= row < n
-        place = row if isinstance(row, int) and known else 0
-        prompt, completion = (_shortened(kwargs[key][place]) for key in ("prompts", "completions"))
+        prompt, completion = (_shortened(kwargs[key][row if known else 0]) for key in ("prompts", "completions"))
         error.add_note(
             f"The reward function {name!r} failed on process {self.rank}, on "
             f"{f'row {row} of a batch of {n}' if known else f'a batch of {n}, which begins with'}\n"

@@ -234,9 +234,9 @@ class DynamicSampler:
 
         def draw(n, held):
             # One process reads, so that all have the same prompts, whatever the data set does.
-            drawn = [self.prompts.draw(n, held) if accelerator.is_main_process else None]
-            broadcast_object_list(drawn)
-            return [{name: example[name] for name in inputs[0]} for example in drawn[0] or []]
+            drawn = self.prompts.draw(n, held) if accelerator.is_main_process else []
+            (drawn,) = broadcast_object_list([drawn])
+            return [{name: example[name] for name in inputs[0]} for example in drawn]
 
         batch = collect(
             inputs,
