@@ -121,8 +121,7 @@ class _Stop(TrainerCallback):
         self._save_if_agreed(args, control)
 
     def on_save(self, args, state, control, **kwargs):
-        signum = self._agreed()
-        if not signum:
+        if not (signum := self._agreed()):
             return
         trainer = self.trainer
         trainer.callback_handler.on_train_end(args, state, control)  # trackers and progress bars close

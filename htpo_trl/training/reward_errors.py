@@ -58,10 +58,7 @@ class RewardErrors:
         return [0.0] * n
 
     def raise_if_any(self, save: Callable[[], str]) -> None:
-        """
-        Raise on all processes if any of them holds an error; to be called on all. `save` is called before, and says
-        what it did, in a note of the error.
-        """
+        """Raise on all processes if any holds an error; to be called on all. What `save` returns is a note of it."""
         text = self.error and "".join(traceback.format_exception_only(self.error)).strip()
         texts = [text for text in gather_object([text]) if text]
         if not texts:

@@ -112,8 +112,8 @@ def collect(
             Number, keys of the prompts that the batch holds → as many fresh examples, or fewer; the same everywhere.
         exchange (`Callable`):
             Concatenates the lists of all processes, in the order of their ranks.
-        group_size, rank, n_processes, max_rounds (`int`):
-            Responses to each prompt; this process, and how many there are; rounds of generation, the first included.
+        max_rounds (`int`):
+            Rounds of generation, the first included.
 
     Returns:
         [`Batch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full, `missing`
@@ -133,11 +133,8 @@ def collect(
         offset = rank * len(inputs)
         for i, (key, share) in enumerate(zip(keys, rollouts.accuracy, strict=True)):
             places = range(max(i * group_size, offset), min((i + 1) * group_size, offset + len(inputs)))
-            group = _Group(
-                rows={place - i * group_size: rollouts.rows[place - offset] for place in places},
-                rewards=rollouts.rewards[i * group_size : (i + 1) * group_size],
-                key=key,
-            )
+            rows = {place - i * group_size: rollouts.rows[place - offset] for place in places}
+            group = _Group(rows, rollouts.rewards[i * group_size : (i + 1) * group_size], key)
             if is_informative(share):
                 informative.append(group)
             elif n_rounds == 1:
@@ -173,7 +170,7 @@ class Sampled(NamedTuple):
     generated: tuple  #: as TRL's `_generate` returns it
     rewards: Tensor  #: (n_processes * B, n_rewards), of all processes
     extra_logs: dict[str, list]  #: by `log_extra`, one value per row of this process
-    metrics: dict[str, list[float]]  #: by `log_metric`, one mean over all rows that were judged
+    metrics: dict[str, list[float]]  #: by `log_metric`, a value for every row that was judged
 
 
 class DynamicSampler:
@@ -214,7 +211,7 @@ class DynamicSampler:
         trainer, started = self.trainer, time.perf_counter()
         accelerator = trainer.accelerator
         first: tuple = ()  # what generation returned at first
-        logged: dict[str, list[tuple[float, int]]] = {}  # metric -> value, rows it is the mean of
+        logged: dict[str, list[float]] = {}  # metric -> values, which TRL will average
 
         def roll_out(rows):
             nonlocal first
@@ -225,7 +222,8 @@ class DynamicSampler:
             extra_logs = dict(trainer._pending_extra_logs)
             trainer._pending_extra_logs.clear()
             for name, values in trainer._pending_metrics.items():
-                logged.setdefault(name, []).extend((value, len(rows)) for value in values)
+                # A round counts as often as it has rows.
+                logged.setdefault(name, []).extend(values * len(rows))
             trainer._pending_metrics.clear()
             logs = [{name: values[i] for name, values in extra_logs.items()} for i in range(len(rows))]
             first = first or generated
@@ -256,11 +254,7 @@ class DynamicSampler:
         rows, fields, logs = (list(column) for column in zip(*batch.rows, strict=True))
         names = {name for log in logs for name in log}
         extra_logs = {name: [log.get(name) for log in logs] for name in names}
-        # A round counts as often as it has rows: TRL would average calls.
-        means = {
-            name: [sum(value * n for value, n in calls) / sum(n for _, n in calls)] for name, calls in logged.items()
-        }
-        return rows, Sampled(join_rows(fields, first, len(inputs)), batch.rewards, extra_logs, means)
+        return rows, Sampled(join_rows(fields, first, len(inputs)), batch.rewards, extra_logs, logged)
 
     def _exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
         args = self.trainer.args
