@@ -134,8 +134,6 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 self._reward_errors.raise_if_any(save=self.save_last_step)
         else:
             self._rewards_per_func = self._sampled.rewards
-            self._pending_extra_logs.update(self._sampled.extra_logs)
-            self._pending_metrics.update(self._sampled.metrics)
         return self._rewards_per_func
 
     def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -214,7 +212,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
             "entropies": entropies,
         }
         clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
-        labels: dict[str, Any] = {n: inputs.get(n) for n in ("advantages", "is_hard", "is_correct", "is_judged")}
+        labels = {name: inputs[name] for name in ("advantages", "is_hard", "is_correct", "is_judged")}
         result = control(
             **tokens, **clip_range, **labels, table=self.table, top_entropy_share=self.args.top_entropy_share
         )

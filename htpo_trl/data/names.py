@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils import nearest
 from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
-from .files import SUFFIXES, Row, arrow_rows, rows_of
+from .files import READERS, Row, arrow_rows, rows_of
 from .prompts import PromptArguments
 from .splits import key_of
 
@@ -139,7 +139,7 @@ def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Data
 
 def is_ours(name: str) -> bool:
     """Whether the name is one of this package's, or of a local file: known without the Hub."""
-    return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in SUFFIXES or os.path.isfile(name)
+    return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in READERS or os.path.isfile(name)
 
 
 def hub_id(name: str | None) -> str | None:

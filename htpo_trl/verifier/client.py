@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from multiprocessing import Pipe
@@ -64,7 +65,7 @@ class VerifierConfig:
                 raise ValueError(f"{name}={value} must be positive; the default is {getattr(VerifierConfig, name)}.")
 
 
-class Verifier:
+class Verifier(AbstractContextManager["Verifier"]):
     r"""
     Judges answers by math-verify, in processes of its own that start when they are first needed.
 
@@ -198,9 +199,6 @@ class Verifier:
             self._pipe.close()
             self._server.returncode = 0  # not a child of this process: nothing to wait for
             self._server = None
-
-    def __enter__(self) -> "Verifier":
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()
