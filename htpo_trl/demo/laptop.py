@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,9 +23,11 @@ from transformers.utils.logging import disable_progress_bar
 from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
+from ..objective.table import PRESETS
 from ..scripts.arguments import load_recipe
 from ..scripts.htpo import build, parse, train
 from ..tokens import write_token_map
+from ..utils import option
 from .warm_start import Progress, build_model, build_tokenizer, warm_start
 
 
@@ -42,13 +44,19 @@ MAX_EXTENSIONS = 2
 class LaptopConfig:
     """Settings of the main job; `quick` shrinks everything to a smoke run of the same code."""
 
-    objective: str = "htpo"
-    seed: int = 0
-    steps: int = 160
-    warm_start_steps: int = 2000
-    output_dir: str = "runs/laptop"
-    threads: int | None = None
-    quick: bool = False
+    objective: str = field(
+        default="htpo",
+        metadata={
+            "choices": PRESETS,
+            "help": "Preset of the objective table: htpo, htpo-released, dapo, high-entropy-only, gppo or aspo.",
+        },
+    )
+    seed: int = option(0, "Seed of the model, the warm start and the reinforcement.")
+    steps: int = option(160, "Optimizer steps of reinforcement.")
+    warm_start_steps: int = option(2000, "Supervised steps before it.")
+    output_dir: str = option("runs/laptop", "Where runs and warm starts are kept.")
+    threads: int | None = option(None, "CPU threads; by default one or two, whichever is faster now.")
+    quick: bool = option(False, "A smoke run: a few steps of everything, learns nothing.")
 
     def __post_init__(self) -> None:
         if self.quick:

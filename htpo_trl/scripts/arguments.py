@@ -49,6 +49,13 @@ def strict(parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
+def parser_of(*classes: Any) -> Any:
+    """The parser of dataclasses. Whoever parses builds no configuration yet, which would initialise devices."""
+    from transformers import HfArgumentParser
+
+    return strict(HfArgumentParser(classes, add_help=False, allow_abbrev=False))
+
+
 @dataclass
 class HTPOScriptArguments(PromptArguments):
     """What the training script needs beyond [`HTPOConfig`] and [`~trl.ModelConfig`]."""

@@ -10,7 +10,7 @@ from typing import Any
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
 from ..utils import option
-from .arguments import UsageError, mendable, read, set_environment, strict
+from .arguments import UsageError, mendable, parser_of, read, set_environment
 from .flags import flags_of
 from .reward_names import reward_functions
 
@@ -49,12 +49,9 @@ class EvalArguments(PromptArguments):
 
 def make_parser() -> Any:
     """The parser of [`EvalArguments`] and [`~htpo_trl.evaluation.Sampling`]."""
-    from transformers import HfArgumentParser
-
     from ..evaluation import Sampling
 
-    classes: Any = (EvalArguments, Sampling)
-    parser = strict(HfArgumentParser(classes, prog="htpo eval", add_help=False, allow_abbrev=False))
+    parser = parser_of(EvalArguments, Sampling)
     parser.register("type", dict[str, Any], json.loads)
     return parser
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
 from ..utils import versions
-from .arguments import Arguments, HTPOScriptArguments, UsageError, mendable, read, set_environment, strict
+from .arguments import Arguments, HTPOScriptArguments, UsageError, mendable, parser_of, read, set_environment
 from .flags import flags_of
 from .reward_names import check_columns, reward_functions
 
@@ -40,13 +40,12 @@ flags = partial(flags_of, TITLES)
 
 
 def make_parser(config_class: type | None = None) -> Any:
-    """TRL's parser of the script's classes. Parsing builds the configuration, which initialises devices."""
-    from trl import ModelConfig, TrlParser
+    """The parser of the script's classes."""
+    from trl import ModelConfig
 
     from ..config import HTPOConfig
 
-    classes: Any = (HTPOScriptArguments, config_class or HTPOConfig, ModelConfig)
-    return strict(TrlParser(classes, add_help=False, allow_abbrev=False))
+    return parser_of(HTPOScriptArguments, config_class or HTPOConfig, ModelConfig)
 
 
 def read_options(argv: Sequence[str]) -> Arguments:

@@ -13,6 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 from htpo_trl.cli import make_parser
 from htpo_trl.cli.launch import launch_arguments
 from htpo_trl.data.names import is_ours
+from htpo_trl.demo.laptop import LaptopConfig
 from htpo_trl.scripts import evaluate, htpo
 from htpo_trl.scripts.arguments import (
     RECIPES,
@@ -20,6 +21,7 @@ from htpo_trl.scripts.arguments import (
     load_recipe,
     mendable,
     names,
+    parser_of,
     read,
     set_environment,
 )
@@ -178,6 +180,9 @@ def test_documented_commands(line):
     elif argv[1] == "train":
         arguments = read([token for token in argv[2:] if token != "--dry_run"], htpo.flags(), launcher)
         launch_arguments(arguments.launch)
+    elif argv[1] == "demo":
+        parser_of(LaptopConfig).parse_args(argv[2:])
+        return
     else:
         make_parser().parse_args(argv[1:])
         return
