@@ -111,8 +111,9 @@ class HTPOConfig(GRPOConfig):
             self.objective_overrides = {
                 group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
             }
-        _check_share("difficulty_threshold", self.difficulty_threshold)
-        _check_share("top_entropy_share", self.top_entropy_share)
+        for name in ("difficulty_threshold", "top_entropy_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is a share and must lie in (0, 1].")
         if self.max_sampling_rounds < 1:
             raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1.")
         check_choice("HTPOConfig", "on_sampling_exhausted", self.on_sampling_exhausted, ("error", "train"))
@@ -204,8 +205,3 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name}={value} is a share and must lie in (0, 1].")

@@ -57,7 +57,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])
 
 
-def option(default: Any, text: str) -> Any:
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass, with its help."""
     made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
-    return field(**made, metadata={"help": text})
+    return field(**made, metadata={"help": text, **metadata})

@@ -2,23 +2,13 @@
 
 import inspect
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..objective.table import PRESETS
 from ..scripts import evaluate, htpo
-from ..scripts.arguments import (
-    ACCELERATE_CONFIGS,
-    RECIPES,
-    UsageError,
-    find,
-    mendable,
-    names,
-    parser_of,
-    set_environment,
-    strict,
-)
+from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
 
 
@@ -40,14 +30,12 @@ def _train(args: Namespace) -> None:
     with mendable("htpo train", ValueError, ImportError, OSError):
         arguments = htpo.read_options(args.options)
         accelerate = launch_arguments(arguments.launch, args.options)
-        set_environment(arguments.env)
-        spread = parallelism(accelerate)
         if args.dry_run:
             from .plan import plan_run
 
-            print(plan_run(arguments, spread))
-            return
-    launch(accelerate)
+            print(plan_run(arguments, parallelism(accelerate)))
+        else:
+            launch(accelerate)
 
 
 def _eval(args: Namespace) -> None:
@@ -137,10 +125,7 @@ def _env(args: Namespace) -> None:
     print("\n".join(f"- {name}: {value}" for name, value in rows.items()))
 
 
-_COMMANDS = {
-    **{"train": _train, "eval": _eval, "demo": _demo, "tokens": _tokens, "report": _report, "recipes": _recipes},
-    "env": _env,
-}
+_COMMANDS = {run.__name__[1:]: run for run in (_train, _eval, _demo, _tokens, _report, _recipes, _env)}
 
 
 def make_parser() -> ArgumentParser:
@@ -158,7 +143,6 @@ def make_parser() -> ArgumentParser:
             description=text,
             usage=usage,
             allow_abbrev=False,
-            formatter_class=ArgumentDefaultsHelpFormatter,
         )
         if titles:
             own.format_help = lambda: f"{own.format_usage()}\n{text}\n{describe(titles)}\n"  # type: ignore[method-assign]
@@ -181,7 +165,7 @@ def make_parser() -> ArgumentParser:
 
     add = command("report")
     add("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
-    add("--output_dir", default="report", help="where the page and its pictures go")
+    add("--output_dir", default="report", help="where the page and its pictures go, by default report/")
 
     command("recipes")
     actions = subparsers.choices["recipes"].add_subparsers(dest="action", required=True)

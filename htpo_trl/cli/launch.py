@@ -4,7 +4,6 @@
 The launcher builds no configuration: that would initialise devices and the process group in the parent.
 """
 
-import copy
 import os
 import sys
 from argparse import Namespace
@@ -56,11 +55,8 @@ def parallelism(accelerate: Namespace) -> Parallelism:
     """How `accelerate launch` will spread a run. Raises a `ValueError` for arguments that it would refuse."""
     from accelerate.commands import launch
 
-    launch.logger.disabled = True  # it warns of what it fills in when it launches
-    try:
-        filled, *_ = launch._validate_launch_command(copy.copy(accelerate))
-    finally:
-        launch.logger.disabled = False
+    launch.logger.disabled = True  # it warns of what it fills in, which the plan tells
+    filled, *_ = launch._validate_launch_command(accelerate)
     offloaded = {filled.offload_param_device, filled.offload_optimizer_device} - {None, "none"}
     return Parallelism(
         max(filled.num_processes or 1, 1),

@@ -1,7 +1,5 @@
 """`htpo train --dry_run`: what a run would do, from its options alone. Nothing is downloaded, launched or trained."""
 
-import warnings
-from dataclasses import dataclass
 from typing import Any
 
 from ..config import HTPOConfig
@@ -19,9 +17,7 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
     would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
     """
-    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
 
-    @dataclass
     class Planned(HTPOConfig):
         """The configuration on as many processes as are planned; it must not look for their devices here."""
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,7 @@ from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
 from ..objective.table import PRESETS
+from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
 from ..scripts.htpo import build, parse, train
 from ..tokens import write_token_map
@@ -36,20 +37,14 @@ SAMPLES = 64
 #: Validation mean@16. Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26
 #: always did.
 MIN_WARM_START_ACCURACY = 0.22
-#: Of a warm start that is too weak.
-MAX_EXTENSIONS = 2
 
 
 @dataclass
 class LaptopConfig:
     """Settings of the main job; `quick` shrinks everything to a smoke run of the same code."""
 
-    objective: str = field(
-        default="htpo",
-        metadata={
-            "choices": PRESETS,
-            "help": "Preset of the objective table: htpo, htpo-released, dapo, high-entropy-only, gppo or aspo.",
-        },
+    objective: str = option(
+        "htpo", "Preset: htpo, htpo-released, dapo, high-entropy-only, gppo or aspo.", choices=PRESETS
     )
     seed: int = option(0, "Seed of the model, the warm start and the reinforcement.")
     steps: int = option(160, "Optimizer steps of reinforcement.")
@@ -73,7 +68,7 @@ def prepare(config: LaptopConfig, directory: Path) -> None:
     some seeds the model plays at random for longer before it begins to aim.
     """
     model = None
-    for extension in range(1 + MAX_EXTENSIONS):
+    for extension in range(3):
         steps = config.warm_start_steps if extension == 0 else -(-config.warm_start_steps // 2)
         warm_start(directory, config.seed + 1000 * extension, steps, model)
         model = Qwen3ForCausalLM.from_pretrained(directory)
@@ -109,9 +104,7 @@ def choose_threads() -> int:
 
 def run(config: LaptopConfig) -> Path:
     """The main job from nothing to the report. Returns the directory of the run."""
-    from ..report import require_matplotlib, write_report  # before the work, so that it does not fail after it
-
-    require_matplotlib()
+    require_matplotlib()  # before the work, so that it does not fail after it
     disable_progress_bar()  # of loading and saving; those of training and evaluation stay
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
     directory = Path(config.output_dir, f"{config.objective}-seed{config.seed}")

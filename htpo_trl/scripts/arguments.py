@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..data.prompts import PromptArguments
 from ..utils import nearest, option
-from .flags import Flag
+from .flags import flags_of
 
 
 #: Folder of the packaged recipes.
@@ -112,12 +112,12 @@ class Arguments(NamedTuple):
     env: dict[str, str]  #: environment variables, for [`set_environment`]
 
 
-def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[str] = ()) -> Arguments:
+def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[str] = ()) -> Arguments:
     """
-    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes. Raises a
-    [`UsageError`] for an option that is none of the flags, with the nearest that is.
+    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes; flags are
+    the fields of the classes in `titles`. Raises a [`UsageError`] for any other option, with the nearest that is one.
     """
-    launch_flags = {*launch_flags, "accelerate_config"}
+    flags, launch_flags = flags_of(titles), {*launch_flags, "accelerate_config"}
     script, launch, defaults, env = found = Arguments([], [], {}, {})
 
     def place(name: str, tokens: list[str], where: object) -> None:

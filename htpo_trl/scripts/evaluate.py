@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
 from ..utils import option
 from .arguments import UsageError, mendable, parser_of, read, set_environment
-from .flags import flags_of
 from .reward_names import reward_functions
 
 
@@ -21,8 +19,6 @@ TITLES = {
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
     "htpo_trl.data.prompts.PromptArguments": "Prompts",
 }
-#: The command's flags, without importing torch.
-flags = partial(flags_of, TITLES)
 
 
 @dataclass
@@ -63,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.results import check_ks
 
     with mendable("htpo eval", ValueError, ImportError, OSError):
-        arguments = read(argv, flags())
+        arguments = read(argv, TITLES)
         set_environment(arguments.env)
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
