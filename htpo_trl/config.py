@@ -167,15 +167,14 @@ class HTPOConfig(GRPOConfig):
 
     def _mend_batch_size(self, error: ValueError) -> None:
         """Where groups do not fit the generation batch: raise the error again with numbers that would."""
-        group, batch = self.num_generations, self.generation_batch_size
+        group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
         if not group or not batch or batch % group == 0:
             return
-        per_row = batch // self.per_device_train_batch_size  # of the generation batch, per row on each device
+        per_row = batch // size  # of the generation batch, per row on each device
         rows = group // math.gcd(group, per_row)
-        nearest = max(rows, round(self.per_device_train_batch_size / rows) * rows)
+        nearest = max(rows, round(size / rows) * rows)
         groups = [n for n in range(2, batch + 1) if batch % n == 0]
         choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
-        size = self.per_device_train_batch_size
         raise ValueError(
             f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold whole "
             f"groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple of {rows}), "

@@ -1,6 +1,7 @@
 """The `htpo` command: a function for each sub-command. Nothing here needs torch before there is work to do."""
 
 import inspect
+import platform
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from ..objective.table import PRESETS
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, UsageError, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
+from ..utils import PACKAGES, versions
 
 
 def _train(args: Namespace) -> None:
@@ -52,10 +54,9 @@ def _demo(args: Namespace) -> None:
     """
     from ..demo.laptop import LaptopConfig, run
 
-    with mendable("htpo demo", ValueError):
+    with mendable("htpo demo", ValueError, ImportError):
         config = LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options)))
-    with mendable("htpo demo", ImportError):
-        run(config)
+    run(config)
 
 
 def _tokens(args: Namespace) -> None:
@@ -107,11 +108,7 @@ def _recipes(args: Namespace) -> None:
 
 def _env(args: Namespace) -> None:
     """Show versions and devices, for bug reports."""
-    import platform
-
     import torch
-
-    from ..utils import PACKAGES, versions
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows = {

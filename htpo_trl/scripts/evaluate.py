@@ -1,6 +1,5 @@
 """Evaluate a model: `htpo eval --model MODEL --benchmarks aime24 math500`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,7 @@ class EvalArguments(PromptArguments):
 
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
     benchmarks: list[str] = option([], "Names that htpo_trl.data knows, files, or ids on the Hub.")
-    output_dir: str | None = option(
-        None, "Where samples go, by default runs/evaluation/<model>; those there are kept."
-    )
+    output_dir: str | None = option(None, "Where samples go, and are found again; by default runs/evaluation/<model>.")
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(None, "Reward function, by name or dotted path; the math verifier by default.")
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
@@ -47,9 +44,7 @@ def make_parser() -> Any:
     """The parser of [`EvalArguments`] and [`~htpo_trl.evaluation.Sampling`]."""
     from ..evaluation import Sampling
 
-    parser = parser_of(EvalArguments, Sampling)
-    parser.register("type", dict[str, Any], json.loads)
-    return parser
+    return parser_of(EvalArguments, Sampling)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -183,9 +183,8 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         # `to_dict` leaves access tokens out.
         configs = {type(config).__name__: config for config in (script, args, model)}
         options = {k: v.to_dict() if hasattr(v, "to_dict") else asdict(v) for k, v in configs.items()}
-        path = Path(args.output_dir, "settings.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"versions": versions(), **options}, indent=1, default=str) + "\n")
+        settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
+        Path(args.output_dir, "settings.json").write_text(settings + "\n")
     return trainer
 
 
