@@ -102,8 +102,20 @@ class HTPOConfig(GRPOConfig):
         try:
             super().__post_init__()
         except ValueError as error:
-            self._mend_batch_size(error)
-            raise
+            group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
+            if not group or not batch or batch % group == 0:
+                raise
+            # Groups do not fit the generation batch: these numbers would.
+            per_row = batch // size  # of the generation batch, per row on each device
+            rows = group // math.gcd(group, per_row)
+            nearest = max(rows, round(size / rows) * rows)
+            groups = [n for n in range(2, batch + 1) if batch % n == 0]
+            choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+            raise ValueError(
+                f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold "
+                f"whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple "
+                f"of {rows}), or num_generations={' or '.join(map(str, choices))}."
+            ) from None
 
         table = self.table  # raises for an unknown preset, group or rule
         if self.objective_overrides is not None:  # written out: JSON holds no rules
@@ -165,22 +177,6 @@ class HTPOConfig(GRPOConfig):
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
 
-    def _mend_batch_size(self, error: ValueError) -> None:
-        """Where groups do not fit the generation batch: raise the error again with numbers that would."""
-        group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
-        if not group or not batch or batch % group == 0:
-            return
-        per_row = batch // size  # of the generation batch, per row on each device
-        rows = group // math.gcd(group, per_row)
-        nearest = max(rows, round(size / rows) * rows)
-        groups = [n for n in range(2, batch + 1) if batch % n == 0]
-        choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
-        raise ValueError(
-            f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold whole "
-            f"groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple of {rows}), "
-            f"or num_generations={' or '.join(map(str, choices))}."
-        ) from None
-
     _is_published = False  # set by the trainer, while it writes `training_args.bin`
 
     def __getstate__(self):
@@ -194,9 +190,7 @@ class HTPOConfig(GRPOConfig):
         """The objective table in use: the preset with its overrides."""
         overrides = self.objective_overrides
         if overrides is not None and not isinstance(overrides, dict):
-            raise ValueError(
-                f"objective_overrides={overrides!r} must map groups to rules, as JSON on the command line."
-            )
+            raise ValueError(f"objective_overrides={overrides!r} must map groups to rules: JSON on the command line.")
         return get_table(self.objective, overrides)
 
     @property

@@ -4,9 +4,8 @@ import difflib
 import json
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}
+    return {package: distribution.version for package, distribution in found.items() if distribution}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -110,13 +110,12 @@ def _env(args: Namespace) -> None:
     """Show versions and devices, for bug reports."""
     import torch
 
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows = {
         "Python": platform.python_version(),
         "Platform": platform.platform(),
         **dict.fromkeys(PACKAGES, "not installed"),
         **versions(),
-        "GPUs": ", ".join(devices) or "none",
+        "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
         "CUDA of torch": torch.version.cuda or "none",
     }
     print("\n".join(f"- {name}: {value}" for name, value in rows.items()))

@@ -32,8 +32,7 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
         blocks = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n]
         linear = sum(block.weight.numel() for block in blocks)
         if peft_config is not None:
-            adapted = get_peft_model(model, peft_config)
-            trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            trainable, _ = get_peft_model(model, peft_config).get_nb_trainable_parameters()
     return Sizes(total, linear, trainable)
 
 

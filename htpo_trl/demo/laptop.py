@@ -126,9 +126,8 @@ def run(config: LaptopConfig) -> Path:
 
     for name in ("evaluation", "tokens"):  # of an earlier run, perhaps of more steps
         shutil.rmtree(directory / name, ignore_errors=True)
-    _, recipe, _ = load_recipe("laptop")
     # Evaluation is a phase of its own.
-    options = {name: value for name, value in recipe.items() if not name.startswith("eval_")} | {
+    options = {name: value for name, value in load_recipe("laptop")[1].items() if not name.startswith("eval_")} | {
         "model_name_or_path": str(warm_directory),
         "output_dir": str(directory),
         "objective": config.objective,

@@ -181,8 +181,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if trainer.accelerator.is_main_process:
         # `to_dict` leaves access tokens out.
-        configs = {type(config).__name__: config for config in (script, args, model)}
-        options = {k: v.to_dict() if hasattr(v, "to_dict") else asdict(v) for k, v in configs.items()}
+        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
         settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
         Path(args.output_dir, "settings.json").write_text(settings + "\n")
     return trainer
