@@ -153,10 +153,22 @@ class HTPOConfig(GRPOConfig):
             super().__post_init__()
             get_reporting_integration_callbacks(self.report_to)
         except ValueError as error:
-            self._mend_batch_size(error)
-            # transformers tells a name that it does not know, and not of which option.
-            unknown = (f"{each.name}: " for each in fields(self) if str(error).startswith(_unknown(self, each.name)))
-            raise UsageError(f"{next(unknown, '')}{error}") from error
+            group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
+            if not group or not batch or batch % group == 0:
+                # transformers tells a name that it does not know, and not of which option.
+                unknown = (f"{f.name}: " for f in fields(self) if str(error).startswith(_unknown(self, f.name)))
+                raise UsageError(f"{next(unknown, '')}{error}") from error
+            # Groups do not fit the generation batch: these numbers would.
+            per_row = batch // size  # of the generation batch, per row on each device
+            rows = group // math.gcd(group, per_row)
+            nearest = max(rows, round(size / rows) * rows)
+            groups = [n for n in range(2, batch + 1) if batch % n == 0]
+            choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+            raise UsageError(
+                f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold "
+                f"whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple "
+                f"of {rows}), or num_generations={' or '.join(map(str, choices))}."
+            ) from None
         except (ImportError, OSError, TypeError) as error:  # of a package or a file that an option names, or its keys
             raise UsageError(str(error)) from error
 
@@ -227,23 +239,6 @@ class HTPOConfig(GRPOConfig):
         if not is_mapping:
             raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line.")
 
-    def _mend_batch_size(self, error: ValueError) -> None:
-        """Where groups do not fit the generation batch: raise the error again with numbers that would."""
-        group, batch = self.num_generations, self.generation_batch_size
-        if not group or not batch or batch % group == 0:
-            return
-        per_row = batch // self.per_device_train_batch_size  # of the generation batch, per row on each device
-        rows = group // math.gcd(group, per_row)
-        nearest = max(rows, round(self.per_device_train_batch_size / rows) * rows)
-        groups = [n for n in range(2, batch + 1) if batch % n == 0]
-        choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
-        size = self.per_device_train_batch_size
-        raise UsageError(
-            f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold whole "
-            f"groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple of {rows}), "
-            f"or num_generations={' or '.join(map(str, choices))}."
-        ) from None
-
     _is_published = False  # set by the trainer, while it writes `training_args.bin`
 
     def __getstate__(self):
@@ -257,9 +252,7 @@ class HTPOConfig(GRPOConfig):
         """The objective table in use: the preset with its overrides."""
         overrides = self.objective_overrides
         if overrides is not None and not isinstance(overrides, dict):
-            raise UsageError(
-                f"objective_overrides={overrides!r} must map groups to rules, as JSON on the command line."
-            )
+            raise UsageError(f"objective_overrides={overrides!r} must map groups to rules: JSON on the command line.")
         return get_table(self.objective, overrides)
 
     @property

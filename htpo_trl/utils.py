@@ -6,9 +6,8 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import field, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from inspect import get_annotations
 from numbers import Real
 from pathlib import Path
@@ -37,11 +36,8 @@ class MissingPackageError(UsageError, ImportError):
 
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}
+    return {package: distribution.version for package, distribution in found.items() if distribution}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -83,10 +79,10 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])
 
 
-def option(default: Any, text: str) -> Any:
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass, with its help."""
     made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
-    return field(**made, metadata={"help": text})
+    return field(**made, metadata={"help": text, **metadata})
 
 
 def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:

@@ -80,6 +80,14 @@ def evaluate(
     return summaries
 
 
+def check_benchmark(name: str) -> None:
+    """The name of a benchmark must be able to name its files."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(
+            f"The benchmark's name {name!r} names files: use letters, digits, '_', '-' and '.'. Rename its file."
+        )
+
+
 class SamplingRun:
     """The samples of a benchmark, in the order of `keys`; `path` holds the first `done` of them."""
 
@@ -92,8 +100,7 @@ class SamplingRun:
         sampling: Sampling,
         judge: Judge | None,
     ) -> None:
-        if not re.fullmatch(r"[\w.-]+", benchmark):
-            raise UsageError(f"The benchmark's name {benchmark!r} names files: use letters, digits, '_', '-' and '.'.")
+        check_benchmark(benchmark)
         self.path, self.done = directory / f"{benchmark}.jsonl", 0
         self.generator, self.sampling, self.judge = generator, sampling, judge
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt

@@ -110,7 +110,9 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
         raise UsageError(f"{what} cannot be loaded: {error}") from error
 
 
-def check_chat_template(model: str, processing_class: Any = None, **loading: Any) -> None:
+def check_chat_template(
+    model: str, processing_class: Any = None, option: str = "model_name_or_path", **loading: Any
+) -> None:
     """Conversations need the chat template of a tokenizer or processor, by default the model's."""
     if processing_class is None:
         kept = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only")
@@ -119,9 +121,10 @@ def check_chat_template(model: str, processing_class: Any = None, **loading: Any
                 model, **{key: loading[key] for key in kept if key in loading}
             )
         except (OSError, ValueError) as error:
-            if loading.get("local_files_only") and not os.path.isdir(model):
-                return  # on the Hub
-            raise UsageError(f"model_name_or_path={model!r} has no tokenizer that can be loaded: {error}") from error
+            is_remote = loading.get("local_files_only") and not os.path.isdir(model)
+            if is_remote or os.path.isfile(os.path.join(model, "adapter_config.json")):  # the tokenizer is elsewhere
+                return
+            raise UsageError(f"{option}={model!r} has no tokenizer that can be loaded: {error}") from error
     if not getattr(processing_class, "chat_template", None):
         raise UsageError(
             f"The prompts are conversations, and the tokenizer of {model!r} has no chat template. Set chat=False "

@@ -9,7 +9,7 @@ from htpo_trl.objective.rules import Detach
 from htpo_trl.objective.table import GROUPS, PRESETS
 from htpo_trl.objective.transform import control
 from htpo_trl.scripts.arguments import read
-from htpo_trl.scripts.htpo import flags
+from htpo_trl.scripts.htpo import TITLES
 
 
 TABLES = [
@@ -66,6 +66,6 @@ def test_the_shortest_response_with_a_detached_token(table, top):
 def test_the_plan_says_what_this_length_can_do(place, monkeypatch, argv, line):
     monkeypatch.chdir(place)
     options = ["--config", "recipe.yaml", "--objective_overrides", "{}", "--top_entropy_share", "0.2", *argv]
-    text = plan_run(read(options, flags()), Parallelism())
+    text = plan_run(read(options, TITLES), Parallelism())
     assert line in text
     assert ("detach" in text.split("Objective:")[0]) == bool(line)

@@ -55,7 +55,10 @@ OPTIONS = [
     (["--dataset_name", "absent.jsonl"], "There is no file 'absent.jsonl'"),
     (["--dataset_name", "few.jsonl"], "2 problems are fewer than the 3 prompts of a generation batch"),
     (["--dataset_name", "broken.jsonl"], "broken.jsonl, line 1: broken JSON"),
-    (["--dataset_name", "untitled.jsonl", "--reward_funcs", "judge.even_digits"], "untitled.jsonl, line 1: no column 'problem', only"),
+    (
+        ["--dataset_name", "untitled.jsonl", "--reward_funcs", "judge.even_digits"],
+        "untitled.jsonl, line 1: no column 'problem', only",
+    ),
     (["--per_device_train_batch_size", "512"], "63 problems are fewer than the 64 prompts"),
     (["--problem_column", "question"], "no column 'question', only 'prompt'"),
     (["--dataset_options", "{"], "is not JSON"),
