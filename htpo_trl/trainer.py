@@ -135,6 +135,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 stacklevel=2,
             )
 
+    def get_train_dataloader(self):
+        """TRL's, of a data set that has prompts for one generation batch."""
+        checks.check_prompts(self.args, self.train_dataset)
+        return super().get_train_dataloader()
+
     def _generate(self, prompts):
         return super()._generate(prompts) if self._sampled is None else self._sampled.generated
 

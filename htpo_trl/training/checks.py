@@ -71,7 +71,8 @@ def check_run(
         return
     if not has_own_rollouts:
         check_columns(functions, dataset)
-    check_prompts(args, dataset)
+    if isinstance(model, str):  # of one that is loaded when it trains: it may only be evaluated
+        check_prompts(args, dataset)
     if isinstance(next(iter(dataset), {}).get("prompt"), list):
         name = model if isinstance(model, str) else model.config._name_or_path
         check_chat_template(name, processing_class, **loading)
