@@ -102,10 +102,10 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         )
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
     judge = reward_functions([script.eval_judge], option="eval_judge")[0] if script.eval_judge else None
-    names, data = script.eval_benchmarks or [], [script.dataset_name, *(script.eval_benchmarks or [])]
+    names = script.eval_benchmarks or []
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
-    check_options(data, script)
+    check_options([script.dataset_name, *names], script)
     if "test" in names and script.test_split_size is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
     if names and args.eval_steps is None:
@@ -136,7 +136,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
 def remote(script: HTPOScriptArguments) -> list[str]:
     """The data sets of a run that are on the Hub."""
     named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
-    return [name for name in named if name != "test" and hub_id(name)]
+    return [name for name in named if name and name != "test" and hub_id(name)]
 
 
 def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -146,8 +146,7 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     """
     from ..data.splits import exclude, split
 
-    name, names = script.dataset_name, script.eval_benchmarks or []
-
+    name, names = script.dataset_name or "", script.eval_benchmarks or []
     path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
     of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
     train, held_out = of_split(split=script.dataset_train_split), None

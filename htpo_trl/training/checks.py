@@ -73,7 +73,8 @@ def check_run(
         check_columns(functions, dataset)
     if isinstance(model, str):  # of one that is loaded when it trains: it may only be evaluated
         check_prompts(args, dataset)
-    if isinstance(next(iter(dataset), {}).get("prompt"), list):
+    first: Any = next(iter(dataset), {})
+    if isinstance(first.get("prompt"), list):
         name = model if isinstance(model, str) else model.config._name_or_path
         check_chat_template(name, processing_class, **loading)
 
