@@ -82,12 +82,16 @@ class Parts(NamedTuple):
     benchmarks: dict[str, Any] = {}
     sampling: Any = None  #: of the benchmarks
     judge: Any = None
+    peft_config: Any = None
+    quantization_config: Any = None
 
 
 def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = False) -> Parts:
     """
     Whatever the options name, but for the model: one way for the run and for its plan, so that both refuse the same.
     """
+    from trl import get_peft_config, get_quantization_config
+
     from ..evaluation import Sampling
     from ..evaluation.runner import check_benchmark
     from ..training.checks import check_judge
@@ -100,6 +104,11 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         raise UsageError(
             "enable_jit_checkpoint=True: leave it out, htpo train saves a checkpoint on SIGTERM by itself."
         )
+    try:
+        adapter = {"peft_config": get_peft_config(model)}
+        adapter["quantization_config"] = None if is_plan else get_quantization_config(model)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
     judge = reward_functions([script.eval_judge], option="eval_judge")[0] if script.eval_judge else None
     names = script.eval_benchmarks or []
@@ -108,6 +117,10 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     check_options([script.dataset_name, *names], script)
     if "test" in names and script.test_split_size is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
+    if script.dataset_streaming and script.test_split_size is not None:
+        raise UsageError(
+            f"test_split_size={script.test_split_size} takes the data as a whole: set dataset_streaming=False."
+        )
     if names and args.eval_steps is None:
         raise UsageError("eval_benchmarks need eval_steps, the steps between two evaluations: set it, e.g. to 50.")
     if args.eval_strategy != "no" and script.test_split_size is None and not script.dataset_test_split:
@@ -116,7 +129,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
         )
     if is_plan and remote(script):
-        return Parts(rewards)
+        return Parts(rewards, **adapter)
     train, evaluation, benchmarks = load_data(script, args)
     for benchmark, problems in benchmarks.items():
         check_benchmark(benchmark)
@@ -130,7 +143,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
-    return Parts(rewards, train, evaluation, benchmarks, sampling, judge)
+    return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 
 def remote(script: HTPOScriptArguments) -> list[str]:
@@ -207,7 +220,6 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
     from transformers import set_seed
-    from trl import get_peft_config, get_quantization_config
 
     from .. import verifier
     from ..evaluation import EvaluationCallback
@@ -226,8 +238,8 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         args=args,
         train_dataset=parts.train,
         eval_dataset=parts.evaluation,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
+        quantization_config=parts.quantization_config,
+        peft_config=parts.peft_config,
     )
     if parts.benchmarks:
         trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge))
