@@ -75,7 +75,7 @@ OPTIONS = [
     (["--dataset_options", "[1]"], "dataset_options=[1] must map options to values."),
     (["--dataset_name", "countdown", "--dataset_options", '{"size": 3}'], "are not those of countdown"),
     (["--dataset_name", "absent/"], "dataset_name='absent/': there is no such file here, and it cannot be an id"),
-    (["--dataset_name", "model"], "dataset 'model': "),
+    (["--dataset_name", "my data"], "dataset_name='my data': there is no such file here, and it cannot be an id"),
     # Paths
     (["--model_name_or_path", "runs/x/absent"], "'runs/x/absent' is no directory here, and cannot be an id"),
     (["--model_name_or_path", "./absent"], "model_name_or_path='./absent' is no directory here"),
