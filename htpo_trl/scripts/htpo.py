@@ -198,10 +198,11 @@ EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
 
 def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
     """Packages that the options need and that are not installed, as arguments of pip."""
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     named = {
         "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
         "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed) or uses_deepspeed,
+        "deepspeed": bool(args.deepspeed) or uses_deepspeed or launched,
         "flash_attn": model.attn_implementation == "flash_attention_2",
         **{tracker: tracker in args.report_to for tracker in TRACKERS},
         **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},
