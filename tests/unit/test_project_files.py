@@ -12,7 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from htpo_trl import HTPOTrainer
-from htpo_trl.cli import COMMANDS, make_parser
+from htpo_trl.cli import make_parser
+from htpo_trl.cli.commands import COMMANDS
 from htpo_trl.demo.laptop import LaptopConfig
 from htpo_trl.scripts.arguments import parser_of
 
