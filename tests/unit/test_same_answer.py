@@ -38,6 +38,7 @@ OPTIONS = [
     (["--sync_ref_model"], "sync_ref_model=True with beta=0.0"),
     (["--router_aux_loss_coef", "0.1"], "router_aux_loss_coef=0.1 weighs a loss of mixtures of experts"),
     (["--use_peft", "--lora_target_modules", "absent"], "Target modules absent not found in the base model"),
+    (["--use_peft", "--lora_target_modules", "q_proj", "lm_head"], "An adapter of lm_head would never be trained"),
     (["--push_to_hub"], "push_to_hub=True needs a token of the Hub"),
     (["--enable_jit_checkpoint"], "enable_jit_checkpoint=True: leave it out"),
     # Names
