@@ -11,6 +11,7 @@ What differs from `GRPOTrainer`:
    (`training/reward_errors.py`), and the model card says what was trained (`training/model_card.py`).
 """
 
+import logging
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +27,14 @@ from .objective.transform import Control, control, token_sums
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
-from .training.sampling import DynamicSampler, Sampled
+from .training.sampling import DynamicSampler, Generated, Sampled
+from .utils import UsageError
+
+
+_logger = logging.getLogger(__name__)
+
+#: Share of responses without a verdict above which a run says so, once.
+UNJUDGED_WORTH_A_WORD = 0.05
 
 
 class HTPOTrainer(ResumableGRPOTrainer):
@@ -34,7 +42,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
     Trainer for Hierarchical Token-level Objective Control Policy Optimization (HTPO, arXiv 2605.08283).
 
     It takes the arguments of [`~trl.GRPOTrainer`], with an [`HTPOConfig`] as `args`. One of the reward functions, the
-    first unless `HTPOConfig.correctness_reward` names another, judges whether a response is correct.
+    first unless `HTPOConfig.correctness_reward` names another, judges whether a response is correct; of several that
+    it names, for several tasks, the first that does not return `None`.
 
     Besides TRL's metrics it logs, as shares of the tokens that are trained on unless said otherwise:
 
@@ -44,6 +53,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
+      `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
     - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
@@ -76,7 +86,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
     _sampler: Any = None
     _sampled: Sampled | None = None  # what was sampled dynamically, while TRL scores it
     _reward_errors: RewardErrors | None = None
-    _correctness_index: int = 0
+    _correctness_columns: Sequence[int] = (0,)  # of the rewards, in the order in which they judge
+    _has_told_of_unjudged = False
     _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
     _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
 
@@ -104,17 +115,18 @@ class HTPOTrainer(ResumableGRPOTrainer):
             raise TypeError(f"`args` must be an `HTPOConfig`, got `{type(args).__name__}`.")
         super().__init__(model, reward_funcs, args, *other_args, **kwargs)
 
-        self._reward_errors = RewardErrors(self.accelerator.process_index)
+        self._reward_errors = RewardErrors(self.accelerator.process_index, checks_logs=args.dynamic_sampling)
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         self.loss_observers = []
-        name = args.correctness_reward
-        if name is not None and self.reward_func_names.count(name) != 1:
-            raise ValueError(
-                f"correctness_reward={name!r} must name one reward function; there are "
-                f"{', '.join(self.reward_func_names)}."
-            )
-        self._correctness_index = 0 if name is None else self.reward_func_names.index(name)
+        for name in args.correctness_names or ():
+            if self.reward_func_names.count(name) != 1:
+                raise UsageError(
+                    f"correctness_reward={args.correctness_reward!r}: {name!r} must name one reward function; there "
+                    f"are {', '.join(self.reward_func_names)}."
+                )
+        names = args.correctness_names or self.reward_func_names[:1]
+        self._correctness_columns = [self.reward_func_names.index(name) for name in names]
         self._sampler = DynamicSampler(self)
         keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
         if args.is_on_policy and keeps and self.accelerator.is_main_process:
@@ -128,19 +140,36 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 stacklevel=2,
             )
 
+    @property
+    def correctness_names(self) -> list[str]:
+        """Names of the reward functions that judge correctness, in the order in which they are asked."""
+        return [self.reward_func_names[column] for column in self._correctness_columns]
+
     def _generate(self, prompts):
-        return super()._generate(prompts) if self._sampled is None else self._sampled.generated
+        if self._sampled is not None:
+            return self._sampled.generated
+        generated = super()._generate(prompts)
+        if self._sampler is not None and self._sampler.is_generating:
+            raise Generated(prompts, generated)
+        return generated
 
     def _calculate_rewards(self, *args, **kwargs):
         if self._sampled is None:
             self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
             if self._reward_errors is not None:
                 self._reward_errors.raise_if_any(save=self.save_last_step)
+            self._tell_of_unjudged()
         else:
             self._rewards_per_func = self._sampled.rewards
             self._pending_extra_logs.update(self._sampled.extra_logs)
             self._pending_metrics.update(self._sampled.metrics)
         return self._rewards_per_func
+
+    def _verdicts(self) -> Tensor:
+        """The reward that judges each response (P·B,): of those named, the first that is there; NaN without one."""
+        rewards = self._rewards_per_func[:, self._correctness_columns]  # None came in as NaN
+        first = (~rewards.isnan()).int().argmax(dim=1, keepdim=True)
+        return rewards.gather(1, first).squeeze(1)
 
     def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -148,19 +177,47 @@ class HTPOTrainer(ResumableGRPOTrainer):
         no response was judged. The rewards are gathered, so that a group that straddles processes is whole.
         """
         group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
-        rewards = self._rewards_per_func[:, self._correctness_index]
-        judged = ~rewards.isnan()  # None came in as NaN
-        correct = rewards > self.args.correctness_threshold
+        verdicts = self._verdicts()
+        judged = ~verdicts.isnan()
+        correct = verdicts > self.args.correctness_threshold
         return correct, judged, correct.view(-1, group_size).sum(dim=1) / judged.view(-1, group_size).sum(dim=1)
+
+    def _tell_of_unjudged(self) -> None:
+        """Say once, in training, that more responses than a few have no verdict, and who could give one."""
+        if self._has_told_of_unjudged or self._mode() == "eval" or not self.accelerator.is_main_process:
+            return
+        unjudged = self._verdicts().isnan()
+        share = unjudged.float().mean().item()
+        if share <= UNJUDGED_WORTH_A_WORD:
+            return
+        self._has_told_of_unjudged = True
+        judges = self.correctness_names
+        scored = ~self._rewards_per_func[unjudged].isnan().all(dim=0)
+        others = [name for name, there in zip(self.reward_func_names, scored.tolist(), strict=True) if there]
+        mend = (
+            f"Where they are another task, name its reward function too: correctness_reward={[*judges, others[0]]}."
+            if others
+            else "No reward function scored them, so that they teach nothing: look at their golds."
+        )
+        _logger.warning(
+            "%.0f%% of the responses have no verdict: %s, asked for correctness, returned None. They are trained by plain "
+            "PPO-clip, not by the objective of their group. %s",
+            *(100 * share, " and ".join(judges), mend),
+        )
 
     def _generate_and_score_completions(self, inputs):
         mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode
+        score = super()._generate_and_score_completions
         if mode == "train" and self.args.dynamic_sampling:
-            inputs, self._sampled = self._sampler.sample(inputs)
-        try:
-            output = super()._generate_and_score_completions(inputs)
-        finally:
-            self._sampled = None
+            inputs, sampled = self._sampler.sample(inputs, score)
+            with self._sampler.episodes_over(len(inputs)):
+                self._sampled = sampled
+                try:
+                    output = score(inputs)
+                finally:
+                    self._sampled = None
+        else:
+            output = score(inputs)
         correct, judged, accuracy = self._labels(mode)
         hard = accuracy < self.args.difficulty_threshold
 
@@ -174,6 +231,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         counts = torch.stack([hard.sum(), (~accuracy.isnan()).sum(), correct.sum(), judged.sum()]).tolist()
         self._metrics[mode]["htpo/frac_hard"].append(_ratio(counts[0], counts[1]))
         self._metrics[mode]["htpo/accuracy"].append(_ratio(counts[2], counts[3]))
+        self._metrics[mode]["htpo/frac_unjudged"].append(1 - counts[3] / len(judged))
         return output
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[override]
@@ -238,10 +296,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)
         sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
-        inputs["advantages"] = result.advantages
-        inputs["old_per_token_logps"] = result.old_per_token_logps
-        # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
-        inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
+        if not self.table.is_plain:  # one that is leaves every option of TRL's its own way
+            inputs["advantages"] = result.advantages
+            inputs["old_per_token_logps"] = result.old_per_token_logps
+            # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
+            inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
         self._log_sums(sums)
         return result
 

@@ -54,6 +54,11 @@ class Table:
             )
         check_choice("Table", "selection", self.selection, ("exact", "released"))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every token keeps plain J_PPO, so that the table changes nothing."""
+        return all(isinstance(row, Clip) for row in self.rows)
+
     def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
         """A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules."""
         if unknown := sorted(set(overrides) - set(GROUPS)):
