@@ -158,7 +158,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
             self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
             if self._reward_errors is not None:
                 self._reward_errors.raise_if_any(save=self.save_last_step)
-            self._tell_of_unjudged()
+                self._tell_of_unjudged()
         else:
             self._rewards_per_func = self._sampled.rewards
             self._pending_extra_logs.update(self._sampled.extra_logs)
