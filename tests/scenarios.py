@@ -5,6 +5,7 @@ experts, a reward model, LoRA, a reference model and a stream.
 A scenario is a function of a directory that returns keywords of a trainer, and under `options` those of its config.
 """
 
+import functools
 import string
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,16 @@ def numbered(n=64, chat=True, **columns):
     return {"prompt": prompts, "number": list(range(n)), **columns}
 
 
+def half(function):
+    """The reward function, and 0 for odd numbers: about half of the groups are all wrong."""
+
+    @functools.wraps(function)
+    def halved(number, **kwargs):
+        return [r * (n % 2 == 0) for r, n in zip(function(number=number, **kwargs), number, strict=True)]
+
+    return halved
+
+
 def text(directory: Path) -> dict[str, Any]:
     tokenizer = build_tokenizer(string.digits)
     return {
@@ -185,7 +196,7 @@ def rollout(prompts, trainer):
         "logprobs": [[-2.5] * n for n in lengths],
         "env_mask": [[0] + [1] * (n - 1) for n in lengths],
         "last": [ids[-1] for ids in completions],
-        "handle": [open] * len(prompts),  # a callable, as an environment's is
+        "handle": [lambda: None for _ in prompts],  # cannot go to another process
         "engine": "random",
     }
 
@@ -271,6 +282,7 @@ def reward_model(directory: Path) -> dict[str, Any]:
     parts = text(directory)
     config = Qwen3Config(**model_config(parts["processing_class"]), num_labels=1)
     judge = build(Qwen3ForSequenceClassification, config).eval()
+    judge.config._name_or_path = "judge"
     return parts | {
         "reward_funcs": [judge, evens],
         "reward_processing_classes": [parts["processing_class"], None],
