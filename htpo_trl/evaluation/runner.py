@@ -108,7 +108,8 @@ class SamplingRun:
             seen[problem] += 1
             if seen[problem] > 1:  # the same problem again is another one, with samples of its own
                 problem += f"-{seen[problem]}"
-            prompt = _tokenize(generator.tokenizer, row["prompt"], sampling)
+            tokenize = getattr(generator, "tokenize", None)  # of a policy in training, as its trainer does
+            prompt = tokenize(row) if tokenize else _tokenize(generator.tokenizer, row["prompt"], sampling)
             digest.update(f"{problem} {prompt}".encode())
             self.problems[problem] = row, prompt
         if not self.problems:

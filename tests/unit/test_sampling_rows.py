@@ -148,6 +148,8 @@ def test_no_verdicts_at_all(make_trainer):
     def silent(completions, **kwargs):
         return [None] * len(completions)
 
-    with pytest.raises(SamplingExhaustedError, match=r"100\.0% without a verdict\. Look at the golds: silent,") as error:
+    with pytest.raises(
+        SamplingExhaustedError, match=r"100\.0% without a verdict\. Look at the golds: silent,"
+    ) as error:
         make_trainer(reward_funcs=silent, dynamic_sampling=True).train()
     assert "solves sometimes" not in str(error.value)
