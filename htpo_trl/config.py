@@ -13,6 +13,9 @@ from .utils import option
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
 PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+#: All of TRL's: with a table that changes nothing, each will do.
+LOSS_TYPES = (*PPO_LOSS_TYPES, "cispo", "sapo", "vespo")
+IS_LEVELS = ("token", "sequence")
 
 
 @dataclass
@@ -119,7 +122,9 @@ class HTPOConfig(GRPOConfig):
         if self.max_sampling_rounds < 1:
             raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1.")
         check_choice("HTPOConfig", "on_sampling_exhausted", self.on_sampling_exhausted, ("error", "train"))
-        if table.is_plain:  # the table changes nothing: every option is TRL's own
+        if table.is_plain:  # it changes nothing: every option is TRL's own
+            check_choice("HTPOConfig", "loss_type", self.loss_type, LOSS_TYPES)
+            check_choice("HTPOConfig", "importance_sampling_level", self.importance_sampling_level, IS_LEVELS)
             return
         if self.loss_type not in PPO_LOSS_TYPES:
             raise ValueError(

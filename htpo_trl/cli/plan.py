@@ -52,7 +52,7 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
     if len(weights) != len(names):
         raise UsageError(f"reward_weights={weights} must be one number for each of reward_funcs={names}.")
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))
-    correct = f"{args.correctness_reward or names[0]} above {args.correctness_threshold:g}"
+    correct = f"{', else '.join(args.correctness_names or names[:1])} above {args.correctness_threshold:g}"
     generation = f"vLLM, {args.vllm_mode}" if args.use_vllm else "transformers"
     return [
         f"model       {model.model_name_or_path}, {kind}, weights loaded in {model.dtype}",

@@ -29,9 +29,9 @@ class EvaluationCallback(TrainerCallback):
     [`~htpo_trl.evaluation.evaluate`] writes them. Training goes on as if there had been no evaluation, bit for bit.
     The batches are divided among the processes, whose number does not change a sample.
 
-    Prompts are those of training: of the trainer's processor or tokenizer, with its `chat_template_kwargs`, which those
-    of `sampling` change, and its tools, or those of the environment that a problem's column `environment` names. One
-    turn is sampled: tools are offered, and not called. Problems with pictures are refused.
+    Prompts are those of training: of the trainer's processor or tokenizer, with its `chat_template_kwargs`, which
+    those of `sampling` change, and its tools, or those of the environment that a problem's column `environment`
+    names. One turn is sampled: tools are offered, and not called. Problems with pictures are refused.
 
     Args:
         trainer ([`~transformers.Trainer`]):
