@@ -11,7 +11,6 @@ What differs from `GRPOTrainer`:
    (`training/reward_errors.py`), and the model card says what was trained (`training/model_card.py`).
 """
 
-import logging
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,13 +27,7 @@ from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
 from .training.sampling import DynamicSampler, Generated, Sampled
-from .utils import UsageError
-
-
-_logger = logging.getLogger(__name__)
-
-#: Share of responses without a verdict above which a run says so, once.
-UNJUDGED_WORTH_A_WORD = 0.05
+from .training.verdicts import UnjudgedTeller, correctness_columns, verdicts
 
 
 class HTPOTrainer(ResumableGRPOTrainer):
@@ -87,7 +80,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     _sampled: Sampled | None = None  # what was sampled dynamically, while TRL scores it
     _reward_errors: RewardErrors | None = None
     _correctness_columns: Sequence[int] = (0,)  # of the rewards, in the order in which they judge
-    _has_told_of_unjudged = False
+    _unjudged: UnjudgedTeller | None = None
     _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
     _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
 
@@ -119,14 +112,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         self.loss_observers = []
-        for name in args.correctness_names or ():
-            if self.reward_func_names.count(name) != 1:
-                raise UsageError(
-                    f"correctness_reward={args.correctness_reward!r}: {name!r} must name one reward function; there "
-                    f"are {', '.join(self.reward_func_names)}."
-                )
-        names = args.correctness_names or self.reward_func_names[:1]
-        self._correctness_columns = [self.reward_func_names.index(name) for name in names]
+        self._correctness_columns = correctness_columns(args.correctness_names, self.reward_func_names)
+        self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
         keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
         if args.is_on_policy and keeps and self.accelerator.is_main_process:
@@ -158,18 +145,13 @@ class HTPOTrainer(ResumableGRPOTrainer):
             self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
             if self._reward_errors is not None:
                 self._reward_errors.raise_if_any(save=self.save_last_step)
-                self._tell_of_unjudged()
+            if self._unjudged is not None and self._mode() == "train" and self.accelerator.is_main_process:
+                self._unjudged.tell(self._rewards_per_func)
         else:
             self._rewards_per_func = self._sampled.rewards
             self._pending_extra_logs.update(self._sampled.extra_logs)
             self._pending_metrics.update(self._sampled.metrics)
         return self._rewards_per_func
-
-    def _verdicts(self) -> Tensor:
-        """The reward that judges each response (P·B,): of those named, the first that is there; NaN without one."""
-        rewards = self._rewards_per_func[:, self._correctness_columns]  # None came in as NaN
-        first = (~rewards.isnan()).int().argmax(dim=1, keepdim=True)
-        return rewards.gather(1, first).squeeze(1)
 
     def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -177,33 +159,10 @@ class HTPOTrainer(ResumableGRPOTrainer):
         no response was judged. The rewards are gathered, so that a group that straddles processes is whole.
         """
         group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
-        verdicts = self._verdicts()
-        judged = ~verdicts.isnan()
-        correct = verdicts > self.args.correctness_threshold
+        judging = verdicts(self._rewards_per_func, self._correctness_columns)
+        judged = ~judging.isnan()
+        correct = judging > self.args.correctness_threshold
         return correct, judged, correct.view(-1, group_size).sum(dim=1) / judged.view(-1, group_size).sum(dim=1)
-
-    def _tell_of_unjudged(self) -> None:
-        """Say once, in training, that more responses than a few have no verdict, and who could give one."""
-        if self._has_told_of_unjudged or self._mode() == "eval" or not self.accelerator.is_main_process:
-            return
-        unjudged = self._verdicts().isnan()
-        share = unjudged.float().mean().item()
-        if share <= UNJUDGED_WORTH_A_WORD:
-            return
-        self._has_told_of_unjudged = True
-        judges = self.correctness_names
-        scored = ~self._rewards_per_func[unjudged].isnan().all(dim=0)
-        others = [name for name, there in zip(self.reward_func_names, scored.tolist(), strict=True) if there]
-        mend = (
-            f"Where they are another task, name its reward function too: correctness_reward={[*judges, others[0]]}."
-            if others
-            else "No reward function scored them, so that they teach nothing: look at their golds."
-        )
-        _logger.warning(
-            "%.0f%% of the responses have no verdict: %s, asked for correctness, returned None. They are trained by plain "
-            "PPO-clip, not by the objective of their group. %s",
-            *(100 * share, " and ".join(judges), mend),
-        )
 
     def _generate_and_score_completions(self, inputs):
         mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode

@@ -15,8 +15,16 @@ from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, load_recipe, names, read
 from htpo_trl.utils import UsageError
 
+from ..hub_files import write_jsonl
+
 
 ROOT = Path(__file__).parents[2]
+
+
+def write_tasks(directory):
+    """The data of two tasks, which their recipe does not bring."""
+    rows = [{"prompt": "1 + 1?", "solution": "2"}, {"prompt": "2,5,9>43:"}] * 16
+    return write_jsonl(directory / "tasks.jsonl", *rows)
 
 
 @pytest.mark.parametrize("name", names(RECIPES))
@@ -29,6 +37,7 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path):
         assert word in text.split("\nmodel_name_or_path")[0]
     processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
     monkeypatch.chdir(tmp_path)
+    files = [write_tasks(tmp_path)] if name == "two-tasks-qwen3-0.6b" else []
     arguments = read(["--config", name, "--objective", objective], htpo.flags(), {})
     planned = plan_run(arguments, Parallelism(processes, 1, 3 if processes > 1 else 0))
     assert "Of 4 optimizer steps on a generation batch the first is on-policy, 3 are off-policy." in planned
@@ -37,7 +46,10 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path):
     if name.startswith("paper"):
         assert "2048 responses = 128 prompts x 16" in planned
         assert "512 responses = 1 a device x 32 x 16 accumulated" in planned
-    assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
+    if files:
+        assert "1 math_reward + 1 countdown_reward; correct: math_reward, else countdown_reward above 0.5" in planned
+        assert "tasks.jsonl: 32 problems" in planned
+    assert list(tmp_path.iterdir()) == files, "a plan leaves nothing behind"
 
 
 class TestPlan:
@@ -194,6 +206,7 @@ def test_packaged_configurations_are_accelerates():
 
 def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_tasks(tmp_path)
     text = (ROOT / "docs" / "recipes.md").read_text()
     for name in names(RECIPES):
         if name != "laptop":  # whose model is made by `htpo demo`

@@ -7,8 +7,12 @@ from datasets import Dataset
 from trl import TrlParser
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.data import load
+from htpo_trl.data.countdown import countdown_reward
+from htpo_trl.rewards import dapo_math_reward
 from htpo_trl.utils import UsageError
 
+from ..hub_files import write_jsonl
 from ..tiny import even_digits
 
 
@@ -89,7 +93,7 @@ def test_a_task_without_a_judge_is_kept_and_told_once(scored, caplog):
     assert 0 < judged.count(False) < 32
     rewards = output["rewards_per_func"].nansum(dim=1).view(8, 4)
     assert (rewards.std(dim=1) > 0).all(), "what is kept has something to teach"
-    told = [record.message for record in caplog.records if record.name == "htpo_trl.trainer"]
+    told = [record.message for record in caplog.records if record.name == "htpo_trl.training.verdicts"]
     assert len(told) == 1
     assert told[0].startswith("50% of the responses have no verdict: sums, asked for correctness, returned None.")
     assert "correctness_reward=['sums', 'products']" in told[0]
@@ -157,3 +161,18 @@ def test_names_that_are_none(make_trainer, given):
 def test_they_are_in_the_model_card(make_trainer, tmp_path):
     make_trainer(reward_funcs=[sums, products], correctness_reward=["products", "sums"]).create_model_card()
     assert "`products`, else `sums` judges correctness" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_file_of_two_tasks(tmp_path):
+    """Rows may lack each other's columns, the first too; the package's rewards abstain on each other's rows."""
+    rows = [
+        {"prompt": "2,5,9>43:"},
+        {"prompt": "1 + 1?", "solution": "2", "level": 3},
+        {"prompt": "9,9,9>90:", "solution": None},
+    ]
+    dataset = load(write_jsonl(tmp_path / "tasks.jsonl", *rows))
+    assert dataset.to_list() == [{"solution": None, "level": None} | row for row in rows]
+    columns = {"prompts": dataset["prompt"][:], "solution": dataset["solution"][:]}
+    completions = ["5*9=45,45-2=43!", "Answer: 2", "9+9=18,18*9=162!"]
+    assert countdown_reward(completions=completions, **columns) == [1.0, None, 0.0]
+    assert dapo_math_reward(completions=completions, **columns) == [None, 1.0, None]
