@@ -80,10 +80,6 @@ class EvaluationCallback(TrainerCallback):
             generator = _Policy(model, trainer, self.sampling.chat_template_kwargs or {})
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
-                if accelerator.is_main_process:
-                    directory.mkdir(parents=True, exist_ok=True)
-                    for old in (run.path.with_suffix(".json"), run.path):  # of a run that was here before
-                        old.unlink(missing_ok=True)
                 summary = run.write(self.ks, accelerator, args.disable_tqdm)
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
@@ -125,7 +121,8 @@ class _Policy(TransformersGenerator):
 def _has_pictures(row: Mapping[str, Any]) -> bool:
     contents = [] if isinstance(row["prompt"], str) else [message.get("content") for message in row["prompt"]]
     parts = [part for content in contents if isinstance(content, list) for part in content]
-    return bool(row.get("image") or row.get("images")) or any(part["type"] == "image" for part in parts)
+    columns = row.get("image") is not None or bool(row.get("images"))
+    return columns or any(part["type"] == "image" for part in parts)
 
 
 @contextmanager

@@ -49,12 +49,6 @@ class Round(NamedTuple):
     informative: list[bool]  #: of each group, whether it is kept
 
 
-class _Group(NamedTuple):
-    rows: dict[int, Any]  # place in the group -> row, of those that this process holds
-    rewards: Tensor  # (group_size, n_rewards)
-    key: str
-
-
 class Batch(NamedTuple):
     """What [`collect`] returns."""
 
@@ -111,8 +105,8 @@ def collect(
             Number, keys of the prompts that the batch holds → as many fresh examples, or fewer; the same everywhere.
         exchange (`Callable`):
             Concatenates the lists of all processes, in the order of their ranks.
-        group_size, rank, n_processes, max_rounds (`int`):
-            Responses to each prompt; this process, and how many there are; rounds of generation, the first included.
+        max_rounds (`int`):
+            Rounds of generation, the first included.
 
     Returns:
         [`Batch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full, `missing`
@@ -121,32 +115,27 @@ def collect(
     n_rows = len(first)
     wanted = n_rows * n_processes // group_size
     unit = n_processes // math.gcd(n_processes, group_size)  # groups that divide into equal numbers of rows
-    informative: list[_Group] = []
-    spare: list[_Group] = []
-    accuracy: list[float] = []
+    accuracy, keys, rewards = list[float](), list[str](), list[Tensor]()  # of every group that was generated
+    is_informative: list[bool] = []
+    rows: dict[int, Any] = {}  # place among all completions -> row, of those of this process that may be taken
     inputs = first
     for n_rounds in range(1, max_rounds + 1):
         found = roll_out(inputs)
-        keys = exchange([example_key(x) for x in inputs])[::group_size]
+        begin = len(keys) * group_size + rank * len(inputs)
         accuracy += found.accuracy
-        offset = rank * len(inputs)
-        for i, (key, is_informative) in enumerate(zip(keys, found.informative, strict=True)):
-            places = range(max(i * group_size, offset), min((i + 1) * group_size, offset + len(inputs)))
-            group = _Group(
-                rows={place - i * group_size: found.rows[place - offset] for place in places},
-                rewards=found.rewards[i * group_size : (i + 1) * group_size],
-                key=key,
-            )
-            if is_informative:
-                informative.append(group)
-            elif n_rounds == 1:
-                spare.append(group)
+        is_informative += found.informative
+        keys += exchange([example_key(x) for x in inputs])[::group_size]
+        rewards += found.rewards.split(group_size)
+        for place, row in enumerate(found.rows, begin):
+            if n_rounds == 1 or is_informative[place // group_size]:
+                rows[place] = row
+        informative = [i for i, kept in enumerate(is_informative) if kept]
         needed = wanted - len(informative)
         if needed <= 0 or n_rounds == max_rounds:
             break
         expected = math.ceil(needed * len(accuracy) / max(len(informative), 1))
         n_groups = min(math.ceil(expected / unit) * unit, wanted)
-        examples = draw(n_groups, {group.key for group in informative})
+        examples = draw(n_groups, {keys[i] for i in informative})
         examples = examples[: len(examples) // unit * unit]
         if not examples:
             break
@@ -154,12 +143,14 @@ def collect(
         places = range(rank * per_process, (rank + 1) * per_process)
         inputs = [copy.deepcopy(examples[place // group_size]) for place in places]
 
+    spare = [i for i in range(wanted) if not is_informative[i]]  # of the first round
     groups = (informative + spare)[:wanted]
-    held = {i * group_size + j: row for i, group in enumerate(groups) for j, row in group.rows.items()}
+    taken = [group * group_size + j for group in groups for j in range(group_size)]
+    held = {i: rows[place] for i, place in enumerate(taken) if place in rows}
     held.update(exchange([(place, row) for place, row in held.items() if place // n_rows != rank]))
     return Batch(
         rows=[held[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
-        rewards=torch.cat([group.rewards for group in groups]),
+        rewards=torch.cat([rewards[i] for i in groups]),
         rounds=n_rounds,
         accuracy=accuracy,
         informative=len(informative),

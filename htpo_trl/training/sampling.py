@@ -30,8 +30,6 @@ class Sampled(NamedTuple):
 
     generated: tuple  #: as TRL's `_generate` returns it
     rewards: Tensor  #: (n_processes * B, n_rewards), of all processes
-    extra_logs: dict[str, list]  #: by `log_extra`, one value per row of this process
-    metrics: dict[str, list[float]]  #: by `log_metric`, one mean over all rows that were judged
 
 
 class Generated(Exception):  # noqa: N818 - no error: what `_generate` was given and returned, in place of scoring it
@@ -57,15 +55,15 @@ class DynamicSampler:
     def sample(self, inputs: list[dict], score: Callable[[list[dict]], Any]) -> tuple[list[dict], Sampled]:
         """
         Generate, from this process's rows of a batch on, until every group is informative. Returns the rows to train
-        on and what has been sampled for them, and logs what it took. `score` is TRL's method, which prepares rows,
-        generates and goes on to score.
+        on and what has been sampled for them, and logs what it took and what the reward functions log of them. `score`
+        is TRL's method, which prepares rows, generates and goes on to score.
 
         Raises:
             SamplingExhaustedError: if no full batch was found; a checkpoint is saved before.
         """
         trainer, started = self.trainer, time.perf_counter()
         accelerator = trainer.accelerator
-        logged: dict[str, list[tuple[float, int]]] = {}  # metric -> value, rows it is the mean of
+        logged: dict[str, list[float]] = {}  # metric -> values, which TRL will average
 
         def roll_out(rows):
             prompts, generated = self._generate(rows, score)
@@ -83,7 +81,8 @@ class DynamicSampler:
             ]
             logs.clear()
             for name, values in trainer._pending_metrics.items():
-                logged.setdefault(name, []).extend((value, len(rows)) for value in values)
+                # A round counts as often as it has rows.
+                logged.setdefault(name, []).extend(values * len(rows))
             trainer._pending_metrics.clear()
             accuracy = trainer._labels("train")[2].tolist()
             return Round(found, rewards, accuracy, informative_groups(accuracy, rewards, trainer.reward_weights))
@@ -91,9 +90,9 @@ class DynamicSampler:
         def draw(n, held):
             # One process reads, so that all have the same prompts, whatever the data set does.
             held = None if trainer.environment_factories else held
-            drawn = [self.prompts.draw(n, held) if accelerator.is_main_process else None]
-            broadcast_object_list(drawn)
-            return [{name: example[name] for name in inputs[0]} for example in drawn[0] or []]
+            drawn = self.prompts.draw(n, held) if accelerator.is_main_process else []
+            (drawn,) = broadcast_object_list([drawn])
+            return [{name: example[name] for name in inputs[0]} for example in drawn]
 
         batch = collect(
             inputs,
@@ -112,12 +111,11 @@ class DynamicSampler:
             self._exhausted(batch, metrics)
         rows, generated = rollouts.join(batch.rows)
         names = {name for rollout in batch.rows for name in rollout.logs}
-        extra_logs = {name: [rollout.logs.get(name) for rollout in batch.rows] for name in names}
-        # A round counts as often as it has rows: TRL would average calls.
-        means = {
-            name: [sum(value * n for value, n in calls) / sum(n for _, n in calls)] for name, calls in logged.items()
-        }
-        return rows, Sampled(generated, batch.rewards, extra_logs, means)
+        trainer._pending_extra_logs.update(
+            {name: [rollout.logs.get(name) for rollout in batch.rows] for name in names}
+        )
+        trainer._pending_metrics.update(logged)
+        return rows, Sampled(generated, batch.rewards)
 
     def _generate(self, rows: list[dict], score: Callable[[list[dict]], Any]) -> tuple[list, tuple]:
         """TRL's preparation of rows and its generation: the prompts that it made, and what `_generate` returned."""

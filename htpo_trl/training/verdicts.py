@@ -21,8 +21,7 @@ def correctness_columns(wanted: Sequence[str], names: Sequence[str]) -> list[int
     for name in wanted:
         if names.count(name) != 1:
             raise UsageError(
-                f"correctness_reward={[*wanted]}: {name!r} must name one reward function; there are "
-                f"{', '.join(names)}."
+                f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}."
             )
     return [names.index(name) for name in wanted or names[:1]]
 
