@@ -2,6 +2,7 @@
 
 import pickle
 
+import pandas as pd
 import pytest
 from datasets import Dataset
 from PIL import Image
@@ -13,7 +14,7 @@ from htpo_trl.training.sampling import SamplingExhaustedError
 
 from .. import scenarios
 from ..scenario_run import sample
-from ..tiny import CPU_ARGUMENTS
+from ..tiny import CPU_ARGUMENTS, same_parameters
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,23 @@ def test_several_environments_and_one_that_owns_the_data(tmp_path):
     assert log["htpo/sampling/rounds"] > 1
     assert Owner.episodes == 16 * log["htpo/sampling/generated_per_trained"], "scoring plays no episode again"
     assert trainer.correctness_names == ["Owner"]
+
+
+def test_a_run_with_environments_resumes(tmp_path):
+    """Between batches, where the rows come anew, and in the middle of one, where they are in the checkpoint."""
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    whole = sample("environment", tmp_path, **options)
+    for step in (1, 2):
+        checkpoint = str(tmp_path / "run" / f"checkpoint-{step}")
+        resumed = sample("environment", tmp_path, **options, resume_from_checkpoint=checkpoint)
+        assert same_parameters(resumed, whole)
+
+
+def test_the_table_of_completions_has_pictures_and_logs(tmp_path):
+    trainer = sample("pictures", tmp_path, log_completions=True, max_steps=2)
+    table = pd.read_parquet(tmp_path / "run" / "completions" / "completions_00001.parquet")
+    assert len(table) == 16
+    assert [len(pictures) for pictures in trainer._logs["images"]] == [1] * 16
 
 
 def test_split_and_join():
