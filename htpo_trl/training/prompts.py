@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import pickle
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -79,6 +78,7 @@ def prompt_key(prompt: Any) -> str:
 
 
 def _content(value: Any) -> str:
-    shape = [getattr(value, name, None) for name in ("mode", "size", "shape", "dtype")]
-    data = value.tobytes() if hasattr(value, "tobytes") else pickle.dumps(value)
-    return f"{shape} {hashlib.sha256(data).hexdigest()}"
+    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
+    if array.dtype == object:  # neither picture nor numbers
+        return repr(value)
+    return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"

@@ -3,7 +3,7 @@ What belongs to a row of TRL's batch, and stays with it when dynamic sampling bu
 masks of what tools and environments said, log-probabilities, pictures, and what a `rollout_func` added.
 """
 
-import pickle
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 
@@ -23,7 +23,7 @@ class Rollout(NamedTuple):
 
     def __reduce__(self):
         # To another process goes what can: the rewards, known by now, are all that has read the columns.
-        row = {name: value for name, value in self.row.items() if _is_picklable(value)}
+        row = {name: value for name, value in self.row.items() if _can_travel(value)}
         return Rollout, (row, *self[1:])
 
 
@@ -85,9 +85,9 @@ def _pictures(prompt: Any) -> list[Any] | None:
     return [part["image"] for part in parts if part["type"] == "image"] or None
 
 
-def _is_picklable(value: Any) -> bool:
+def _can_travel(value: Any) -> bool:
     try:
-        pickle.dumps(value)
+        ForkingPickler.dumps(value)
     except Exception:  # whatever a `__reduce__` of theirs raises
         return False
     return True

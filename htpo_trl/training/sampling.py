@@ -40,8 +40,8 @@ class DynamicSampler:
     """
     Samples the batches of a trainer dynamically. Only TRL prepares rows (environments, pictures), generates, and
     scores what is left: completions that are discarded cost no forward pass. It logs `htpo/sampling/<what>`, see
-    [`Batch.metrics`], and `seconds` of generating and judging. TRL's `completions/*`, `tools/*` and token counts are
-    of all that was generated, its rewards of what is trained on.
+    [`~htpo_trl.training.collect.Batch.metrics`], and `seconds` of generating and judging. TRL's `completions/*`,
+    `tools/*` and token counts are of all that was generated, its rewards of what is trained on.
 
     With environments every row that is drawn is an episode of its own, whether its prompt is in the batch or not: what
     it asks may be known to `reset` alone.

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
@@ -149,6 +150,8 @@ def test_pictures_make_prompts_differ():
         assert keys[0] == keys[1] != keys[2]
     assert example_key({"prompt": "?", "image": None}) == example_key({"prompt": "?", "number": 4}) == prompt_key("?")
     assert prompt_key([{"bytes": b"a"}]) != prompt_key([{"bytes": b"b"}])
+    assert prompt_key(np.zeros(2)) == prompt_key(np.zeros(2)) != prompt_key(np.zeros((2, 1)))
+    assert prompt_key({1: {2}}) == prompt_key({1: {2}})
 
 
 def test_too_few_values_for_a_column_name_the_function(make_trainer):
