@@ -15,6 +15,7 @@ from .utils import option
 PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 #: All of TRL's: with a table that changes nothing, each will do.
 LOSS_TYPES = (*PPO_LOSS_TYPES, "cispo", "sapo", "vespo")
+#: Levels of the importance ratio, likewise.
 IS_LEVELS = ("token", "sequence")
 
 
