@@ -13,17 +13,18 @@ from htpo_trl.evaluation import EvaluationCallback, Sampling
 from htpo_trl.objective.table import GROUPS
 from htpo_trl.tokens.callback import TokenRecorder
 from htpo_trl.tokens.record import read_record
+from htpo_trl.training.resume import ResumableGRPOTrainer
 
-from .. import scenario_run
-from ..scenarios import SCENARIOS
+from .. import scenarios
 from ..tiny import CPU_ARGUMENTS
 
 
 RECIPE = {"epsilon_high": 0.28, "delta": 10.0, "use_bias_correction_kl": False}  # where HTPO's defaults differ
+OTHER_LAYOUT = (scenarios.experts, scenarios.pictures, scenarios.pictures_in_messages)
 STEPS = {"steps_per_generation": 3, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_steps": 4}
 
 
-@pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.__name__)
+@pytest.fixture(params=scenarios.SCENARIOS, ids=lambda scenario: scenario.__name__)
 def scenario(request, monkeypatch):
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     return request.param
@@ -57,7 +58,7 @@ def test_matrix(scenario, tmp_path):
     row = {name: value for name, value in next(iter(watched.train_dataset)).items() if "image" not in name}
     row["prompt"] = row["prompt"] if isinstance(row["prompt"], str) else [{"role": "user", "content": "12"}]
     sampling = Sampling(num_samples=2, max_new_tokens=4, batch_size=4)
-    judge = scenario_run.scenarios.evens
+    judge = scenarios.evens
     watched.add_callback(EvaluationCallback(watched, {"digits": [row]}, sampling, judge))
     watched.train()
     assert weights(watched).isfinite().all()
@@ -69,6 +70,8 @@ def test_matrix(scenario, tmp_path):
     assert {row.is_judged for row in read_record(tmp_path / "run").completions} == {True}
     assert [log["step"] for log in watched.state.log_history if "eval_digits/mean@2" in log] == [0, 4]
 
+    if scenario in OTHER_LAYOUT and "_load_from_checkpoint" not in vars(ResumableGRPOTrainer):
+        pytest.xfail("transformers loads these weights under other names than they have in memory")
     resumed = make(scenario, tmp_path, **control)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     assert resumed.state.global_step == 4
