@@ -50,7 +50,7 @@ class EvaluationCallback(TrainerCallback):
         ks: Iterable[int] | None = None,
     ) -> None:
         if trainer.args.eval_steps is None:
-            raise ValueError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
+            raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
         self.trainer, self.judge = trainer, judge
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..utils import UsageError
+
 
 class PromptStream:
     """
@@ -62,7 +64,7 @@ class PromptStream:
             for item in items:
                 yield n_pass, item
             if item is None:
-                raise ValueError("The training data is empty.")
+                raise UsageError("The training data is empty.")
 
 
 def example_key(example: dict[str, Any]) -> str:

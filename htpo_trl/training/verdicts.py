@@ -5,25 +5,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..utils import UsageError
-
 
 #: Share of responses without a verdict above which a run says so, once.
 WORTH_A_WORD = 0.05
 _logger = logging.getLogger(__name__)
-
-
-def correctness_columns(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
-    """
-    The reward functions that judge correctness, in the order in which they are asked: those that are wanted, or the
-    first. No other is asked by default: what comes next may be a penalty for length, whose number is no verdict.
-    """
-    for name in wanted:
-        if names.count(name) != 1:
-            raise UsageError(
-                f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}."
-            )
-    return [names.index(name) for name in wanted or names[:1]]
 
 
 def verdicts(rewards: Tensor, columns: Sequence[int]) -> Tensor:

@@ -32,6 +32,11 @@ def brevity(completions, **kwargs):
 
 
 @pytest.fixture
+def data():
+    return Dataset.from_list(ROWS)
+
+
+@pytest.fixture
 def scored(make_model, tokenizer, make_config):
     """Score a batch of eight groups, of two tasks in turn; returns the trainer and the batch."""
 
@@ -129,8 +134,8 @@ def test_golds_are_looked_at_where_no_function_gives_a_reward(scored, caplog):
 
 
 @pytest.mark.parametrize("given", ["products", ["products"], ("sums", "products")])
-def test_names_in_python(make_config, make_trainer, given):
-    trainer = make_trainer(reward_funcs=[sums, products], correctness_reward=given)
+def test_names_in_python(make_trainer, data, given):
+    trainer = make_trainer(reward_funcs=[sums, products], train_dataset=data, correctness_reward=given)
     assert trainer.correctness_names == ([given] if isinstance(given, str) else list(given))
     assert trainer.args.correctness_reward == given
 
@@ -150,16 +155,19 @@ def test_names_in_recipes_and_on_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["sum", ["sums", "product"], ["sums", "sums", "x"], []])
-def test_names_that_are_none(make_trainer, given):
+def test_names_that_are_none(make_trainer, data, given):
+    options = {"reward_funcs": [sums, products], "train_dataset": data, "correctness_reward": given}
     if not given:
-        assert make_trainer(reward_funcs=[sums, products], correctness_reward=given).correctness_names == ["sums"]
+        assert make_trainer(**options).correctness_names == ["sums"]
         return
     with pytest.raises(UsageError, match=r"must name one reward function; there are sums, products\."):
-        make_trainer(reward_funcs=[sums, products], correctness_reward=given)
+        make_trainer(**options)
 
 
-def test_they_are_in_the_model_card(make_trainer, tmp_path):
-    make_trainer(reward_funcs=[sums, products], correctness_reward=["products", "sums"]).create_model_card()
+def test_they_are_in_the_model_card(make_trainer, data, tmp_path):
+    names = ["products", "sums"]
+    trainer = make_trainer(reward_funcs=[sums, products], train_dataset=data, correctness_reward=names)
+    trainer.create_model_card()
     assert "`products`, else `sums` judges correctness" in (tmp_path / "run" / "README.md").read_text()
 
 

@@ -9,7 +9,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from htpo_trl import HTPOTrainer
-from htpo_trl.config import IS_LEVELS, LOSS_TYPES
+from htpo_trl.config import CHOICES
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
 
@@ -83,7 +83,7 @@ def test_loss_types_and_levels_of_the_ratio():
         ):
             values = ast.literal_eval(node.comparators[0])
             found[node.left.attr] |= {values} if isinstance(values, str) else set(values)
-    assert found == {"loss_type": set(LOSS_TYPES), "importance_sampling_level": set(IS_LEVELS)}
+    assert found == {name: set(CHOICES[name]) for name in found}
 
 
 def test_rows_are_prepared_before_they_are_generated_from():
