@@ -110,7 +110,9 @@ def load(
         rows = generate(name, **task_options)
     elif path:
         if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
-            return Dataset.from_list([row for _, row in rows_of(path)])
+            found = [row for _, row in rows_of(path)]
+            own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
+            return Dataset.from_dict({column: [row.get(column) for row in found] for column in own})
         rows = rows_of(path)
     else:
         found = _from_hub(spec, streaming)

@@ -89,7 +89,7 @@ def check_run(
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
         names = [_name(function) for function in functions]
-        correctness_index(args.correctness_reward, names)
+        correctness_columns(args.correctness_names, names)
         if args.reward_weights is not None and len(args.reward_weights) != len(names):
             raise UsageError(
                 f"reward_weights={args.reward_weights} must be one number for each of the reward functions "
@@ -248,11 +248,17 @@ def check_prompts(args: Any, dataset: Any) -> None:
         )
 
 
-def correctness_index(name: str | None, names: Sequence[str]) -> int:
-    """Which of the reward functions judges correctness: the one of this name, or the first."""
-    if name is not None and names.count(name) != 1:
-        raise UsageError(f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}.")
-    return 0 if name is None else names.index(name)
+def correctness_columns(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """
+    The reward functions that judge correctness, in the order in which they are asked: those that are wanted, or the
+    first. No other is asked by default: what comes next may be a penalty for length, whose number is no verdict.
+    """
+    for name in wanted:
+        if names.count(name) != 1:
+            raise UsageError(
+                f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}."
+            )
+    return [names.index(name) for name in wanted or names[:1]]
 
 
 def check_trainable(model: Any) -> None:

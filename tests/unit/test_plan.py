@@ -15,8 +15,16 @@ from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, load_recipe, names, read
 from htpo_trl.utils import UsageError
 
+from ..hub_files import write_jsonl
+
 
 ROOT = Path(__file__).parents[2]
+
+
+def write_tasks(directory):
+    """The data of two tasks, which their recipe does not bring."""
+    rows = [{"prompt": "1 + 1?", "solution": "2"}, {"prompt": "2,5,9>43:"}] * 16
+    return write_jsonl(directory / "tasks.jsonl", *rows)
 
 
 @pytest.mark.parametrize("name", names(RECIPES))
@@ -29,6 +37,8 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model):
         assert word in text.split("\nmodel_name_or_path")[0]
     processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
     monkeypatch.chdir(tmp_path)
+    if name == "two-tasks-qwen3-0.6b":
+        write_tasks(tmp_path)
     if name == "laptop":  # whose model `htpo demo` makes
         model.save_pretrained("runs/laptop/warm_start-seed0")
     before = {*tmp_path.rglob("*")}
@@ -40,6 +50,9 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model):
     if name.startswith("paper"):
         assert "2048 responses = 128 prompts x 16" in planned
         assert "512 responses = 1 a device x 32 x 16 accumulated" in planned
+    if name == "two-tasks-qwen3-0.6b":
+        assert "1 math_reward + 1 countdown_reward; correct: math_reward, else countdown_reward above 0.5" in planned
+        assert "tasks.jsonl: 32 problems" in planned
     assert {*tmp_path.rglob("*")} == before, "a plan leaves nothing behind"
 
 
@@ -237,6 +250,7 @@ def test_packaged_configurations_are_accelerates():
 
 def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_tasks(tmp_path)
     text = (ROOT / "docs" / "recipes.md").read_text()
     for name in names(RECIPES):
         if name != "laptop":  # whose model is made by `htpo demo`
