@@ -104,24 +104,24 @@ def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
             if not (isinstance(number, str) and "str" in kinds):
                 reason = _reason(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
                 if reason:
-                    raise UsageError(f"{each.name}={value!r} must be {reason}.")
+                    raise UsageError(f"{each.name}={value!r} must {reason}.")
 
 
 def _reason(value: Any, within: str, is_whole: bool) -> str:
     """What a number must be, if it is not; or nothing."""
     if not isinstance(value, Real) or isinstance(value, bool):
-        return "a number"
+        return "be a number"
     number = float(value)
     other, _, interval = within.rpartition(" or ")
     low, high = map(float, interval[1:-1].split(","))
     is_above = number >= low if interval[0] == "[" else number > low
     is_below = number <= high if interval[-1] == "]" else number < high
     if is_above and is_below:
-        return "a whole number" if is_whole and not number.is_integer() else ""
+        return "be a whole number" if is_whole and not number.is_integer() else ""
     if other and number == float(other):
         return ""
     if high < math.inf:
-        return f"in {interval}"
+        return f"lie in {interval}"
     least = f"{'at least' if interval[0] == '[' else 'above'} {low:g}"
     parts = ["" if math.isfinite(number) else "finite", least if low > -math.inf else ""]
-    return f"{other} or " * bool(other) + " and ".join(filter(None, parts))
+    return "be " + f"{other} or " * bool(other) + " and ".join(filter(None, parts))

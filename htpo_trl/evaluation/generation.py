@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -83,8 +84,11 @@ def load_generator(
         return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})))
     if vllm_options:
         raise UsageError("vllm_options are of backend='vllm', but this is 'transformers'.")
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
-    return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
+        return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"model={str(model)!r} cannot be loaded: {error}") from error
 
 
 class TransformersGenerator:

@@ -191,6 +191,7 @@ OPTIMIZERS = {
     **dict.fromkeys(("torch_4bit", "torch_8bit"), "torchao"),
     **{"galore": "galore_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree", "apollo": "apollo_torch"},
 }
+#: Trackers that are packages of this name.
 TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab", "codecarbon")
 #: Packages that an extra of this one brings.
 EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
@@ -231,6 +232,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     from ..evaluation import EvaluationCallback
     from ..tokens.callback import TokenRecorder
     from ..trainer import HTPOTrainer
+    from ..training.checks import loading_told
 
     verifier.configure(
         verifier.VerifierConfig(script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit)
@@ -238,15 +240,16 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     parts = prepare(script, args, model)
     args.model_init_kwargs = model_init_kwargs(args, model)
     set_seed(args.seed)
-    trainer = HTPOTrainer(
-        model=model.model_name_or_path,
-        reward_funcs=parts.rewards,
-        args=args,
-        train_dataset=parts.train,
-        eval_dataset=parts.evaluation,
-        quantization_config=parts.quantization_config,
-        peft_config=parts.peft_config,
-    )
+    with loading_told(f"model_name_or_path={model.model_name_or_path!r}"):
+        trainer = HTPOTrainer(
+            model=model.model_name_or_path,
+            reward_funcs=parts.rewards,
+            args=args,
+            train_dataset=parts.train,
+            eval_dataset=parts.evaluation,
+            quantization_config=parts.quantization_config,
+            peft_config=parts.peft_config,
+        )
     if parts.benchmarks:
         trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge))
     if script.record_tokens_steps is not None:
