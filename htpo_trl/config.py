@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
-from .utils import UsageError, check_numbers, option
+from .utils import UsageError, check_numbers, nearest, option
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -157,9 +158,11 @@ class HTPOConfig(GRPOConfig):
         try:
             super().__post_init__()
             get_reporting_integration_callbacks(self.report_to)
+            if not self.use_vllm:  # whose engine has options of its own
+                self._check_generation()
         except ValueError as error:
             group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
-            if not group or not batch or batch % group == 0:
+            if "by num_generations" not in str(error) or not group or not batch:
                 # transformers tells a name that it does not know, and not of which option.
                 unknown = (f"{f.name}: " for f in fields(self) if str(error).startswith(_unknown(self, f.name)))
                 raise UsageError(f"{next(unknown, '')}{error}") from error
@@ -229,11 +232,25 @@ class HTPOConfig(GRPOConfig):
                 f"objective={self.objective!r} replaces that ratio on tokens whose gradient is kept. Set "
                 "use_bias_correction_kl=False, or beta=0.0."
             )
+        if self.sync_ref_model and self.beta == 0.0:
+            raise UsageError(
+                "sync_ref_model=True with beta=0.0: there is no reference model to move. Set beta above 0, or "
+                "sync_ref_model=False."
+            )
         if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
             raise UsageError(
                 f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, "
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
+
+    def _check_generation(self) -> None:
+        given: Any = self.generation_kwargs or {}
+        known = vars(GenerationConfig())
+        for name in given.keys() - known.keys():
+            raise UsageError(
+                f"generation_kwargs: {nearest(name, known)}{name!r} is not an option of GenerationConfig."
+            )
+        GenerationConfig(**{"cache_implementation": self.cache_implementation, **given})  # raises for other values
 
     def _check_mapping(self, name: str) -> None:
         """A string must be JSON, or where transformers reads one the name of a file."""

@@ -107,6 +107,43 @@ class TestPlan:
             self.plan(place, monkeypatch, *argv, processes=processes)
 
 
+class TestMissingPackages:
+    @pytest.fixture
+    def bare(self, monkeypatch):
+        """A machine where only what is always there is installed."""
+        monkeypatch.setattr(htpo, "find_spec", lambda name: None)
+
+    @pytest.mark.usefixtures("bare")
+    @pytest.mark.parametrize(
+        ("argv", "spread", "expected"),
+        [
+            ([], Parallelism(8, 1, 3), "'htpo_trl[deepspeed]'"),
+            (["--use_vllm", "--report_to", "wandb"], Parallelism(), "'htpo_trl[vllm]' 'htpo_trl[wandb]'"),
+            (["--report_to", "mlflow"], Parallelism(), "'mlflow'"),
+            (
+                ["--optim", "paged_adamw_8bit", "--attn_implementation", "flash_attention_2"],
+                Parallelism(),
+                "'bitsandbytes' 'flash-attn'",
+            ),
+        ],
+    )
+    def test_are_listed_with_the_command(self, place, monkeypatch, argv, spread, expected):
+        monkeypatch.chdir(place)
+        argv = ["--config", "recipe.yaml", "--per_device_train_batch_size", "8", *argv]
+        text = plan_run(read(argv, htpo.TITLES), spread)
+        assert f"Missing here:\n  pip install {expected}\n" in text
+
+    def test_a_run_under_deepspeed_needs_it(self, place, monkeypatch):
+        """As accelerate launches it, whose configuration the script does not see."""
+        monkeypatch.chdir(place)
+        found = read(["--config", "recipe.yaml"], htpo.TITLES)
+        configs = htpo.parse(found.script, found.defaults)
+        monkeypatch.setattr(htpo, "find_spec", lambda name: None)
+        assert htpo.missing_packages(*configs[1:]) == []
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        assert htpo.missing_packages(*configs[1:]) == ["htpo_trl[deepspeed]"]
+
+
 class TestMemory:
     def test_states_are_what_a_model_and_adamw_hold(self, place):
         model = AutoModelForCausalLM.from_pretrained(place / "model")
@@ -146,6 +183,9 @@ class TestMemory:
         assert f"weights           {4 * n / 2**20:7.2f} MiB" in text
         assert f"gradients         {n / 2**20:7.2f} MiB" in text
         assert f"together          {7 * n / 2**20:7.2f} MiB" in text
+        # 24 responses of 12 tokens; keys and values of 2 heads of 16 in one layer, in float32.
+        assert f"generation        {24 * 12 * 2 * 2 * 16 * 4 / 2**20:7.2f} MiB more, the cache of 24 responses" in text
+        assert "fits in 16 GB, activations, prompts and libraries aside" in text
 
 
 class TestParallelism:
