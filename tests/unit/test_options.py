@@ -482,8 +482,9 @@ def test_exercised(case, train, without_options):
 def test_a_table_that_changes_nothing_leaves_every_option_to_trl(case, train, without_options):
     options = case.given | case.options
     theirs = train(GRPOTrainer, case.needs, **options)
-    assert same(train(HTPOTrainer, case.needs, **options, objective="dapo"), theirs)
-    assert same(train(HTPOTrainer, case.needs, **options, objective="gppo", objective_overrides=ALL_CLIP), theirs)
+    is_named = "loss_type" not in case.options  # or else another table of which every row is replaced
+    table = {"objective": "dapo"} if is_named else {"objective": "gppo", "objective_overrides": ALL_CLIP}
+    assert same(train(HTPOTrainer, case.needs, **options, **table), theirs)
     key = (GRPOTrainer, case.needs, repr(case.given))
     if key not in without_options:
         without_options[key] = train(GRPOTrainer, case.needs, **case.given)
