@@ -23,6 +23,7 @@ from .config import HTPOConfig
 from .objective.rules import KeepGradient
 from .objective.table import Table
 from .objective.transform import Control, control, token_sums
+from .training.console import NothingLearnt
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
@@ -108,6 +109,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         self.loss_observers = []
+        self.add_callback(NothingLearnt())
         name = args.correctness_reward
         if name is not None and self.reward_func_names.count(name) != 1:
             raise ValueError(

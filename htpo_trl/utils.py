@@ -1,8 +1,12 @@
 """What several rooms need and none owns: the error a user can mend, tables, writing in one step, names, versions."""
 
 import difflib
+import hashlib
+import importlib
+import importlib.util
 import json
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import field
@@ -36,6 +40,53 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`Did you mean ...? `, if there is a name close to this one; else nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def import_object(name: str, option: str) -> Any:
+    """
+    What `file.py:name`, `module:name` or `module.name` stands for; the working directory can be imported from. What is
+    not there is a [`UsageError`] of the option; an error within the file or the module keeps its traceback.
+    """
+    where, colon, attribute = name.rpartition(":" if ":" in name else ".")
+    if not where or not attribute:
+        raise UsageError(f"{option}: {name!r} names nothing. Write file.py:name, or module.name.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if colon and where.endswith(".py"):
+        module = _import_file(Path(where), option, name)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            if not f"{where}.".startswith(f"{error.name}."):  # a module that the user's own one imports
+                raise
+            raise UsageError(
+                f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its "
+                f"file, as in path/to/{error.name}.py:{attribute}, or correct the path."
+            ) from None
+    if not hasattr(module, attribute):
+        raise UsageError(f"{option}: {where} has no {attribute!r}. {nearest(attribute, dir(module))}".rstrip())
+    return getattr(module, attribute)
+
+
+def _import_file(path: Path, option: str, name: str) -> Any:
+    """A file as a module, imported once, which can import what lies beside it."""
+    if not path.is_file():
+        raise UsageError(f"{option}: {name!r}: there is no file {str(path)!r} in {Path.cwd()}.")
+    path = path.resolve()
+    key = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # its stem may be another module's name
+    if key not in sys.modules:
+        spec: Any = importlib.util.spec_from_file_location(key, path)
+        module = importlib.util.module_from_spec(spec)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        sys.modules[key] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
