@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
         check_ks(sampling.num_samples, args.ks)  # what follows takes hours
         check_options(args.benchmarks, args)
-        benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
+        benchmarks = evaluation_problems(args.benchmarks, args)
         others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
         if missing := [str(path) for path in others.values() if not path.is_file()]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
+from ..data.splits import exclude, split
 from ..utils import UsageError, versions
 from .arguments import Arguments, HTPOScriptArguments, mendable, read, set_environment, strict
 from .flags import flags_of
@@ -79,8 +80,6 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     The data sets that the options name: to train on, without the test part that is held out and the benchmarks'
     problems; for TRL's evaluation; and the benchmarks.
     """
-    from ..data.splits import exclude, split
-
     name, names = script.dataset_name, script.eval_benchmarks or []
     if not name:
         raise UsageError("Set dataset_name: the data to train on.")
@@ -97,22 +96,29 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
         train, held_out = parts["train"], parts["test"]
     if "test" in names and held_out is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
-    benchmarks = dict(("test", held_out) if each == "test" else evaluation_problems(each, script) for each in names)
-    if benchmarks and "problem" in (train.column_names or []):
-        before = len(train)
-        train = exclude(train, *benchmarks.values())
-        if len(train) < before and args.process_index == 0:
-            print(f"{before - len(train)} training problems are in the benchmarks: left out.")
+    benchmarks = evaluation_problems(names, script, held_out, "eval_benchmarks")
     if args.eval_strategy == "no":
         held_out = None
     elif held_out is None and script.dataset_test_split:
         held_out = of_split(script.dataset_test_split)
+    elif held_out is None and benchmarks:
+        held_out = {}  # the benchmarks are the evaluation
     elif held_out is None:
         raise UsageError(
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
-            "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
+            "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    return train, held_out, benchmarks
+    return _without(train, [*benchmarks.values(), *([held_out] if held_out else [])], args), held_out, benchmarks
+
+
+def _without(train: Any, held_out: list[Any], args: Any) -> Any:
+    """The training data without the problems that the run is evaluated on."""
+    if not held_out or {"image", "images"} & {*(train.column_names or [])}:
+        return train  # a question about another picture is another problem
+    left = exclude(train, *held_out)
+    if hasattr(train, "__len__") and len(left) < len(train) and args.process_index == 0:
+        print(f"{len(train) - len(left)} training problems are in what the run is evaluated on: left out.")
+    return left
 
 
 def missing_packages(args: Any, model: Any) -> list[str]:
