@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from transformers import TrainerCallback
 
@@ -73,7 +73,11 @@ class NothingLearnt(TrainerCallback):
             return
         self._is_said = True
         accuracy = logs.get("htpo/accuracy")
-        kind = "none was judged" if not _is_number(accuracy) else {0: "all wrong", 1: "all correct"}.get(accuracy)
+        kind = (
+            ("all correct" if accuracy == 1 else "all wrong" * (accuracy == 0))
+            if _is_number(accuracy)
+            else "not judged"
+        )
         mend = "" if args.dynamic_sampling else " The option dynamic_sampling trains on other prompts in their place."
         _logger.warning(
             f"Step {state.global_step}: nothing was learnt from the last {batches:.0f} generation batches. Within a "
@@ -92,7 +96,7 @@ def _evaluation(logs: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {', '.join(dict.fromkeys((found[0], found[-1])))}" for name, found in shown.items())
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not math.isnan(value)
 
 
