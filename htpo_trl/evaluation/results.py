@@ -169,8 +169,8 @@ def _canonical(answer: str) -> str:
 def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:
     """
     The summary of a benchmark: `mean@n`, `pass@k` and `maj@k`, each with its 95% bootstrap interval over problems; the
-    share of truncated samples, the mean number of tokens, and how many samples had which verdict, all three over
-    every problem.
+    shares of samples that are truncated and that are unparsable, the mean number of tokens, and how many samples had
+    which verdict, all over every problem.
     """
     n = results.settings["sampling"]["num_samples"]
     table = scores(results, check_ks(n, ks))
@@ -185,6 +185,7 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
         },
         "truncated": sum(row["truncated"] for row in rows) / len(rows),
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "unparsable": sum(row["verdict"].startswith("unparsable") for row in rows) / len(rows),
         "verdicts": dict(sorted(Counter(row["verdict"] for row in rows).items())),
     }
 

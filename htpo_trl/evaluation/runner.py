@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -20,6 +21,8 @@ from .generation import Generator, load_generator
 from .judges import Judge, check_columns, columns_for, digest_of, judge_samples, name_of
 from .sampling import Sampling
 
+
+_logger = logging.getLogger(__name__)
 
 Problems = Iterable[dict[str, Any]]  # e.g. a `datasets.Dataset`; columns `prompt`, `solution`, and any for the judge
 
@@ -171,6 +174,12 @@ class SamplingRun:
             return {}
         summary = results.summarize(results.read(self.path), ks)
         write_json(record, {"settings": self.settings, "summary": summary})
+        if summary["unparsable"] == 1:
+            verdicts = " and ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items())
+            _logger.warning(
+                f"{self.path}: no sample got a verdict of {self.settings['judge']} ({verdicts}). The metrics say "
+                "nothing of the model: look at completions there, and whether judge, template and solutions fit."
+            )
         return summary
 
     def _draw(self, start: int) -> list[dict[str, Any]]:

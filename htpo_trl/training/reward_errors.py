@@ -42,7 +42,9 @@ class RewardErrors:
             except Exception as error:
                 return self._hold(error, name, kwargs)
 
-        return guarded_async if _is_async(function) else guarded
+        chosen: Any = guarded_async if _is_async(function) else guarded
+        chosen.unguarded = function  # for who calls it on one process alone
+        return chosen
 
     def _hold(self, error: Exception, name: str, kwargs: dict[str, Any]) -> list[float]:
         """Name function and batch, and the row that the error tells; returns rewards that nobody will use."""
