@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import SchedulerType, Trainer, TrainerCallback
+from transformers import DefaultFlowCallback, SchedulerType, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl.models import unwrap_model_for_generation
 
@@ -70,7 +70,8 @@ class EvaluationCallback(TrainerCallback):
         callbacks = self.trainer.callback_handler.callbacks
         if self in callbacks:
             callbacks.remove(self)
-            callbacks.insert(1, self)
+            flow = next(i for i, callback in enumerate(callbacks) if isinstance(callback, DefaultFlowCallback))
+            callbacks.insert(flow + 1, self)
         self._step = -1
         if state.global_step == 0:
             self._evaluate(state.global_step)
