@@ -227,9 +227,9 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
     # that have a loss: such a row without it is a gap.
     kinds = [log[name].index for name in ("reward", "loss") if name in log]
     for key, each in log.items():
-        rows = next((kind for kind in kinds if each.index.isin(kind).all()), None)
-        if rows is not None and not key.startswith("eval_"):
-            log[key] = each.reindex(rows[(rows >= each.index[0]) & (rows <= each.index[-1])])
+        kind: Any = next((kind for kind in kinds if each.index.isin(kind).all()), None)
+        if kind is not None and not key.startswith("eval_"):
+            log[key] = each.reindex(kind[(kind >= each.index[0]) & (kind <= each.index[-1])])
     if {"num_tokens", "step_time"} <= log.keys():
         step_time = log["step_time"].dropna()  # the mean of the steps since the last log
         seconds = (step_time * np.diff(step_time.index, prepend=0)).cumsum()
