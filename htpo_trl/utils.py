@@ -8,9 +8,8 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,8 @@ class UsageError(ValueError):
 
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}
+    return {package: distribution.version for package, distribution in found.items() if distribution}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -47,26 +43,37 @@ def import_object(name: str, option: str) -> Any:
     What `file.py:name`, `module:name` or `module.name` stands for; the working directory can be imported from. What is
     not there is a [`UsageError`] of the option; an error within the file or the module keeps its traceback.
     """
-    where, colon, attribute = name.rpartition(":" if ":" in name else ".")
-    if not where or not attribute:
+    where, colon, attributes = name.rpartition(":" if ":" in name else ".")
+    if not where or not attributes:
         raise UsageError(f"{option}: {name!r} names nothing. Write file.py:name, or module.name.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if colon and where.endswith(".py"):
-        module = _import_file(Path(where), option, name)
+        found = _import_file(Path(where), option, name)
     else:
-        try:
-            module = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            if not f"{where}.".startswith(f"{error.name}."):  # a module that the user's own one imports
-                raise
-            raise UsageError(
-                f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its "
-                f"file, as in path/to/{error.name}.py:{attribute}, or correct the path."
-            ) from None
-    if not hasattr(module, attribute):
-        raise UsageError(f"{option}: {where} has no {attribute!r}. {nearest(attribute, dir(module))}".rstrip())
-    return getattr(module, attribute)
+        found, attributes = _import_module(where, attributes, option, name)
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            raise UsageError(f"{option}: {name!r}: no {attribute!r} there. {nearest(attribute, dir(found))}".rstrip())
+        found = getattr(found, attribute)
+    return found
+
+
+def _import_module(where: str, attributes: str, option: str, name: str) -> tuple[Any, str]:
+    """The module that a dotted path begins with, and what is to be looked for in it."""
+    try:
+        return importlib.import_module(where), attributes
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not f"{where}.".startswith(f"{missing}."):  # a module that the user's own one imports
+            raise
+        package, _, last = where.rpartition(".")
+        if package and missing != package:  # `last` may be a class
+            return _import_module(package, f"{last}.{attributes}", option, name)
+        raise UsageError(
+            f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its file, "
+            f"as in path/to/{missing}.py:{attributes}, or correct the path."
+        ) from None
 
 
 def _import_file(path: Path, option: str, name: str) -> Any:
@@ -112,7 +119,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])
 
 
-def option(default: Any, text: str) -> Any:
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass, with its help."""
     made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
-    return field(**made, metadata={"help": text})
+    return field(**made, metadata={"help": text, **metadata})

@@ -49,7 +49,9 @@ def test_a_table_by_its_module(files, name):
     [
         ("own/none.py:MINE", r"objective: 'own/none.py:MINE': there is no file 'own/none.py' in "),
         ("no_module:MINE", r"objective: 'no_module:MINE' cannot be imported: No module named 'no_module' in .*file"),
-        ("own/json.py:MNE", r"objective: own/json.py has no 'MNE'. Did you mean 'MINE'\?"),
+        ("own/json.py:MNE", r"objective: 'own/json.py:MNE': no 'MNE' there. Did you mean 'MINE'\?"),
+        ("tables_here.MINES.x", r"objective: 'tables_here.MINES.x': no 'MINES' there. Did you mean 'MINE'\?"),
+        ("own.tables.X", r"objective: 'own.tables.X': no 'tables' there"),
         ("tables_here:", r"objective: 'tables_here:' names nothing. Write file.py:name"),
         ("tables_here:NOT_A_TABLE", r"objective='tables_here:NOT_A_TABLE' is a `int`; name a `Table`"),
         ("htpoo", r"Unknown objective 'htpoo'. Did you mean 'htpo'\? The presets are .*, as in mine.py:TABLE"),
@@ -60,8 +62,12 @@ def test_what_is_not_there(files, name, message):
         get_table(name)
 
 
+def test_what_is_in_a_class(files):
+    assert import_object("tables_here.MINE.name", "objective") == import_object("own/json.py:MINE.name", "x") == "mine"
+
+
 def test_an_error_within_the_users_module_is_theirs(files):
-    for name in ("broken_here:X", "broken_here.py:X"):
+    for name in ("broken_here:X", "broken_here.X.y", "broken_here.py:X"):
         with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
             import_object(name, "objective")
 
