@@ -54,7 +54,8 @@ def import_object(name: str, option: str) -> Any:
         found, attributes = _import_module(where, attributes, option, name)
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
-            raise UsageError(f"{option}: {name!r}: no {attribute!r} there. {nearest(attribute, dir(found))}".rstrip())
+            near = nearest(attribute, dir(found))
+            raise UsageError(f"{option}: {name!r}: no {attribute!r} there. {near}Correct it, or write file.py:name.")
         found = getattr(found, attribute)
     return found
 
@@ -71,8 +72,8 @@ def _import_module(where: str, attributes: str, option: str, name: str) -> tuple
         if package and missing != package:  # `last` may be a class
             return _import_module(package, f"{last}.{attributes}", option, name)
         raise UsageError(
-            f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its file, "
-            f"as in path/to/{missing}.py:{attributes}, or correct the path."
+            f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its "
+            f"file, as in path/to/{missing}.py:{attributes}, or correct the path."
         ) from None
 
 

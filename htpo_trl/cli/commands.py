@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..objective.table import PRESETS
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
