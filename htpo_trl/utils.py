@@ -5,11 +5,15 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import math
 import os
+import re
 import sys
-from collections.abc import Iterable
-from dataclasses import field
+from collections.abc import Iterable, Mapping
+from dataclasses import field, fields
 from importlib.metadata import distributions
+from inspect import get_annotations
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,14 @@ PACKAGES = (
 
 class UsageError(ValueError):
     """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
+
+
+class MissingFileError(UsageError, FileNotFoundError):
+    """A file that an option names is not there."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """A package that an option needs is not installed; the message has the command that installs it."""
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +56,8 @@ def import_object(name: str, option: str) -> Any:
     not there is a [`UsageError`] of the option; an error within the file or the module keeps its traceback.
     """
     where, colon, attributes = name.rpartition(":" if ":" in name else ".")
-    if not where or not attributes:
+    dotted = attributes if where.endswith(".py") else f"{where}.{attributes}"
+    if not all(part.isidentifier() for part in dotted.split(".")):
         raise UsageError(f"{option}: {name!r} names nothing. Write file.py:name, or module.name.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -112,6 +125,16 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
+def check_writable(option: str, directory: str | Path) -> None:
+    """Raise a [`UsageError`] where output cannot go to a directory, which may still have to be made."""
+    path = Path(directory).absolute()
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise UsageError(f"{option}={str(directory)!r}: {there} is no directory. Name another one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option}={str(directory)!r}: {there} cannot be written to. Name another directory.")
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -124,3 +147,42 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass, with its help."""
     made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
     return field(**made, metadata={"help": text, **metadata})
+
+
+def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
+    """
+    Raise a [`UsageError`] for a field of a dataclass whose number, or one of a list, is out of its range: `(0, 1]`,
+    `[1, inf)`, or `-1 or [1, inf)`, each with the names of its fields. Others need only be finite; infinity is in
+    ranges that end with `inf]`. What is an `int` must be whole.
+    """
+    known = {name: within for within, names in ranges.items() for name in names}
+    # Not the fields' own types: transformers' parser takes `None` out of them.
+    types = {name: str(kind) for cls in type(options).__mro__[::-1] for name, kind in get_annotations(cls).items()}
+    for each in fields(options):
+        kinds, value = set(re.findall(r"\w+", types[each.name])), getattr(options, each.name)
+        if not kinds & {"int", "float"} or (value is None and kinds & {"None", "Optional"}):
+            continue
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not (isinstance(number, str) and "str" in kinds):
+                reason = _reason(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
+                if reason:
+                    raise UsageError(f"{each.name}={value!r} must be {reason}.")
+
+
+def _reason(number: Any, within: str, is_whole: bool) -> str:
+    """What the number must be, if it is not; or nothing."""
+    if not isinstance(number, Real) or isinstance(number, bool):
+        return "a number"
+    other, _, interval = within.rpartition(" or ")
+    low, high = map(float, interval[1:-1].split(","))
+    if (low <= number if interval[0] == "[" else low < number) and (
+        number <= high if interval[-1] == "]" else number < high
+    ):
+        return "a whole number" if is_whole and number != int(number) else ""
+    if other and number == float(other):
+        return ""
+    if high < math.inf:
+        return f"in {interval}"
+    least = f"{'at least' if interval[0] == '[' else 'above'} {low:g}"
+    parts = ["" if math.isfinite(number) else "finite", least if low > -math.inf else ""]
+    return f"{other} or " * bool(other) + " and ".join(filter(None, parts))

@@ -5,12 +5,11 @@ from typing import Any
 from trl import get_peft_config
 
 from ..config import HTPOConfig
-from ..data.names import hub_id
-from ..objective.rules import Detach, KeepGradient
+from ..evaluation.judges import name_of
+from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import load_data, missing_packages, parse
-from ..scripts.reward_names import check_columns, reward_functions
-from ..utils import UsageError
+from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
+from ..training.checks import check_run
 from .launch import Parallelism
 from .memory import estimate, sizes
 
@@ -18,20 +17,21 @@ from .memory import estimate, sizes
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     """
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
-    would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
+    would resolve them; data and models of the Hub are not touched. Raises a [`UsageError`] for what it would refuse.
     """
     # On as many processes as are planned, whose devices are not looked for here. What a device of another machine can
     # do is not known; the CPU takes every precision.
     planned = type("Planned", (HTPOConfig,), {"world_size": spread.processes})
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, planned)
-    if not model.model_name_or_path:
-        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
-    missing = missing_packages(args, model)
+    parts = prepare(script, args, model, is_plan=True)
+    args.model_init_kwargs = model_init_kwargs(args, model)
+    check_run(args, model.model_name_or_path, parts.rewards, parts.train, is_plan=True)
+    missing = missing_packages(args, model, bool(spread.zero_stage))
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
         "Off-policy": _off_policy(args),
-        "Data": _data(script, args),
+        "Data": _data(script, args, parts),
         "Memory": _memory(args, model, spread),
         "Missing here": [f"pip install {' '.join(map(repr, missing))}"] if missing else [],
         "Objective": str(args.table).splitlines(),
@@ -43,8 +43,6 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
     kind = "LoRA" if model.use_peft else "all parameters"
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
-    if len(weights) != len(names):
-        raise UsageError(f"reward_weights={weights} must be one number for each of reward_funcs={names}.")
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))
     correct = f"{args.correctness_reward or names[0]} above {args.correctness_threshold:g}"
     generation = f"vLLM, {args.vllm_mode}" if args.use_vllm else "transformers"
@@ -75,7 +73,13 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
 
 
 def _off_policy(args: Any) -> list[str]:
-    keeps, detaches = (sum(isinstance(row, rule) for row in args.table.rows) for rule in (KeepGradient, Detach))
+    keeps = sum(isinstance(row, KeepGradient) for row in args.table.rows)
+    lengths = args.table.detaches_from(args.top_entropy_share).values()
+    shortest, longest = min(lengths, default=0), args.max_completion_length
+    acting = sum(n <= longest for n in lengths)
+    detached = f"{acting} groups detach tokens, in every step: of responses of {shortest} tokens and more."
+    if not acting:
+        detached = f"No group detaches tokens: that takes {shortest} tokens, max_completion_length is {longest}."
     steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
     if args.is_on_policy:
         first = "Every importance ratio is 1: each generation batch is used up within one optimizer step."
@@ -87,29 +91,21 @@ def _off_policy(args: Any) -> list[str]:
     lines = {
         first: True,
         kept: keeps,
-        f"{detaches} groups detach tokens, in every step.": detaches,
+        detached: bool(lengths),
         "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
     }
     return [line for line, applies in lines.items() if applies]
 
 
-def _data(script: Any, args: Any) -> list[str]:
-    rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
-    if remote := [name for name in named if name != "test" and hub_id(name)]:
-        return [f"from the Hub, not looked at: {', '.join(remote)}"]
-    train, _, benchmarks = load_data(script, args)
-    check_columns(rewards, train)
-    batches = len(train) * args.num_generations / args.generation_batch_size
-    if batches < 1:
-        raise UsageError(
-            f"{len(train)} problems are fewer than the {args.generation_batch_size // args.num_generations} "
-            "prompts of a generation batch: TRL would train on none. Lower per_device_train_batch_size or "
-            "steps_per_generation, or add data."
-        )
+def _data(script: Any, args: Any, parts: Parts) -> list[str]:
+    judge = [f"benchmarks are judged by {name_of(parts.judge)}"] if script.eval_benchmarks else []
+    if parts.train is None:
+        return [f"from the Hub, not looked at: {', '.join(remote(script))}", *judge]
+    batches = len(parts.train) * args.num_generations / args.generation_batch_size
     return [
-        f"train  {script.dataset_name}: {len(train)} problems, {batches:.1f} generation batches an epoch",
-        *(f"benchmark {name}: {len(problems)} problems" for name, problems in benchmarks.items()),
+        f"train  {script.dataset_name}: {len(parts.train)} problems, {batches:.1f} generation batches an epoch",
+        *(f"benchmark {name}: {len(problems)} problems" for name, problems in parts.benchmarks.items()),
+        *judge,
     ]
 
 

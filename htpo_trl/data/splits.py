@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, combinations
 from typing import TYPE_CHECKING, Any
 
+from ..utils import UsageError
+
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,7 +33,7 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
     from datasets import DatasetDict
 
     if not math.isclose(sum(shares.values()), 1) or min(shares.values()) <= 0:
-        raise ValueError(f"shares={dict(shares)} must be positive and add up to 1.")
+        raise UsageError(f"shares={dict(shares)} must be positive and add up to 1.")
     names, bounds = list(shares), list(accumulate(shares.values()))[:-1]
     members: dict[str, list[int]] = {name: [] for name in names}
     for row, key in enumerate(_keys(dataset, _column([dataset]))):
@@ -39,17 +41,17 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
         members[names[bisect(bounds, int.from_bytes(digest[:8]) / 2**64)]].append(row)
     for name, rows in members.items():
         if not rows:
-            raise ValueError(f"shares={dict(shares)} leave no row of {len(dataset)} for {name!r}: raise its share.")
+            raise UsageError(f"shares={dict(shares)} leave no row of {len(dataset)} for {name!r}: raise its share.")
     return DatasetDict({name: dataset.select(rows) for name, rows in members.items()})
 
 
 def check_disjoint(datasets: Mapping[str, "Dataset"]) -> None:
-    """Raise a `ValueError` if two of the data sets, which have the same column and a name, share a problem."""
+    """Raise a [`UsageError`] if two of the data sets, which have the same column and a name, share a problem."""
     column = _column(datasets.values())
     keys = {name: set(_keys(dataset, column)) for name, dataset in datasets.items()}
     for first, second in combinations(keys, 2):
         if shared := keys[first] & keys[second]:
-            raise ValueError(
+            raise UsageError(
                 f"{first!r} ({len(keys[first])} problems) and {second!r} ({len(keys[second])}) share {len(shared)}, "
                 f"such as {min(shared)!r:.200}. Remove them from one: exclude({first}, {second})."
             )
@@ -78,7 +80,7 @@ def _column(datasets: Iterable["Dataset"]) -> str:
     for column in ("problem", "prompt"):
         if all(column in each and (column == "problem" or not {"image", "images"} & {*each}) for each in names):
             return column
-    raise ValueError(f"No column 'problem' or 'prompt' is in all of {names}: load the data by htpo_trl.data.")
+    raise UsageError(f"No column 'problem' or 'prompt' is in all of {names}: load the data by htpo_trl.data.")
 
 
 def _keys(dataset: "Dataset", column: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class EvaluationCallback(TrainerCallback):
         benchmarks, sampling, ks:
             As in [`~htpo_trl.evaluation.evaluate`]. The paper's sampling, the default, takes hours for a large model,
             and a hundred problems are often enough. `batch_size` is that of each process.
-        judge (`Callable`, *optional*):
+        judge (`Callable` or `"verifier"`, *optional*):
             As there; by default the reward that judges correctness in training, with its threshold: see
             [`~htpo_trl.evaluation.judges.judge_of_run`].
     """
@@ -51,12 +51,12 @@ class EvaluationCallback(TrainerCallback):
         trainer: Any,
         benchmarks: Mapping[str, Problems],
         sampling: Sampling | None = None,
-        judge: Judge | None = None,
+        judge: Judge | Literal["verifier"] | None = None,
         ks: Iterable[int] | None = None,
     ) -> None:
         if trainer.args.eval_steps is None:
-            raise ValueError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
-        self.trainer, self.judge = trainer, judge or _judge_of(trainer)
+            raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
+        self.trainer, self.judge = trainer, None if judge == "verifier" else judge or _judge_of(trainer)
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():
             check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)

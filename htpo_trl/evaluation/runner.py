@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from ..utils import write_json
+from ..utils import UsageError, write_json
 from . import results
 from .generation import Generator, load_generator
 from .judges import Judge, check_columns, columns_for, digest_of, judge_samples, name_of
@@ -83,6 +83,14 @@ def evaluate(
     return summaries
 
 
+def check_benchmark(name: str) -> None:
+    """The name of a benchmark must be able to name its files."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(
+            f"The benchmark's name {name!r} names files: use letters, digits, '_', '-' and '.'. Rename its file."
+        )
+
+
 class SamplingRun:
     """The samples of a benchmark, in the order of `keys`; `path` holds the first `done` of them."""
 
@@ -96,8 +104,7 @@ class SamplingRun:
         judge: Judge | None,
         weights: str | None = None,
     ) -> None:
-        if not re.fullmatch(r"[\w.-]+", benchmark):
-            raise ValueError(f"The benchmark's name {benchmark!r} names files: use letters, digits, '_', '-' and '.'.")
+        check_benchmark(benchmark)
         self.path, self.done = directory / f"{benchmark}.jsonl", 0
         self.generator, self.sampling, self.judge = generator, sampling, judge
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
@@ -121,7 +128,7 @@ class SamplingRun:
             digest.update(f"{problem} {tokens}".encode())
             self.problems[problem] = row, tokens
         if not self.problems:
-            raise ValueError(f"There are no problems in {benchmark!r}.")
+            raise UsageError(f"There are no problems in {benchmark!r}.")
         self.keys = [(problem, sample) for problem in self.problems for sample in range(sampling.num_samples)]
         self.settings = {
             "benchmark": benchmark,

@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from ..data.prompts import PromptArguments
-from ..utils import UsageError, nearest, option
+from ..utils import UsageError, check_numbers, nearest, option
 from .flags import flags_of
 
 
@@ -25,17 +26,40 @@ from .flags import flags_of
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: Folder of the packaged configurations of accelerate.
 ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
+#: Where the numbers of TRL's `ModelConfig` must lie.
+MODEL_RANGES = {"[1, inf)": ("lora_r", "lora_alpha"), "[0, 1)": ("lora_dropout",)}
 
 
 @contextmanager
 def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
-    """End a command on what its user can mend: a line on stderr, from the first process alone, and exit code 2."""
+    """
+    End a command on a [`UsageError`], which its user can mend, or one of `errors`: a line on stderr, with the rank
+    where there are several processes, and exit code 2. Any other error is a bug, here or in what a user wrote, and
+    keeps its traceback.
+    """
     try:
         yield
     except (UsageError, *errors) as error:  # type: ignore[misc]
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{command}: {' '.join(line.strip() for line in str(error).splitlines())}", file=sys.stderr)
+        parts = [str(error), *getattr(error, "__notes__", [])]
+        text = " ".join(line.strip() for part in parts for line in part.splitlines())
+        rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        if not rank or _is_first_to_tell(text):
+            print(f"{command}{rank}: {text}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _is_first_to_tell(text: str) -> bool:
+    """Whether no other process of the run has said this line. Where all fail on the same, one tells."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import TCPStore
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
+        return store.add(f"htpo_trl/{text}", 1) == 1
+    except RuntimeError:  # the launcher is gone
+        return True
 
 
 def strict(parser: ArgumentParser) -> ArgumentParser:
@@ -76,7 +100,7 @@ class HTPOScriptArguments(PromptArguments):
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
         "'countdown_reward', 'get_soft_overlong_punishment', 'accuracy_reward', 'reasoning_accuracy_reward', "
-        "'think_format_reward', or dotted paths, from the working directory too. The first judges correctness.",
+        "'think_format_reward', or your own: file.py:function, module.function. The first judges correctness.",
     )
     soft_punish_cache: int = option(4096, "Tokens before `max_completion_length` over which the punishment grows.")
     eval_benchmarks: list[str] | None = option(
@@ -89,18 +113,31 @@ class HTPOScriptArguments(PromptArguments):
     eval_temperature: float = option(1.0, "Temperature of the benchmarks' samples.")
     eval_top_p: float = option(0.7, "Top-p of the benchmarks' samples; the paper's.")
     eval_batch_size: int = option(64, "Samples of the benchmarks generated at once.")
-    eval_judge: str | None = option(None, "Reward function that judges the benchmarks; the math verifier by default.")
+    eval_judge: str | None = option(
+        None,
+        "Who judges the benchmarks: a reward function, named as in `reward_funcs`, or 'verifier', for math. By "
+        "default what judges correctness in training, which for this package's math rewards is the verifier.",
+    )
     record_tokens_steps: int | None = option(None, "Steps between two records for `htpo tokens`; none by default.")
     record_tokens_completions: int = option(16, "Completions per record of tokens.")
     verifier_workers: int = option(8, "Worker processes of the math verifier.")
     verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
     verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
 
+    RANGES = {
+        "[1, inf)": (
+            *("soft_punish_cache", "eval_num_samples", "eval_max_new_tokens", "eval_batch_size", "verifier_workers"),
+            *("record_tokens_steps", "record_tokens_completions", "verifier_memory_limit"),
+        ),
+        "(0, inf)": ("verifier_deadline",),
+        "[0, inf)": ("eval_temperature",),
+        "(0, 1]": ("eval_top_p",),
+        "(0, 1)": ("test_split_size",),
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("record_tokens_steps", "record_tokens_completions"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        check_numbers(self, self.RANGES)
 
 
 class Arguments(NamedTuple):
