@@ -68,7 +68,10 @@ def import_object(name: str, option: str) -> Any:
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             near = nearest(attribute, dir(found))
-            raise UsageError(f"{option}: {name!r}: no {attribute!r} there. {near}Correct it, or write file.py:name.")
+            raise UsageError(
+                f"{option}: {name!r} cannot be imported: there is no {attribute!r} in it. {near}Correct it, or write "
+                "file.py:name."
+            )
         found = getattr(found, attribute)
     return found
 

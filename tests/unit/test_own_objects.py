@@ -49,9 +49,15 @@ def test_a_table_by_its_module(files, name):
     [
         ("own/none.py:MINE", r"objective: 'own/none.py:MINE': there is no file 'own/none.py' in "),
         ("no_module:MINE", r"objective: 'no_module:MINE' cannot be imported: No module named 'no_module' in .*file"),
-        ("own/json.py:MNE", r"objective: 'own/json.py:MNE': no 'MNE' there. Did you mean 'MINE'\?"),
-        ("tables_here.MINES.x", r"objective: 'tables_here.MINES.x': no 'MINES' there. Did you mean 'MINE'\?"),
-        ("own.tables.X", r"objective: 'own.tables.X': no 'tables' there"),
+        (
+            "own/json.py:MNE",
+            r"objective: 'own/json.py:MNE' cannot be imported: there is no 'MNE' in it. Did you mean 'MINE'\?",
+        ),
+        (
+            "tables_here.MINES.x",
+            r"objective: 'tables_here.MINES.x' cannot be imported: there is no 'MINES' in it. Did you mean 'MINE'\?",
+        ),
+        ("own.tables.X", r"objective: 'own.tables.X' cannot be imported: there is no 'tables' in it. Correct it"),
         ("tables_here:", r"objective: 'tables_here:' names nothing. Write file.py:name"),
         ("tables_here:NOT_A_TABLE", r"objective='tables_here:NOT_A_TABLE' is a `int`; name a `Table`"),
         ("htpoo", r"Unknown objective 'htpoo'. Did you mean 'htpo'\? The presets are .*, as in mine.py:TABLE"),
