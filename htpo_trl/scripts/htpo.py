@@ -252,6 +252,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
+    trainer.resume_option = "--resume_from_checkpoint {}"
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     trainer.add_callback(ConsoleLog())
