@@ -11,7 +11,7 @@ from ..scripts.arguments import Arguments
 from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
 from ..training.checks import check_run
 from .launch import Parallelism
-from .memory import estimate, sizes
+from .memory import estimate, generation, sizes, smallest_device
 
 
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
@@ -119,9 +119,24 @@ def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
         bits = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
         states = estimate(size, spread, **precision, quantized_bits=bits)
         counts = f"{size.parameters:,} parameters, {size.trainable:,} of them trained"
+        rows, tokens = args.generation_batch_size // spread.processes, args.max_completion_length
+        parts, share = {**states, "together": (need := sum(states.values()))}, 1.0
+        if not args.use_vllm:
+            parts["while generating"] = generation(size, spread, rows, tokens, **precision)
+            need += parts["while generating"]
+        elif args.vllm_mode == "colocate" and not args.vllm_enable_sleep_mode:
+            share -= args.vllm_gpu_memory_utilization
         lines = [f"{counts}; per device, but for activations:"]
-        for name, n in {**states, "together": sum(states.values())}.items():
+        for name, n in parts.items():
             lines.append(f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB")
+        if not args.use_vllm:
+            lines[-1] += f" more: keys and values of {rows} responses of {tokens} tokens"
+        device = smallest_device(need, share)
+        lines.append(
+            f"fits in {device} GB, a fifth of it left for activations"
+            if device
+            else "fits in no device: divide it (accelerate_config zero3), train an adapter (use_peft), generate less"
+        )
     if args.use_vllm and args.vllm_mode == "colocate":
         kept = "none while the policy trains" if args.vllm_enable_sleep_mode else "at all times"
         lines.append(f"vLLM takes {args.vllm_gpu_memory_utilization:.0%} of the device, {kept}")
