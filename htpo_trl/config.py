@@ -147,7 +147,7 @@ class HTPOConfig(GRPOConfig):
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
         if isinstance(self.resume_from_checkpoint, str):  # as recipes and flags write a bool
-            given = {"true": True, "false": None}
+            given: dict[str, Any] = {"true": True, "false": None}
             self.resume_from_checkpoint = given.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
         try:
             super().__post_init__()
@@ -163,11 +163,11 @@ class HTPOConfig(GRPOConfig):
             rows = group // math.gcd(group, per_row)
             nearest = max(rows, round(size / rows) * rows)
             groups = [n for n in range(2, batch + 1) if batch % n == 0]
-            choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+            near = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
             raise UsageError(
                 f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold "
                 f"whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple "
-                f"of {rows}), or num_generations={' or '.join(map(str, choices))}."
+                f"of {rows}), or num_generations={' or '.join(map(str, near))}."
             ) from None
         except (ImportError, OSError, TypeError) as error:  # of a package or a file that an option names, or its keys
             raise UsageError(str(error)) from error

@@ -111,7 +111,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
         if not isinstance(args, HTPOConfig):
             raise TypeError(f"`args` must be an `HTPOConfig`, got `{type(args).__name__}`.")
         has_own_rollouts = any(kwargs.get(name) for name in ("rollout_func", "environment_factory"))
-        checks.check_run(args, model, reward_funcs, train_dataset, processing_class, has_own_rollouts=has_own_rollouts)
+        checks.check_run(
+            *(args, model, reward_funcs, train_dataset, processing_class),
+            peft_config=kwargs.get("peft_config"),
+            has_own_rollouts=has_own_rollouts,
+        )
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *other_args, **kwargs
         )
@@ -136,6 +140,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 "num_iterations.",
                 stacklevel=2,
             )
+
+    def get_train_dataloader(self):
+        """TRL's, of a data set that has prompts for one generation batch."""
+        checks.check_prompts(self.args, self.train_dataset)
+        return super().get_train_dataloader()
 
     def _generate(self, prompts):
         return super()._generate(prompts) if self._sampled is None else self._sampled.generated

@@ -172,16 +172,17 @@ def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
                     raise UsageError(f"{each.name}={value!r} must be {reason}.")
 
 
-def _reason(number: Any, within: str, is_whole: bool) -> str:
-    """What the number must be, if it is not; or nothing."""
-    if not isinstance(number, Real) or isinstance(number, bool):
+def _reason(value: Any, within: str, is_whole: bool) -> str:
+    """What a number must be, if it is not; or nothing."""
+    if not isinstance(value, Real) or isinstance(value, bool):
         return "a number"
+    number = float(value)
     other, _, interval = within.rpartition(" or ")
     low, high = map(float, interval[1:-1].split(","))
-    if (low <= number if interval[0] == "[" else low < number) and (
-        number <= high if interval[-1] == "]" else number < high
-    ):
-        return "a whole number" if is_whole and number != int(number) else ""
+    is_above = number >= low if interval[0] == "[" else number > low
+    is_below = number <= high if interval[-1] == "]" else number < high
+    if is_above and is_below:
+        return "a whole number" if is_whole and not number.is_integer() else ""
     if other and number == float(other):
         return ""
     if high < math.inf:

@@ -1,7 +1,6 @@
 """
-What a run needs of each device's memory for weights, gradients and optimizer states, and while it generates, from the
-model's shape alone: no weights are loaded. How large they are with AdamW, and how ZeRO divides them: arXiv 1910.02054,
-section 3.
+What a run needs of each device's memory for weights, gradients and optimizer states, from the model's shape alone: no
+weights are loaded. How large they are with AdamW, and how ZeRO divides them: arXiv 1910.02054, section 3.
 """
 
 from typing import Any, NamedTuple
@@ -13,19 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from .launch import Parallelism
 
 
-#: Gigabytes of the devices that there are.
-DEVICES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192, 288)
-#: Share of a device that may be taken before there are activations.
-USABLE = 0.8
-
-
 class Sizes(NamedTuple):
     """How many parameters a model has."""
 
     parameters: int
     in_linear_layers: int  #: those that 4-bit and 8-bit quantization touch
     trainable: int
-    cached: int  #: numbers that generation keeps of each token: keys and values of all layers
 
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
@@ -41,11 +33,15 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
         linear = sum(block.weight.numel() for block in blocks)
         if peft_config is not None:
             trainable, _ = get_peft_model(model, peft_config).get_nb_trainable_parameters()
-    text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", 0)  # a model without attention keeps little
-    width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
-    kept = 2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width
-    return Sizes(total, linear, trainable, kept)
+    return Sizes(total, linear, trainable)
+
+
+def cache_per_token(name: str, dtype: str) -> int:
+    """Bytes that generation keeps per token of a response: keys and values of every layer."""
+    config = AutoConfig.from_pretrained(name, local_files_only=True).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * (4 if dtype == "float32" else 2)
 
 
 def estimate(
@@ -72,20 +68,3 @@ def estimate(
         "gradients": gradients * (divided if stage >= 2 else 1),
         "optimizer states": optimizer * (kept if stage >= 1 else 1),
     }
-
-
-def generation(
-    size: Sizes, spread: Parallelism, rows: int, tokens: int, *, mixed_precision: bool, dtype: str
-) -> float:
-    """
-    Bytes per device that generation by transformers takes beside the states: keys and values of all rows at their full
-    length, prompts not counted; where weights are divided, all of them.
-    """
-    width = 2 if mixed_precision or dtype != "float32" else 4
-    whole = spread.zero_stage == 3 or spread.fsdp
-    return size.cached * rows * tokens * width + (size.parameters * width * (1 - 1 / spread.processes) if whole else 0)
-
-
-def smallest_device(need: float, share: float = 1.0) -> int | None:
-    """Gigabytes of the smallest device of which this share, and what activations leave of it, holds so many bytes."""
-    return next((each for each in DEVICES if need <= USABLE * share * each * 1e9), None)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from trl import get_peft_config
-
 from ..config import HTPOConfig
 from ..evaluation.judges import name_of
 from ..objective.rules import KeepGradient
@@ -11,7 +9,11 @@ from ..scripts.arguments import Arguments
 from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
 from ..training.checks import check_run
 from .launch import Parallelism
-from .memory import estimate, generation, sizes, smallest_device
+from .memory import cache_per_token, estimate, sizes
+
+
+#: GB of the usual GPUs.
+DEVICES = (16, 24, 40, 48, 80, 96, 141, 192)
 
 
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
@@ -25,14 +27,15 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, planned)
     parts = prepare(script, args, model, is_plan=True)
     args.model_init_kwargs = model_init_kwargs(args, model)
-    check_run(args, model.model_name_or_path, parts.rewards, parts.train, is_plan=True)
+    adapter = parts.peft_config
+    check_run(args, model.model_name_or_path, parts.rewards, parts.train, peft_config=adapter, is_plan=True)
     missing = missing_packages(args, model, bool(spread.zero_stage))
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
         "Off-policy": _off_policy(args),
         "Data": _data(script, args, parts),
-        "Memory": _memory(args, model, spread),
+        "Memory": _memory(args, model, spread, adapter),
         "Missing here": [f"pip install {' '.join(map(repr, missing))}"] if missing else [],
         "Objective": str(args.table).splitlines(),
     }
@@ -109,9 +112,9 @@ def _data(script: Any, args: Any, parts: Parts) -> list[str]:
     ]
 
 
-def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
+def _memory(args: Any, model: Any, spread: Parallelism, adapter: Any) -> list[str]:
     try:
-        size = sizes(model.model_name_or_path, get_peft_config(model))
+        size = sizes(model.model_name_or_path, adapter)
     except (OSError, ValueError) as error:  # no such model here, or none that transformers knows
         lines = [f"not estimated: {str(error).splitlines()[0]}"]
     else:
@@ -119,25 +122,21 @@ def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
         bits = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
         states = estimate(size, spread, **precision, quantized_bits=bits)
         counts = f"{size.parameters:,} parameters, {size.trainable:,} of them trained"
-        rows, tokens = args.generation_batch_size // spread.processes, args.max_completion_length
-        parts, share = {**states, "together": (need := sum(states.values()))}, 1.0
-        if not args.use_vllm:
-            parts["while generating"] = generation(size, spread, rows, tokens, **precision)
-            need += parts["while generating"]
-        elif args.vllm_mode == "colocate" and not args.vllm_enable_sleep_mode:
-            share -= args.vllm_gpu_memory_utilization
         lines = [f"{counts}; per device, but for activations:"]
-        for name, n in parts.items():
-            lines.append(f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB")
+        together = sum(states.values())
+        lines += [_amount(name, n) for name, n in {**states, "together": together}.items()]
         if not args.use_vllm:
-            lines[-1] += f" more: keys and values of {rows} responses of {tokens} tokens"
-        device = smallest_device(need, share)
-        lines.append(
-            f"fits in {device} GB, a fifth of it left for activations"
-            if device
-            else "fits in no device: divide it (accelerate_config zero3), train an adapter (use_peft), generate less"
-        )
+            rows, length = args.per_device_train_batch_size * args.steps_per_generation, args.max_completion_length
+            cache = rows * length * cache_per_token(model.model_name_or_path, model.dtype)
+            lines.append(f"{_amount('generation', cache)} more, the cache of {rows} responses at their full length")
+            together += cache
+        fitting = next((f"in {size} GB" for size in DEVICES if together < size * 1e9), "on no usual GPU")
+        lines.append(f"fits {fitting}, activations, prompts and libraries aside")
     if args.use_vllm and args.vllm_mode == "colocate":
         kept = "none while the policy trains" if args.vllm_enable_sleep_mode else "at all times"
         lines.append(f"vLLM takes {args.vllm_gpu_memory_utilization:.0%} of the device, {kept}")
     return lines
+
+
+def _amount(name: str, n: float) -> str:
+    return f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB"

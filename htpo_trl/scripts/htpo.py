@@ -83,12 +83,16 @@ class Parts(NamedTuple):
     benchmarks: dict[str, Any] = {}
     sampling: Any = None  #: of the benchmarks
     judge: Any = None
+    peft_config: Any = None
+    quantization_config: Any = None
 
 
 def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = False) -> Parts:
     """
     Whatever the options name, but for the model: one way for the run and for its plan, so that both refuse the same.
     """
+    from trl import get_peft_config, get_quantization_config
+
     from ..evaluation import Sampling
     from ..evaluation.judges import check_columns
 
@@ -100,6 +104,11 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         raise UsageError(
             "enable_jit_checkpoint=True: leave it out, htpo train saves a checkpoint on SIGTERM by itself."
         )
+    try:
+        adapter: dict[str, Any] = {"peft_config": get_peft_config(model)}
+        adapter["quantization_config"] = None if is_plan else get_quantization_config(model)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
     spoken = {name: function.__name__ for name, function in zip(script.reward_funcs, rewards, strict=True)}
     if isinstance(judges := args.correctness_reward, str):
@@ -107,12 +116,16 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     elif judges:
         args.correctness_reward = [spoken.get(name, name) for name in judges]
     judge = _judge(script, args, rewards)
-    names, data = script.eval_benchmarks or [], [script.dataset_name, *(script.eval_benchmarks or [])]
+    names = script.eval_benchmarks or []
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
-    check_options(data, script)
+    check_options([script.dataset_name, *names], script)
     if "test" in names and script.test_split_size is None:
         raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
+    if script.dataset_streaming and script.test_split_size is not None:
+        raise UsageError(
+            f"test_split_size={script.test_split_size} takes the data as a whole: set dataset_streaming=False."
+        )
     if names and args.eval_steps is None:
         raise UsageError("eval_benchmarks need eval_steps, the steps between two evaluations: set it, e.g. to 50.")
     if args.eval_strategy != "no" and script.test_split_size is None and not (script.dataset_test_split or names):
@@ -121,7 +134,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
     if is_plan and remote(script):
-        return Parts(rewards, judge=judge)
+        return Parts(rewards, judge=judge, **adapter)
     train, evaluation, benchmarks = load_data(script, args)
     for benchmark, problems in benchmarks.items():
         check_columns(judge, problems.column_names, benchmark)
@@ -134,7 +147,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
-    return Parts(rewards, train, evaluation, benchmarks, sampling, judge)
+    return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 
 def _judge(script: HTPOScriptArguments, args: Any, rewards: Sequence[Any]) -> Any:
@@ -153,7 +166,7 @@ def _judge(script: HTPOScriptArguments, args: Any, rewards: Sequence[Any]) -> An
 def remote(script: HTPOScriptArguments) -> list[str]:
     """The data sets of a run that are on the Hub."""
     named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
-    return [name for name in named if name != "test" and hub_id(name)]
+    return [name for name in named if name and name != "test" and hub_id(name)]
 
 
 def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -161,7 +174,7 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     The data sets that the options name: to train on, without the test part that is held out and the benchmarks'
     problems; for TRL's evaluation; and the benchmarks.
     """
-    name, names = script.dataset_name, script.eval_benchmarks or []
+    name, names = script.dataset_name or "", script.eval_benchmarks or []
 
     path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
     of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
@@ -229,7 +242,6 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
     from transformers import PrinterCallback, ProgressCallback, set_seed
-    from trl import get_peft_config, get_quantization_config
 
     from .. import verifier
     from ..evaluation import EvaluationCallback
@@ -249,8 +261,8 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         args=args,
         train_dataset=parts.train,
         eval_dataset=parts.evaluation,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
+        quantization_config=parts.quantization_config,
+        peft_config=parts.peft_config,
     )
     trainer.resume_option = "--resume_from_checkpoint {}"
     for printer in (PrinterCallback, ProgressCallback):

@@ -3,6 +3,7 @@ What can be known of a run before its model is loaded, in one place: [`~htpo_trl
 plan ask here, so that they give the same answer. The numbers of the options are the configuration's to check.
 """
 
+import copy
 import functools
 import inspect
 import os
@@ -10,9 +11,11 @@ from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoConfig, AutoProcessor, TrainerCallback
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
 
 from ..utils import UsageError, check_writable
 from . import checkpoint
@@ -30,6 +33,7 @@ def check_run(
     dataset: Any,
     processing_class: Any = None,
     *,
+    peft_config: Any = None,
     has_own_rollouts: bool = False,
     is_plan: bool = False,
 ) -> None:
@@ -47,6 +51,8 @@ def check_run(
             The training data; `None` where they are not known.
         processing_class (*optional*):
             Tokenizer or processor; by default the model's.
+        peft_config (`PeftConfig`, *optional*):
+            The adapter that is trained.
         has_own_rollouts (`bool`, *optional*, defaults to `False`):
             Whether an environment or a rollout function adds rewards and columns, so that these are not known.
         is_plan (`bool`, *optional*, defaults to `False`):
@@ -55,7 +61,9 @@ def check_run(
     loading = {**(args.model_init_kwargs or {}), "local_files_only": is_plan}
     loading.setdefault("trust_remote_code", args.trust_remote_code)
     if isinstance(model, str):
-        check_model(model, is_plan=is_plan, **loading)
+        config = check_model(model, is_plan=is_plan, **loading)
+        if config is not None and peft_config is not None:
+            check_adapter(config, peft_config)
     check_writable("output_dir", args.output_dir)
     _check_resume(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
@@ -71,21 +79,23 @@ def check_run(
         return
     if not has_own_rollouts:
         check_columns(functions, dataset)
-    check_prompts(args, dataset)
-    if isinstance(next(iter(dataset), {}).get("prompt"), list):
+    if isinstance(model, str):  # of one that is loaded when it trains: it may only be evaluated
+        check_prompts(args, dataset)
+    first: Any = next(iter(dataset), {})
+    if isinstance(first.get("prompt"), list):
         name = model if isinstance(model, str) else model.config._name_or_path
         check_chat_template(name, processing_class, **loading)
 
 
-def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = False, **loading: Any) -> None:
+def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = False, **loading: Any) -> Any:
     """
-    A directory must hold a model, or an adapter; another name must be that of a model on the Hub, whose configuration
-    is loaded unless for a plan.
+    A directory must hold a model, or an adapter; another name must be that of a model on the Hub. Returns the model's
+    configuration; nothing of an adapter, nor of what a plan would have to download.
     """
     path, what = Path(name), f"{option}={name!r}"
     if path.is_dir():
         if "gguf_file" in loading or (path / "adapter_config.json").is_file():
-            return
+            return None
         if not (path / "config.json").is_file():
             raise UsageError(f"{what} is no directory of a model: it has no config.json.")
         suffixes = ("safetensors",) if loading.get("use_safetensors") else ("safetensors", "bin")
@@ -102,12 +112,25 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
         if constants.HF_HUB_OFFLINE and not is_cached and ("/" not in name or path.parent.is_dir()):
             raise UsageError(f"{what} is no directory here, nor in the Hub's cache, and HF_HUB_OFFLINE is set.")
         if is_plan and not is_cached:
-            return
+            return None
     kept = ("revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only")
     try:
-        AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
+        return AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
     except (OSError, ValueError) as error:
         raise UsageError(f"{what} cannot be loaded: {error}") from error
+
+
+def check_adapter(config: Any, peft_config: Any) -> None:
+    """An adapter must find its layers in a model of this configuration; no weights are made."""
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError:  # a model of several modalities, say
+        return
+    try:
+        get_peft_model(model, copy.deepcopy(peft_config))
+    except ValueError as error:
+        raise UsageError(f"peft_config (lora_target_modules, lora_modules_to_save): {error}") from error
 
 
 def check_chat_template(

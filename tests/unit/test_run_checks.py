@@ -22,10 +22,14 @@ def prompts(n):
 class TestTooFewPrompts:
     """A generation batch is 32 responses = 8 prompts."""
 
-    def test_are_refused_at_construction(self, make_trainer):
+    @pytest.mark.parametrize("max_steps", [-1, 4])
+    def test_are_refused_before_a_step(self, make_trainer, max_steps):
+        trainer = make_trainer(train_dataset=prompts(7), max_steps=max_steps)
         with pytest.raises(UsageError, match="7 problems are fewer than the 8 prompts of a generation batch"):
-            make_trainer(train_dataset=prompts(7), max_steps=-1)
-        make_trainer(train_dataset=prompts(8))  # negative control
+            trainer.train()
+        trainer = make_trainer(train_dataset=prompts(8), max_steps=1)  # negative control
+        trainer.train()
+        assert trainer.state.global_step == 1
 
     def test_of_a_stream_are_told_at_its_end(self, make_trainer):
         """Whose length nobody knows before."""
