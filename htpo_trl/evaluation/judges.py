@@ -38,6 +38,8 @@ def judge_of_run(functions: Sequence[Any], threshold: float = 0.5) -> Judge | No
     def judge(prompts: Sequence[Any], **columns: Any) -> list[float | None]:
         verdicts: list[float | None] = [None] * len(prompts)
         for function in functions:
+            if _needed(function) - {"prompt", *columns}:  # of a task that the benchmark is not of
+                continue
             rewards = _called(function, prompts=prompts, **columns)
             verdicts = [
                 verdict if verdict is not None or reward is None else float(reward > threshold)
@@ -64,20 +66,17 @@ def digest_of(judge: Any) -> str | None:
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
 
 
-def columns_for(judge: Judge | None) -> set[str]:
-    """The columns of a benchmark that a judge cannot do without."""
-    needed = {"prompt"} if judge else {"prompt", "solution"}
-    for part in getattr(judge, "parts", [judge] if judge else []):
-        for parameter in inspect.signature(part).parameters.values():
-            if parameter.default is parameter.empty and not parameter.kind.name.startswith("VAR_"):
-                needed.add(parameter.name)
-    return needed - _GIVEN
+def _needed(function: Any) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    required = {p.name for p in parameters if p.default is p.empty and not p.kind.name.startswith("VAR_")}
+    return {"prompt"} | required - _GIVEN
 
 
 def check_columns(judge: Judge | None, columns: Iterable[str], benchmark: str) -> None:
-    """Refuse a benchmark that lacks a column which its judge needs."""
+    """Refuse a benchmark that lacks a column which its judge needs, or, of several rewards, each of them."""
     columns = [*columns]
-    if missing := columns_for(judge) - {*columns}:
+    parts = [_needed(part) for part in getattr(judge, "parts", [judge])] if judge else [{"prompt", "solution"}]
+    if missing := min((needed - {*columns} for needed in parts), key=len):
         raise UsageError(
             f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(columns)}; its judge, {name_of(judge)}, "
             "needs it. Add it, or name another judge."

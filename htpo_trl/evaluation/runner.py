@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..utils import UsageError, write_json
 from . import results
 from .generation import Generator, load_generator
-from .judges import Judge, check_columns, columns_for, digest_of, judge_samples, name_of
+from .judges import Judge, check_columns, digest_of, judge_samples, name_of
 from .sampling import Sampling
 
 
@@ -108,11 +108,11 @@ class SamplingRun:
         self.path, self.done = directory / f"{benchmark}.jsonl", 0
         self.generator, self.sampling, self.judge = generator, sampling, judge
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
-        needed, seen = columns_for(judge), Counter[str]()
+        seen, columns = Counter[str](), None
         digest = hashlib.sha256()
         for row in problems:
-            if needed - row.keys():
-                check_columns(judge, row, benchmark)
+            if row.keys() != columns:
+                check_columns(judge, columns := row.keys(), benchmark)
             # The bare problem, where there is one, so that models with different prompts can be compared.
             content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -121,7 +121,9 @@ class SamplingRun:
                 problem += f"-{seen[problem]}"
             # As TRL does for training: special tokens are those of the chat template, or else the tokenizer's own.
             tokenizer, prompt, options = generator.tokenizer, row["prompt"], sampling.chat_template_kwargs or {}
-            if isinstance(prompt, str):
+            if hasattr(generator, "tokenize"):  # a policy in training: as its trainer does
+                tokens = generator.tokenize(row)
+            elif isinstance(prompt, str):
                 tokens = tokenizer(prompt).input_ids
             else:
                 tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)["input_ids"]

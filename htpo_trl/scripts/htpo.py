@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_options, evaluation_problems, hub_id, load
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
 from ..data.splits import exclude, split
 from ..utils import UsageError, check_numbers, versions
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
@@ -91,6 +91,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     """
     Whatever the options name, but for the model: one way for the run and for its plan, so that both refuse the same.
     """
+    from huggingface_hub import get_token
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
@@ -104,6 +105,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         raise UsageError(
             "enable_jit_checkpoint=True: leave it out, htpo train saves a checkpoint on SIGTERM by itself."
         )
+    if args.push_to_hub and not (args.hub_token or get_token()):
+        raise UsageError("push_to_hub=True needs a token of the Hub: `hf auth login`, HF_TOKEN or hub_token.")
     try:
         adapter: dict[str, Any] = {"peft_config": get_peft_config(model)}
         adapter["quantization_config"] = None if is_plan else get_quantization_config(model)
@@ -111,10 +114,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         raise UsageError(str(error)) from error
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
     spoken = {name: function.__name__ for name, function in zip(script.reward_funcs, rewards, strict=True)}
-    if isinstance(judges := args.correctness_reward, str):
-        args.correctness_reward = spoken.get(judges, judges)
-    elif judges:
-        args.correctness_reward = [spoken.get(name, name) for name in judges]
+    named = [spoken.get(name, name) for name in args.correctness_names]
+    args.correctness_reward = named if len(named) > 1 else named[0] if named else None
     judge = _judge(script, args, rewards)
     names = script.eval_benchmarks or []
     if not script.dataset_name:
@@ -133,6 +134,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
+    for name in remote(script):
+        check_hub_id(name)
     if is_plan and remote(script):
         return Parts(rewards, judge=judge, **adapter)
     train, evaluation, benchmarks = load_data(script, args)
@@ -157,9 +160,8 @@ def _judge(script: HTPOScriptArguments, args: Any, rewards: Sequence[Any]) -> An
     if script.eval_judge:
         named = script.eval_judge
         return None if named == "verifier" else reward_functions([named], option="eval_judge")[0]
-    names = args.correctness_reward or [rewards[0].__name__]
     found = {function.__name__: function for function in rewards}
-    known = [found[name] for name in ([names] if isinstance(names, str) else names) if name in found]
+    known = [found[name] for name in args.correctness_names or [rewards[0].__name__] if name in found]
     return judge_of_run(known, args.correctness_threshold) if known else None  # the trainer refuses other names
 
 
@@ -197,6 +199,11 @@ def _without(train: Any, held_out: list[Any], args: Any) -> Any:
     if not held_out or {"image", "images"} & {*(train.column_names or [])}:
         return train  # a question about another picture is another problem
     left = exclude(train, *held_out)
+    if hasattr(train, "__len__") and not len(left):
+        raise UsageError(
+            f"All {len(train)} training problems are in what the run is evaluated on, where they do not belong: name "
+            "other eval_benchmarks, or hold a part out by test_split_size."
+        )
     if hasattr(train, "__len__") and len(left) < len(train) and args.process_index == 0:
         print(f"{len(train) - len(left)} training problems are in what the run is evaluated on: left out.")
     return left
@@ -215,10 +222,11 @@ EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
 
 def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
     """Packages that the options need and that are not installed, as arguments of pip."""
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     named = {
         "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
         "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed) or uses_deepspeed,
+        "deepspeed": bool(args.deepspeed) or uses_deepspeed or launched,
         "flash_attn": model.attn_implementation == "flash_attention_2",
         **{tracker: tracker in args.report_to for tracker in TRACKERS},
         **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},

@@ -161,7 +161,8 @@ class TestJudge:
     """By default that of the run."""
 
     def judged(self, make_trainer, functions, benchmarks=BENCHMARKS, **options):
-        trainer = make_trainer(reward_funcs=functions, eval_steps=4, **options)
+        data = Dataset.from_dict({name: [f"{i:02d}" for i in range(64)] for name in ("prompt", "solution", "gold")})
+        trainer = make_trainer(reward_funcs=functions, eval_steps=4, train_dataset=data, **options)
         return EvaluationCallback(trainer, benchmarks, Sampling(**SAMPLING)).judge
 
     def test_is_the_first_reward(self, make_trainer, caplog):
@@ -214,6 +215,14 @@ class TestJudge:
             UsageError, match=r"'six' has no column 'solution', only prompt; its judge, verifier, needs"
         ):
             self.judged(make_trainer, [math_reward], {"six": BENCHMARKS["six"]})
+
+    def test_of_several_tasks_each_benchmark_is_judged_by_its_own(self, make_trainer):
+        def golden(completions, gold, **kwargs):
+            return [float(text == each) for text, each in zip(completions, gold, strict=True)]
+
+        judge = self.judged(make_trainer, [golden, odd], correctness_reward=["golden", "odd"])
+        assert list(judge(prompts=["", ""], completions=["2", "1"], gold=["2", "2"])) == [1.0, 0.0]
+        assert list(judge(prompts=["", ""], completions=["2", "1"])) == [0.0, 1.0]  # without golds it is the other's
 
     def test_a_reward_model_cannot(self):
         with pytest.raises(
