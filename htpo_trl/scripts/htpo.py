@@ -22,7 +22,7 @@ from ..data.names import check_hub_id, check_options, evaluation_problems, hub_i
 from ..data.splits import exclude, split
 from ..utils import UsageError, check_numbers, versions
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
-from .reward_names import reward_functions
+from .reward_names import benchmark_judge, reward_functions, spoken_names
 
 
 #: Class -> its title in the help.
@@ -113,10 +113,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     except ValueError as error:
         raise UsageError(str(error)) from error
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    spoken = {name: function.__name__ for name, function in zip(script.reward_funcs, rewards, strict=True)}
-    named = [spoken.get(name, name) for name in args.correctness_names]
-    args.correctness_reward = named if len(named) > 1 else named[0] if named else None
-    judge = _judge(script, args, rewards)
+    args.correctness_reward = spoken_names(args.correctness_names, script.reward_funcs, rewards)
+    judge = benchmark_judge(script.eval_judge, args, rewards)
     names = script.eval_benchmarks or []
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
@@ -151,18 +149,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.chat_template_kwargs,
     )
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
-
-
-def _judge(script: HTPOScriptArguments, args: Any, rewards: Sequence[Any]) -> Any:
-    """Who judges the benchmarks: `eval_judge`, or the run's own correctness reward; `None` for the math verifier."""
-    from ..evaluation.judges import judge_of_run
-
-    if script.eval_judge:
-        named = script.eval_judge
-        return None if named == "verifier" else reward_functions([named], option="eval_judge")[0]
-    found = {function.__name__: function for function in rewards}
-    known = [found[name] for name in args.correctness_names or [rewards[0].__name__] if name in found]
-    return judge_of_run(known, args.correctness_threshold) if known else None  # the trainer refuses other names
 
 
 def remote(script: HTPOScriptArguments) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from ..utils import UsageError, import_object, nearest
 
@@ -38,6 +39,24 @@ def reward_functions(
             )
         functions[OVERLONG] = functions[OVERLONG](max_completion_length, soft_punish_cache)
     return [functions[name] for name in names]
+
+
+def spoken_names(chosen: Sequence[str], names: Sequence[str], functions: Sequence[Callable]) -> str | list[str] | None:
+    """`correctness_reward` by the functions' own names, which it goes by, where it has those of `reward_funcs`."""
+    spoken = {name: function.__name__ for name, function in zip(names, functions, strict=True)}
+    found = [spoken.get(name, name) for name in chosen]
+    return found if len(found) > 1 else found[0] if found else None
+
+
+def benchmark_judge(eval_judge: str | None, args: Any, rewards: Sequence[Callable]) -> Callable | None:
+    """Who judges the benchmarks: `eval_judge`, or the run's own correctness reward; `None` for the math verifier."""
+    from ..evaluation.judges import judge_of_run
+
+    if eval_judge:
+        return None if eval_judge == "verifier" else reward_functions([eval_judge], option="eval_judge")[0]
+    found = {function.__name__: function for function in rewards}
+    known = [found[name] for name in args.correctness_names or [rewards[0].__name__] if name in found]
+    return judge_of_run(known, args.correctness_threshold) if known else None  # the trainer refuses other names
 
 
 def _import(name: str, option: str) -> Callable:
