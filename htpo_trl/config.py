@@ -103,8 +103,8 @@ class HTPOConfig(GRPOConfig):
     objective: str = option(
         "htpo",
         "Preset of the objective table: 'htpo', 'htpo-released' (the code published with the paper), 'dapo' (PPO "
-        "clipping for every token, the baseline), 'high-entropy-only' (80/20), 'gppo' or 'aspo'. A table of your own, "
-        "in Python: `PRESETS['mine'] = Table('mine', rows)`, then `objective='mine'`.",
+        "clipping for every token, the baseline), 'high-entropy-only' (80/20), 'gppo' or 'aspo'. Or a table of your "
+        "own, by its file or module: 'path/mine.py:TABLE', 'package.mine:TABLE'.",
     )
     objective_overrides: dict[str, Any] | str | None = option(
         None,

@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def check_chat_template(
         )
 
 
-def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str] = GIVEN) -> None:
+def check_columns(functions: Sequence[Any], dataset: Any) -> None:
     """Refuse reward functions with an argument that is neither given to all nor a column of the data set."""
     columns = dataset.column_names
     if columns is None:  # a stream does not know
@@ -201,23 +201,12 @@ def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str]
         parameters = inspect.signature(function).parameters.values() if inspect.isroutine(function) else ()
         for parameter in parameters:
             is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
-            if not is_optional and parameter.name not in {*given, *columns}:
+            if not is_optional and parameter.name not in {*GIVEN, *columns}:
                 raise UsageError(
                     f"The reward function {_name(function)!r} needs the column {parameter.name!r}; the data has "
                     f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
                     "them."
                 )
-
-
-def check_judge(judge: Callable | None, name: str, problems: Any) -> None:
-    """A benchmark must have the columns that its judge takes; the math verifier takes the solution."""
-    if judge is not None:
-        check_columns([judge], problems, given={"prompts", "completions"})
-    elif "solution" not in problems.column_names:
-        raise UsageError(
-            f"{name!r} has no column 'solution', only {', '.join(problems.column_names)}: the math verifier needs it. "
-            "Name it by solution_column, or another judge."
-        )
 
 
 @contextmanager
