@@ -6,7 +6,8 @@ from ..config import HTPOConfig
 from ..evaluation.judges import name_of
 from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
+from ..scripts.htpo import Parts, model_init_kwargs, parse, prepare, remote
+from ..scripts.packages import missing_packages
 from ..training.checks import check_run
 from .launch import Parallelism
 from .memory import cache_per_token, estimate, sizes

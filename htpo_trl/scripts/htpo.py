@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from ..data.names import check_hub_id, check_options, evaluation_problems, hub_i
 from ..data.splits import exclude, split
 from ..utils import UsageError, check_numbers, versions
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
+from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
 
 
@@ -193,33 +193,6 @@ def _without(train: Any, held_out: list[Any], args: Any) -> Any:
     if hasattr(train, "__len__") and len(left) < len(train) and args.process_index == 0:
         print(f"{len(train) - len(left)} training problems are in what the run is evaluated on: left out.")
     return left
-
-
-#: Part of an optimizer's name → the package that it is in.
-OPTIMIZERS = {
-    **dict.fromkeys(("bnb", "paged", "lion", "ademamix", "adamw_8bit"), "bitsandbytes"),
-    **dict.fromkeys(("torch_4bit", "torch_8bit"), "torchao"),
-    **{"galore": "galore_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree", "apollo": "apollo_torch"},
-}
-#: Trackers that are packages of this name.
-TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab", "codecarbon")
-#: Packages that an extra of this one brings.
-EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
-
-
-def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
-    """Packages that the options need and that are not installed, as arguments of pip."""
-    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    named = {
-        "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
-        "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed) or uses_deepspeed or launched,
-        "flash_attn": model.attn_implementation == "flash_attention_2",
-        **{tracker: tracker in args.report_to for tracker in TRACKERS},
-        **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},
-    }
-    missing = [package for package, needs in named.items() if needs and not find_spec(package)]
-    return [f"htpo_trl[{package}]" if package in EXTRAS else package.replace("_", "-") for package in missing]
 
 
 def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
