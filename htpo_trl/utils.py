@@ -140,6 +140,16 @@ def check_writable(option: str, directory: str | Path) -> None:
         raise UsageError(f"{option}={str(directory)!r}: {there} cannot be written to. Name another directory.")
 
 
+def content_digest(value: Any) -> str:
+    """What stands for a picture, an array or bytes in JSON: their content, so that equal ones are equal there."""
+    import numpy as np
+
+    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
+    if array.dtype == object:  # neither picture nor numbers
+        return repr(value)
+    return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
