@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load, result_names
 from ..data.splits import exclude, split
 from ..utils import UsageError, check_numbers, versions
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
@@ -95,7 +95,9 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
+    from ..evaluation.callback import check_best_metric
     from ..evaluation.judges import check_columns
+    from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
@@ -132,13 +134,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    for name in remote(script):
-        check_hub_id(name)
-    if is_plan and remote(script):
-        return Parts(rewards, judge=judge, **adapter)
-    train, evaluation, benchmarks = load_data(script, args)
-    for benchmark, problems in benchmarks.items():
-        check_columns(judge, problems.column_names, benchmark)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,
@@ -148,6 +143,17 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
+    labels = result_names(names, "eval_benchmarks").values()
+    is_alone = args.eval_strategy == "no" or not (script.test_split_size or script.dataset_test_split)
+    if labels:
+        check_best_metric(args, labels, sampling, judge, check_ks(sampling.num_samples), is_alone)
+    for name in remote(script):
+        check_hub_id(name)
+    if is_plan and remote(script):
+        return Parts(rewards, judge=judge, **adapter)
+    train, evaluation, benchmarks = load_data(script, args)
+    for benchmark, problems in benchmarks.items():
+        check_columns(judge, problems.column_names, benchmark)
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 
