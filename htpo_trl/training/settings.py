@@ -1,0 +1,173 @@
+"""
+What makes a run the run it is: kept in each of its checkpoints, compared when one is resumed from, and told by
+`settings.json` in its directory.
+"""
+
+import hashlib
+import inspect
+import json
+import random
+import warnings
+from collections.abc import Mapping, Sized
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..utils import versions, write_json
+from .checkpoint import CheckpointError
+
+
+#: Name of the file in `output_dir`.
+FILE = "settings.json"
+#: Rows of an iterable data set that stand for it: to read it whole would take a run of its own.
+STREAM_ROWS = 8
+# Where a run writes, whom it tells, and what it keeps: another value makes no other run.
+_ELSEWHERE = {
+    *("output_dir", "logging_dir", "run_name", "project", "report_to", "local_rank", "disable_tqdm", "push_to_hub"),
+    *("resume_from_checkpoint", "resume_with_changes", "overwrite_output_dir", "save_total_limit", "save_strategy"),
+    *("log_level", "log_level_replica", "log_on_each_node", "ddp_timeout", "num_completions_to_print"),
+}
+_ELSEWHERE_TOO = ("hub_", "push_to_hub_", "trackio_", "save_", "logging_", "eval_", "dataloader_", "record_tokens_")
+# With another of these it is another run.
+_OBJECTIVE = (
+    *("objective", "loss_type", "importance_sampling_level", "difficulty_threshold", "top_entropy_share"),
+    *("correctness_reward", "correctness_threshold", "multi_objective_aggregation", "scale_rewards"),
+)
+_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache", "optim"}
+_ANOTHER_RUN_TOO = ("table.", "model.")
+# What a change of the others does, where that is not simply that it holds from here on.
+_NOTES = {
+    **dict.fromkeys(("seed", "data_seed"), "the data's order is that of the new seed; random numbers go on"),
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
+            *("num_generations", "num_iterations", "generation_batch_size"),
+        ),
+        "the place in the data is counted in the new batches",
+    ),
+    **dict.fromkeys(
+        ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length"),
+        "from the next generation batch",
+    ),
+}
+
+
+def describe(trainer: Any) -> dict[str, Any]:
+    """The settings of a trainer, flat and as JSON holds them."""
+    args = trainer.args
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    settings = {f"versions.{name}": version for name, version in versions().items()}
+    settings |= {name: value for section in trainer.settings.values() for name, value in section.items()}
+    settings |= args.to_dict()
+    if (table := getattr(args, "table", None)) is not None:
+        settings |= {f"table.{i}": repr(row) for i, row in enumerate(table.rows, 1)}
+        settings["table.selection"] = table.selection
+    settings["model.architecture"] = type(base).__name__
+    settings["model.parameters"] = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    settings["model.dtype"] = str(base.dtype)
+    for adapter, config in getattr(model, "peft_config", {}).items():
+        written = {field.name: getattr(config, field.name) for field in fields(config)}
+        where = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
+        settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in where}
+    settings["data"] = fingerprint(trainer.train_dataset)
+    settings["rewards"] = [*trainer.reward_func_names]
+    settings["reward_weights"] = trainer.reward_weights.tolist()
+    for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=True):
+        settings[f"source of {name}"] = _source(function)
+    return json.loads(json.dumps(settings, default=_written, sort_keys=True))
+
+
+def _written(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def _source(function: Any) -> str:
+    try:
+        source = inspect.getsource(inspect.unwrap(function))
+    except (OSError, TypeError):  # a model, a partial function, typed in an interpreter
+        return ""
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def fingerprint(dataset: Any) -> str:
+    """Rows, columns and content of a data set, wherever it lies; of an iterable one, its first rows."""
+    digest = hashlib.sha256()
+    if isinstance(dataset, Sized):
+        for batch in dataset.with_format("arrow").iter(1000):  # type: ignore[attr-defined]
+            digest.update(repr(batch.to_pylist()).encode("utf-8", "surrogatepass"))
+        columns: list[str] = dataset.column_names  # type: ignore[attr-defined]
+        return f"{len(dataset)} rows of {', '.join(columns)}: {digest.hexdigest()[:16]}"
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    rows = [*islice(dataset, STREAM_ROWS)]
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.random.set_rng_state(states[2])
+    digest.update(json.dumps(rows, default=lambda value: type(value).__name__).encode("utf-8", "surrogatepass"))
+    return f"a stream of {', '.join(rows[0]) if rows else 'nothing'}: {digest.hexdigest()[:16]}"
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Name -> value in the checkpoint and in this run, of those that differ and matter."""
+    changed = {
+        name: [saved.get(name), now.get(name)]
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name) and name not in _ELSEWHERE and not name.startswith(_ELSEWHERE_TOO)
+    }
+    if "objective" in changed:  # says it all
+        changed = {name: each for name, each in changed.items() if not name.startswith("table.")}
+    return changed
+
+
+def compare(changed: Mapping[str, list[Any]], directory: str, go_on: bool, tell: bool) -> None:
+    """
+    Refuse to go on with what is another run, unless the user says so; tell, in one warning, what else has changed.
+
+    Raises:
+        CheckpointError: with what differs.
+    """
+    another = {name for name in changed if name in _ANOTHER_RUN or name.startswith(_ANOTHER_RUN_TOO)}
+    schedulers = {"reduce_lr_on_plateau", "greedy"} & {*map(str, changed.get("lr_scheduler_type", ()))}
+    another |= {"lr_scheduler_type"} if schedulers else set()
+    if another and not go_on:
+        raise CheckpointError(
+            f"{directory} is of another run: {_told(changed, another)}. Resume with the settings of that run "
+            f"({FILE} in its directory tells them), give this one another output_dir and leave resume_from_checkpoint "
+            "out, or, to go on knowingly, set resume_with_changes=True."
+        )
+    if changed and tell:
+        warnings.warn(
+            f"Resumed from {directory} with other settings, which hold from here on: {_told(changed, changed)}.",
+            stacklevel=2,
+        )
+
+
+def _told(changed: Mapping[str, list[Any]], names: Any) -> str:
+    lines = []
+    for name in sorted(names):
+        before, after = (f"{value!r:.60}" for value in changed[name])
+        lines.append(f"{name} {before} -> {after}" + (f" ({_NOTES[name]})" if name in _NOTES else ""))
+    return "; ".join(lines)
+
+
+def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
+    """
+    Write `settings.json`: versions and options by section, `run`, what they come to, and `resumes`, what was resumed
+    from, in order, and what changed there.
+    """
+    args, path = trainer.args, Path(trainer.args.output_dir, FILE)
+    sections = {**trainer.settings, type(args).__name__: args.to_dict()}
+    run = {name: settings[name] for name in ("model.architecture", "data", "rewards")}
+    content: dict[str, Any] = {"versions": versions(), **sections, "run": run}
+    if resumed:
+        try:
+            earlier = json.loads(path.read_text()).get("resumes", [])
+        except (OSError, ValueError, AttributeError):
+            earlier = []
+        content["resumes"] = [*earlier, resumed]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, json.loads(json.dumps(content, default=str)))

@@ -1,0 +1,148 @@
+"""
+The weights of a checkpoint: how they are read, and the proof that they have been.
+
+`Trainer` copies the tensors of a checkpoint whose names it finds in the model, and leaves the others. Mixtures of
+experts and vision-language models are saved in the layout of the Hub, which is not that of memory, so that they would
+go on from their initial weights. Here they are read as `from_pretrained` reads them. Whatever loads a model, each
+process then compares what it holds with what it held when the checkpoint was saved.
+"""
+
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..utils import write_json
+from .checkpoint import MEND, CheckpointError
+
+
+#: Elements of a tensor that are added up at once, which bounds the memory that it takes.
+CHUNK = 2**24
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def load(model: PreTrainedModel, directory: str | Path) -> None:
+    """
+    Fill a model from the files in a directory, bit for bit. It may lie on any device, and in several types.
+
+    Raises:
+        CheckpointError: naming the weights that one of the two has and the other has not, or has in another shape.
+    """
+    own = model.state_dict()
+    types = {weight.dtype for weight in own.values() if weight.is_floating_point()}
+    loaded, report = type(model).from_pretrained(
+        directory,
+        config=model.config,  # copied there
+        dtype=functools.reduce(torch.promote_types, types),  # holds all of them
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # they are named below
+        output_loading_info=True,
+    )
+    weights = loaded.state_dict()
+    foreign = set(report["unexpected_keys"])
+    if direct := foreign & own.keys():  # weights that the user has added to the architecture
+        files = sorted(Path(directory).glob("*.safetensors"))
+        weights |= {name: each for file in files for name, each in load_file(file).items() if name in direct}
+    for names, what in (
+        (set(report["missing_keys"]) & own.keys(), "not in the checkpoint"),
+        (foreign - own.keys(), "not in the model"),
+        ({each[0] for each in report["mismatched_keys"]}, "of another shape in the checkpoint"),
+    ):
+        if names:
+            raise CheckpointError(
+                f"The weights in {directory} are not those of this model: {min(names)} is {what} ({len(names)} in "
+                f"all). {MEND}"
+            )
+    model.load_state_dict({name: weight for name, weight in weights.items() if name in own}, strict=False)
+
+
+def digests(model: nn.Module) -> dict[str, str]:
+    """Name -> type, shape and digest of each weight, as far as this process holds it; of tied ones once."""
+    return {name: _digest(_held(weight)) for name, weight in _weights(model)}
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a state dict has, but quantized parameters, whose form is up to the device."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            yield name, parameter
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
+
+
+def _held(weight: Any) -> Tensor:
+    if hasattr(weight, "ds_tensor"):  # of ZeRO-3: this process's part, without the padding of the last one
+        part = weight.ds_tensor.detach().flatten()
+        before = weight.ds_zero_partition_rank * len(part)
+        return part[: max(weight.ds_numel - before, 0)]
+    return (weight.to_local() if hasattr(weight, "to_local") else weight).detach()
+
+
+def _digest(weight: Tensor) -> str:
+    """A sum of the bits, each multiplied by an odd number of its own: one weight that differs always shows."""
+    bits = weight.contiguous().flatten().view(_INTEGERS[weight.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for start in range(0, len(bits), CHUNK):
+        part = bits[start : start + CHUNK].long()
+        factors = torch.arange(start, start + len(part), device=bits.device).mul_(2).add_(1)
+        total += part.mul_(factors).sum()  # modulo 2^64
+    return f"{str(weight.dtype).removeprefix('torch.')} {[*weight.shape]} {total.item() & (2**64 - 1):016x}"
+
+
+def _file(directory: str | Path, rank: int) -> Path:
+    return Path(directory, f"htpo_weights_{rank}.json")
+
+
+def write_digests(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> None:
+    """Write what this process holds, model by model, into a checkpoint."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    write_json(_file(directory, rank), {name: digests(model) for name, model in models.items()})
+
+
+def prove(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> None:
+    """
+    Compare what this process holds with what it held when the checkpoint was written.
+
+    Raises:
+        CheckpointError: naming a weight that differs, is missing, or is not in the checkpoint.
+    """
+    file = _file(directory, rank)
+    try:
+        written = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
+    for what, model in models.items():
+        saved, held = written.get(what, {}), digests(model)
+        wrong = sorted(name for name in saved.keys() | held.keys() if saved.get(name) != held.get(name))
+        if not wrong:
+            continue
+        name = wrong[0]
+        how = "is" if name not in held else "is not" if name not in saved else ""
+        told = f"{name} {how} in the checkpoint, but {'not ' * (how == 'is')}in this run" if how else (
+            f"{name} is {held[name]}, and was {saved[name]}"
+        )
+        base = what == "model" and hasattr(model, "peft_config") and not _of_adapter(model, name)
+        raise CheckpointError(
+            f"{directory} is not what is in memory after it was loaded, for {len(wrong)} of {len(saved)} weights of "
+            f"the {what}: {told}. "
+            + (
+                "The adapter was trained on another base model: pass that one as `model`."
+                if base
+                else "The reference model was another one: pass the model that the run began with."
+                if what != "model"
+                else MEND
+            )
+        )
+
+
+def _of_adapter(model: Any, name: str) -> bool:
+    return bool({*name.split(".")} & {*model.peft_config}) or model.get_parameter(name).requires_grad
