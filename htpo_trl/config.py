@@ -96,6 +96,13 @@ class HTPOConfig(GRPOConfig):
         "saves a checkpoint and stops, 'train' fills the batch with discarded groups, with a warning.",
     )
 
+    # Resuming
+    resume_with_changes: bool = option(
+        False,
+        "Whether to resume from a checkpoint although objective, data, model or rewards are not those it was written "
+        "with. Without it that is refused, with what differs.",
+    )
+
     def __post_init__(self):
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps

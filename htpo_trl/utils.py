@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class UsageError(ValueError):
     """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
     found = {}

@@ -40,9 +40,7 @@ def _mixtral() -> PreTrainedModel:
 def _llava() -> PreTrainedModel:
     vision = CLIPVisionConfig(**VISION, image_size=8, patch_size=4, projection_dim=16)
     return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_id=12, vision_feature_layer=-1
-        )
+        LlavaConfig(vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_id=12, vision_feature_layer=-1)
     )
 
 

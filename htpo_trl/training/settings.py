@@ -25,10 +25,29 @@ from .checkpoint import CheckpointError
 FILE = "settings.json"
 #: Rows of an iterable data set that stand for it: to read it whole would take a run of its own.
 STREAM_ROWS = 8
+# Packages that have a hand in a run's numbers.
+_COMPUTES = {
+    "htpo_trl",
+    "trl",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "peft",
+    "torch",
+    "deepspeed",
+    "vllm",
+    "bitsandbytes",
+}
 # Where a run writes, whom it tells, and what it keeps: another value makes no other run.
 _ELSEWHERE = {
     *("output_dir", "logging_dir", "run_name", "project", "report_to", "local_rank", "disable_tqdm", "push_to_hub"),
     *("resume_from_checkpoint", "resume_with_changes", "overwrite_output_dir", "save_total_limit", "save_strategy"),
+    *(
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "greater_is_better",
+        "restore_callback_states_from_checkpoint",
+    ),
     *("log_level", "log_level_replica", "log_on_each_node", "ddp_timeout", "num_completions_to_print"),
 }
 _ELSEWHERE_TOO = ("hub_", "push_to_hub_", "trackio_", "save_", "logging_", "eval_", "dataloader_", "record_tokens_")
@@ -61,7 +80,7 @@ def describe(trainer: Any) -> dict[str, Any]:
     args = trainer.args
     model = trainer.accelerator.unwrap_model(trainer.model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    settings = {f"versions.{name}": version for name, version in versions().items()}
+    settings = {f"versions.{name}": version for name, version in versions().items() if name in _COMPUTES}
     settings |= {name: value for section in trainer.settings.values() for name, value in section.items()}
     settings |= args.to_dict()
     if (table := getattr(args, "table", None)) is not None:

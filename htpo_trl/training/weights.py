@@ -10,12 +10,12 @@ process then compares what it holds with what it held when the checkpoint was sa
 import functools
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +25,7 @@ from .checkpoint import MEND, CheckpointError
 
 #: Elements of a tensor that are added up at once, which bounds the memory that it takes.
 CHUNK = 2**24
+_REFERENCE = "htpo_reference_model.safetensors"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -127,8 +128,10 @@ def prove(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> Non
             continue
         name = wrong[0]
         how = "is" if name not in held else "is not" if name not in saved else ""
-        told = f"{name} {how} in the checkpoint, but {'not ' * (how == 'is')}in this run" if how else (
-            f"{name} is {held[name]}, and was {saved[name]}"
+        told = (
+            f"{name} {how} in the checkpoint, but {'not ' * (how == 'is')}in this run"
+            if how
+            else (f"{name} is {held[name]}, and was {saved[name]}")
         )
         base = what == "model" and hasattr(model, "peft_config") and not _of_adapter(model, name)
         raise CheckpointError(
@@ -146,3 +149,32 @@ def prove(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> Non
 
 def _of_adapter(model: Any, name: str) -> bool:
     return bool({*name.split(".")} & {*model.peft_config}) or model.get_parameter(name).requires_grad
+
+
+def save_reference(directory: str | Path, model: nn.Module, write: bool) -> None:
+    """Write a reference model that moves; called on all processes, of which some write."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        with _whole(parameter):
+            if write:
+                tensors[name] = parameter.detach().to("cpu", copy=True).contiguous()
+    if write:
+        save_file(tensors, Path(directory, _REFERENCE))
+
+
+def load_reference(directory: str | Path, model: nn.Module) -> None:
+    """What [`save_reference`] wrote, bit for bit; called on all processes."""
+    tensors = load_file(Path(directory, _REFERENCE))
+    for name, parameter in model.named_parameters():
+        with _whole(parameter), torch.no_grad():
+            if parameter.numel():
+                parameter.copy_(tensors[name])
+
+
+def _whole(parameter: Any) -> AbstractContextManager:
+    """Within, a parameter of ZeRO-3 is whole; what the first process makes of it counts."""
+    if not hasattr(parameter, "ds_tensor"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)

@@ -1,18 +1,10 @@
 """What is in memory after a load is what was there when the checkpoint was saved, whatever layout its files have."""
 
-import json
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
-
-from htpo_trl.training.checkpoint import CheckpointError, seal
 
 from ..architectures import ARCHITECTURES, build
-from ..tiny import even_digits
 
 
 # Two steps per generation batch: step 2 lies between two batches, step 3 within one.
