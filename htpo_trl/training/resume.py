@@ -191,6 +191,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         model = model or self.model
+        weights.check_names(resume_from_checkpoint)
         if isinstance(model, PreTrainedModel) and not self.is_fsdp_enabled:
             weights.load(model, resume_from_checkpoint)
         else:  # an adapter; FSDP, whose state has the layout of memory

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -49,19 +50,30 @@ def load(model: PreTrainedModel, directory: str | Path) -> None:
     weights = loaded.state_dict()
     foreign = set(report["unexpected_keys"])
     if direct := foreign & own.keys():  # weights that the user has added to the architecture
-        files = sorted(Path(directory).glob("*.safetensors"))
-        weights |= {name: each for file in files for name, each in load_file(file).items() if name in direct}
-    for names, what in (
+        weights |= {
+            name: each for file in _files(directory) for name, each in load_file(file).items() if name in direct
+        }
+    for names, where in (
         (set(report["missing_keys"]) & own.keys(), "not in the checkpoint"),
         (foreign - own.keys(), "not in the model"),
         ({each[0] for each in report["mismatched_keys"]}, "of another shape in the checkpoint"),
     ):
         if names:
-            raise CheckpointError(
-                f"The weights in {directory} are not those of this model: {min(names)} is {what} ({len(names)} in "
-                f"all). {MEND}"
-            )
+            raise CheckpointError(f"The weights in {directory} are not this model's: {min(names)} is {where}. {MEND}")
     model.load_state_dict({name: weight for name, weight in weights.items() if name in own}, strict=False)
+
+
+def _files(directory: str | Path) -> list[Path]:
+    return sorted(file for file in Path(directory).glob("*.safetensors") if not file.name.startswith("htpo_"))
+
+
+def _names(directory: str | Path) -> list[str]:
+    """Of the weights in the files of a checkpoint."""
+    names: set[str] = set()
+    for file in _files(directory):
+        with safe_open(file, framework="pt") as stored:
+            names |= set(stored.keys())
+    return sorted(names)
 
 
 def digests(model: nn.Module) -> dict[str, str]:
@@ -93,9 +105,9 @@ def _digest(weight: Tensor) -> str:
     bits = weight.contiguous().flatten().view(_INTEGERS[weight.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start in range(0, len(bits), CHUNK):
-        part = bits[start : start + CHUNK].long()
+        part = bits[start : start + CHUNK]
         factors = torch.arange(start, start + len(part), device=bits.device).mul_(2).add_(1)
-        total += part.mul_(factors).sum()  # modulo 2^64
+        total += factors.mul_(part).sum()  # modulo 2^64
     return f"{str(weight.dtype).removeprefix('torch.')} {[*weight.shape]} {total.item() & (2**64 - 1):016x}"
 
 
@@ -104,9 +116,30 @@ def _file(directory: str | Path, rank: int) -> Path:
 
 
 def write_digests(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> None:
-    """Write what this process holds, model by model, into a checkpoint."""
+    """Write what this process holds, model by model, into a checkpoint, and the first what the files hold."""
     Path(directory).mkdir(parents=True, exist_ok=True)
-    write_json(_file(directory, rank), {name: digests(model) for name, model in models.items()})
+    content: dict[str, Any] = {name: digests(model) for name, model in models.items()}
+    write_json(_file(directory, rank), content | ({"files": _names(directory)} if rank == 0 else {}))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
+
+
+def check_names(directory: str | Path) -> None:
+    """
+    Compare the names of the weights in a checkpoint's files with those that were written there.
+
+    Raises:
+        CheckpointError: naming one.
+    """
+    written, found = set(_read(_file(directory, 0))["files"]), set(_names(directory))
+    if names := written ^ found:
+        where = "missing in" if min(names) in written else "in none that was saved, but in"
+        raise CheckpointError(f"The weight {min(names)} is {where} the files of {directory}. {MEND}")
 
 
 def prove(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> None:
@@ -114,41 +147,37 @@ def prove(directory: str | Path, rank: int, models: dict[str, nn.Module]) -> Non
     Compare what this process holds with what it held when the checkpoint was written.
 
     Raises:
-        CheckpointError: naming a weight that differs, is missing, or is not in the checkpoint.
+        CheckpointError: naming a weight that differs, or that one of the two has not.
     """
-    file = _file(directory, rank)
-    try:
-        written = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
+    written = _read(_file(directory, rank))
     for what, model in models.items():
+        if what not in written and what != "model":  # a reference model that has come in since
+            continue
         saved, held = written.get(what, {}), digests(model)
         wrong = sorted(name for name in saved.keys() | held.keys() if saved.get(name) != held.get(name))
         if not wrong:
             continue
         name = wrong[0]
-        how = "is" if name not in held else "is not" if name not in saved else ""
-        told = (
-            f"{name} {how} in the checkpoint, but {'not ' * (how == 'is')}in this run"
-            if how
-            else (f"{name} is {held[name]}, and was {saved[name]}")
-        )
-        base = what == "model" and hasattr(model, "peft_config") and not _of_adapter(model, name)
+        if name in saved and name in held:
+            told = f"{name} was {saved[name]} and is {held[name]}"
+        else:
+            told = f"{name} is in {'the checkpoint' if name in saved else 'this run'} alone"
+        if what != "model":
+            mend = "Pass the model that the run began with: the reference model is another one."
+        elif hasattr(model, "peft_config") and name in held and not _is_trained(model, name):
+            mend = "Pass the base model that the adapter was trained on: this is another one."
+        else:
+            mend = MEND
         raise CheckpointError(
-            f"{directory} is not what is in memory after it was loaded, for {len(wrong)} of {len(saved)} weights of "
-            f"the {what}: {told}. "
-            + (
-                "The adapter was trained on another base model: pass that one as `model`."
-                if base
-                else "The reference model was another one: pass the model that the run began with."
-                if what != "model"
-                else MEND
-            )
+            f"{directory} is not what it was when it was saved, in {len(wrong)} of the {len(saved)} weights of the "
+            f"{what}: {told}. {mend}"
         )
 
 
-def _of_adapter(model: Any, name: str) -> bool:
-    return bool({*name.split(".")} & {*model.peft_config}) or model.get_parameter(name).requires_grad
+def _is_trained(model: Any, name: str) -> bool:
+    """Whether a weight belongs to an adapter, which a checkpoint holds, rather than to its base model."""
+    trained = (each for each, parameter in model.named_parameters() if parameter.requires_grad)
+    return bool({*name.split(".")} & {*model.peft_config}) or name in trained
 
 
 def save_reference(directory: str | Path, model: nn.Module, write: bool) -> None:
