@@ -150,15 +150,14 @@ def not_saved(directory: str | Path) -> str:
 def last_complete(output_dir: str | Path) -> str | None:
     """The newest complete checkpoint in `output_dir`, with a warning for each newer one that is skipped."""
     prefix = f"{PREFIX_CHECKPOINT_DIR}-"
-    steps = {path: path.name.removeprefix(prefix) for path in Path(output_dir).glob(f"{prefix}*")}
-    checkpoints = sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]))
-    for checkpoint in reversed(checkpoints):
+    steps = {path.name.removeprefix(prefix): path for path in Path(output_dir).glob(f"{prefix}*")}
+    for step in sorted(filter(str.isdigit, steps), key=int, reverse=True):
         try:
-            check(checkpoint)
+            check(steps[step])
         except CheckpointError as error:
-            warnings.warn(f"{checkpoint} is skipped. {error}", stacklevel=2)
+            warnings.warn(f"{steps[step]} is skipped. {error}", stacklevel=2)
         else:
-            return str(checkpoint)
+            return str(steps[step])
     return None
 
 

@@ -1,6 +1,5 @@
 """TRL's `GRPOTrainer` whose runs resume exactly at any step, not only where a batch is generated (`checkpoint.py`)."""
 
-import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,9 +98,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model, trial):
         run_dir = self._get_output_dir(trial=trial)
-        directory = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        directory = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            Path(directory, checkpoint.SEAL).unlink(missing_ok=True)  # before any of its files is written
+            (directory / checkpoint.SEAL).unlink(missing_ok=True)  # before any of its files is written
         self.accelerator.wait_for_everyone()
         limit = self.args.save_total_limit
         try:
@@ -121,7 +120,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         if self.args.push_to_hub:
             self._warn_of_failed_push()
             with self._without_token():
-                super()._push_from_checkpoint(directory)
+                super()._push_from_checkpoint(str(directory))
 
     def _save(self, output_dir=None, state_dict=None):
         with self._without_token():
@@ -164,7 +163,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             if step == 0 or self._step % self.args.gradient_accumulation_steps:
                 return "There is no whole step since the start or the last checkpoint, so that nothing is saved."
             self._save_checkpoint(self.model_wrapped, trial=None)
-        path = os.path.join(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        path = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
         if self.args.save_only_model:
             return (
                 f"The weights are saved at step {step} in {path}; save_only_model=True leaves nothing to resume from."
