@@ -103,13 +103,16 @@ def read_run(directory: str | Path) -> Run:
     path = Path(directory).resolve()
     if not path.is_dir():
         raise RunError(f"{directory} is no directory.")
-    source, options, versions = "TRL trainer", None, {}
+    source, options, versions, resumes = "TRL trainer", None, {}, []
     if (settings := path / "settings.json").exists():
         sections = _json(settings)
         if not isinstance(versions := sections.pop("versions", {}), dict):
             raise RunError(f"{settings}: expected versions in braces, found {versions!r:.60}.")
-        source, options = "htpo train", _flatten(sections)
+        resumes = sections.pop("resumes", [])
+        source = "htpo train" if "HTPOScriptArguments" in sections else "HTPO trainer"
+        options = _flatten(sections)
     log, notes = _newest_log(path)
+    notes += _changes(path / "settings.json", resumes)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"
     steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if d.name[5:].isdecimal()}
@@ -171,6 +174,19 @@ def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str
     table = pd.DataFrame(rows, [i for i, s in enumerate(sets) for _ in s.runs])
     differing = sorted(name for name, values in table.items() if values.nunique() > 1)
     return {name: [sorted(set(table.loc[[i], name].dropna())) for i in range(len(sets))] for name in differing}
+
+
+def _changes(settings: Path, resumes: Any) -> list[str]:
+    """Where a run was resumed with other options than it had before."""
+    try:
+        changed = {each["step"]: each["changed"] for each in resumes if each["changed"]}
+        return [
+            f"resumed at step {step} with "
+            + ", ".join(f"{name} {before!r:.40} -> {after!r:.40}" for name, (before, after) in options.items())
+            for step, options in changed.items()
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{settings}: `resumes` is broken: {error!r}.") from None
 
 
 def _newest_log(path: Path) -> tuple[dict[str, pd.Series] | None, list[str]]:

@@ -7,7 +7,6 @@ torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --lear
 ```
 """
 
-import json
 import os
 import sys
 import warnings
@@ -15,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
-from ..utils import UsageError, versions
+from ..utils import UsageError
 from .arguments import Arguments, HTPOScriptArguments, mendable, read, set_environment, strict
 from .flags import flags_of
 from .reward_names import check_columns, reward_functions
@@ -128,7 +126,7 @@ def missing_packages(args: Any, model: Any) -> list[str]:
 
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
-    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
+    """The trainer, ready to train; its `settings.json` will tell the script's options too."""
     from transformers import set_seed
     from trl import get_peft_config, get_quantization_config
 
@@ -183,13 +181,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     if script.record_tokens_steps is not None:
         recorder = TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions)
         trainer.add_callback(recorder)
-    if trainer.accelerator.is_main_process:
-        # `to_dict` leaves access tokens out.
-        configs = {type(config).__name__: config for config in (script, args, model)}
-        options = {k: v.to_dict() if hasattr(v, "to_dict") else asdict(v) for k, v in configs.items()}
-        path = Path(args.output_dir, "settings.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"versions": versions(), **options}, indent=1, default=str) + "\n")
+    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
     return trainer
 
 
@@ -200,7 +192,6 @@ def train(trainer: Any, dataset_name: str | None) -> None:
     args = trainer.args
     with stop_on_signals(trainer):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_state()
     trainer.save_model(args.output_dir)
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")

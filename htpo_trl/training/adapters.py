@@ -37,7 +37,13 @@ def load(directory: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[s
     zero3 = args is not None and args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     if args is not None and args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         options["device_map"] = None
-    base = create_model_from_path(config.base_model_name_or_path, **options)
+    try:
+        base = create_model_from_path(config.base_model_name_or_path, **options)
+    except OSError as error:
+        raise UsageError(
+            f"model={directory!r} is an adapter, and its base model {config.base_model_name_or_path!r} cannot be "
+            f"loaded: {error} Mend base_model_name_or_path in its adapter_config.json."
+        ) from error
     # As TRL makes new adapters: ZeRO-3 wants all weights in one type.
     model = PeftModel.from_pretrained(base, directory, is_trainable=True, autocast_adapter_dtype=not zero3)
     if kwargs.get("processing_class") is None and Path(directory, "tokenizer_config.json").is_file():
@@ -54,9 +60,8 @@ def _check(directory: str, saved: Any, given: Any) -> None:
     differ = []
     for name in names:
         now, before = _plain(getattr(given, name)), _plain(getattr(saved, name, None))
-        is_open = name == "target_modules" and now in (None, "all-linear")  # the adapter has what this came to
-        if now != before and not is_open:
-            differ.append(f"{name}={now}, the adapter's is {before}")
+        if now != before and now not in (None, [], {}, "all-linear"):  # the adapter has what these came to
+            differ.append(f"{name}={now!s:.60}, the adapter's is {before!s:.60}")
     if differ:
         raise UsageError(
             f"model={directory!r} is an adapter, and peft_config asks for another one: {'; '.join(differ)}. Leave "

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..objective.table import GROUPS
 from ..utils import versions, write_json
 from .checkpoint import CheckpointError
 
@@ -84,7 +85,7 @@ def describe(trainer: Any) -> dict[str, Any]:
     settings |= {name: value for section in trainer.settings.values() for name, value in section.items()}
     settings |= args.to_dict()
     if (table := getattr(args, "table", None)) is not None:
-        settings |= {f"table.{i}": repr(row) for i, row in enumerate(table.rows, 1)}
+        settings |= {f"table.{group}": repr(row) for group, row in zip(GROUPS, table.rows, strict=True)}
         settings["table.selection"] = table.selection
     settings["model.architecture"] = type(base).__name__
     settings["model.parameters"] = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
@@ -182,7 +183,9 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
     sections = {**trainer.settings, type(args).__name__: args.to_dict()}
     run = {name: settings[name] for name in ("model.architecture", "data", "rewards")}
     content: dict[str, Any] = {"versions": versions(), **sections, "run": run}
-    if resumed:
+    if resumed is None:
+        path.with_name("trainer_state.json").unlink(missing_ok=True)  # the log of a run that was here before
+    else:
         try:
             earlier = json.loads(path.read_text()).get("resumes", [])
         except (OSError, ValueError, AttributeError):

@@ -94,7 +94,7 @@ def test_what_takes_effect(make, checkpoint, tmp_path):
     """The rate of the next step, and the decay of the weights, are those of this run."""
     changed = {"learning_rate": 2e-3, "weight_decay": 0.5, "max_steps": 6, "logging_steps": 2, "temperature": 0.9}
     trainer = make(**changed)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="Resumed from") as caught:
         trainer.train(resume_from_checkpoint=checkpoint)
     (warning,) = (str(each.message) for each in caught if "Resumed from" in str(each.message))
     for told in (
@@ -111,7 +111,9 @@ def test_what_takes_effect(make, checkpoint, tmp_path):
 
 
 def test_the_seed_of_the_data(make, checkpoint):
-    with pytest.warns(UserWarning, match="seed 42 -> 7 .the data's order is that of the new seed; random numbers go on"):
+    with pytest.warns(
+        UserWarning, match="seed 42 -> 7 .the data's order is that of the new seed; random numbers go on"
+    ):
         make(seed=7).train(resume_from_checkpoint=checkpoint)
 
 
@@ -199,7 +201,7 @@ class TestRunOfPython:
         assert run.options["rewards"] == ["even_digits"]
         assert run.options["data"].startswith("64 rows of prompt: ")
         assert {"trl", "torch", "htpo_trl"} <= run.versions.keys()
-        assert len(run.series("reward")) == 4
+        assert [*run.series("reward").index] == [1, 3]  # a log of each generation batch
 
     def test_one_that_failed_has_not_finished(self, make, tmp_path):
         def fails(completions, **kwargs):

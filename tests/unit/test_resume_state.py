@@ -1,4 +1,4 @@
-"""What a checkpoint holds beyond weights, optimizer and rollouts, so that a run goes on as if there had been no break."""
+"""What a checkpoint holds beyond weights, optimizer and rollouts, so that a run goes on as without a break."""
 
 import shutil
 
@@ -133,8 +133,8 @@ def test_a_reference_model_in_mid_batch(make, tmp_path):
     checkpoints = tmp_path / "run"
     with pytest.raises(CheckpointError, match=r"beta=0\.0, this run has 0\.1.*were not scored by a reference model"):
         make(steps_per_generation=2, beta=0.1).train(resume_from_checkpoint=str(checkpoints / "checkpoint-1"))
+    trainer = make(steps_per_generation=2, beta=0.1)
     with pytest.warns(UserWarning, match=r"with other settings, which hold from here on: beta 0\.0 -> 0\.1"):
-        trainer = make(steps_per_generation=2, beta=0.1)
         trainer.train(resume_from_checkpoint=str(checkpoints / "checkpoint-2"))
     assert "kl" in trainer.state.log_history[-2]
 
@@ -151,9 +151,12 @@ def test_the_patience_of_early_stopping(make, make_trainer, make_model, dataset,
             callbacks=[EarlyStoppingCallback(3), *callbacks],
             **options,
         )
-        trainer.evaluate = lambda **kwargs: trainer.callback_handler.on_evaluate(
-            trainer.args, trainer.state, trainer.control, metrics := {"eval_never": 0.0}
-        ) and metrics
+        trainer.evaluate = lambda **kwargs: (
+            trainer.callback_handler.on_evaluate(
+                trainer.args, trainer.state, trainer.control, metrics := {"eval_never": 0.0}
+            )
+            and metrics
+        )
         return trainer
 
     whole = again()
