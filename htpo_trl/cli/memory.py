@@ -3,6 +3,7 @@ What a run needs of each device's memory for weights, gradients and optimizer st
 weights are loaded. How large they are with AdamW, and how ZeRO divides them: arXiv 1910.02054, section 3.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .launch import Parallelism
@@ -21,6 +22,11 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if Path(name, "adapter_config.json").is_file():  # it is trained further, on its base model
+        from peft import PeftConfig
+
+        peft_config = PeftConfig.from_pretrained(name)
+        name, peft_config.inference_mode = str(peft_config.base_model_name_or_path), False
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError as error:
