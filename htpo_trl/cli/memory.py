@@ -6,6 +6,10 @@ weights are loaded. How large they are with AdamW, and how ZeRO divides them: ar
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from .launch import Parallelism
 
 
@@ -19,6 +23,7 @@ class Sizes(NamedTuple):
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
     """Sizes of a model that is in a directory or in the Hub's cache. Raises an `OSError` for any other."""
+<<<<<<< HEAD
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -27,6 +32,8 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
 
         peft_config = PeftConfig.from_pretrained(name)
         name, peft_config.inference_mode = str(peft_config.base_model_name_or_path), False
+=======
+>>>>>>> main
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError as error:
@@ -37,10 +44,7 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
         blocks = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n]
         linear = sum(block.weight.numel() for block in blocks)
         if peft_config is not None:
-            from peft import get_peft_model
-
-            adapted = get_peft_model(model, peft_config)
-            trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            trainable, _ = get_peft_model(model, peft_config).get_nb_trainable_parameters()
     return Sizes(total, linear, trainable)
 
 

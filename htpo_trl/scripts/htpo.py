@@ -17,9 +17,14 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
+<<<<<<< HEAD
 from ..utils import UsageError
 from .arguments import Arguments, HTPOScriptArguments, mendable, read, set_environment, strict
 from .flags import flags_of
+=======
+from ..utils import UsageError, versions
+from .arguments import Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
+>>>>>>> main
 from .reward_names import check_columns, reward_functions
 
 
@@ -33,29 +38,29 @@ TITLES = {
     "trl.trainer.base_config._BaseConfig": "Of all trainers of TRL",
     "transformers.training_args.TrainingArguments": "transformers' TrainingArguments",
 }
-#: The script's flags, without importing TRL or torch.
-flags = partial(flags_of, TITLES)
 
 
 def make_parser(config_class: type | None = None) -> Any:
-    """TRL's parser of the script's classes. Parsing builds the configuration, which initialises devices."""
-    from trl import ModelConfig, TrlParser
+    """The parser of the script's classes."""
+    from trl import ModelConfig
 
     from ..config import HTPOConfig
 
-    classes: Any = (HTPOScriptArguments, config_class or HTPOConfig, ModelConfig)
-    return strict(TrlParser(classes, add_help=False, allow_abbrev=False))
+    return parser_of(HTPOScriptArguments, config_class or HTPOConfig, ModelConfig)
 
 
 def read_options(argv: Sequence[str]) -> Arguments:
-    """Sort out a command line of the script, which may hold flags of `accelerate launch`."""
+    """Sort out a command line of the script, which may hold flags of `accelerate launch`; set its environment."""
     from accelerate.commands.launch import launch_command_parser
 
-    return read(argv, flags(), vars(launch_command_parser().parse_args(["script"])))
+    arguments = read(argv, TITLES, vars(launch_command_parser().parse_args(["script"])))
+    set_environment(arguments.env)
+    return arguments
 
 
 def parse(tokens: Sequence[str], defaults: dict[str, Any], config_class: type | None = None) -> tuple:
     """The script's three configurations of tokens and defaults, see [`~htpo_trl.scripts.arguments.read`]."""
+    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
     parser = make_parser(config_class)
     parser.set_defaults(**defaults)
     values = vars(parser.parse_args(tokens))
@@ -84,11 +89,9 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
         raise UsageError("Set dataset_name: the data to train on.")
     check_options([name, *names], script)
 
-    def of_split(part: str | None) -> Any:
-        path, config = script.dataset_path, script.dataset_config
-        return load(name, script, path=path, config=config, split=part, streaming=script.dataset_streaming)
-
-    train, held_out = of_split(script.dataset_train_split), None
+    path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
+    of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
+    train, held_out = of_split(split=script.dataset_train_split), None
     if script.test_split_size is not None:
         # Whatever the run's seed: runs are compared on the same problems.
         parts = split(train, {"train": 1 - script.test_split_size, "test": script.test_split_size})
@@ -104,7 +107,7 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     if args.eval_strategy == "no":
         held_out = None
     elif held_out is None and script.dataset_test_split:
-        held_out = of_split(script.dataset_test_split)
+        held_out = of_split(split=script.dataset_test_split)
     elif held_out is None:
         raise UsageError(
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
@@ -179,9 +182,18 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         judge = reward_functions([script.eval_judge])[0] if script.eval_judge else None
         trainer.add_callback(EvaluationCallback(trainer, benchmarks, sampling, judge))
     if script.record_tokens_steps is not None:
+<<<<<<< HEAD
         recorder = TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions)
         trainer.add_callback(recorder)
     trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
+=======
+        trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
+    if trainer.accelerator.is_main_process:
+        # `to_dict` leaves access tokens out.
+        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
+        settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
+        Path(args.output_dir, "settings.json").write_text(settings + "\n")
+>>>>>>> main
     return trainer
 
 
@@ -204,10 +216,8 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """One process of perhaps many. What is wrong with the options ends it with exit code 2 and one line."""
-    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
     with mendable("htpo train", ValueError, ImportError, OSError):
         arguments = read_options(sys.argv[1:] if argv is None else argv)
-        set_environment(arguments.env)
         configs = parse(arguments.script, arguments.defaults)
         trainer = build(*configs)
     train(trainer, hub_id(configs[0].dataset_name))
