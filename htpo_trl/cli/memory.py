@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .launch import Parallelism
@@ -23,17 +23,9 @@ class Sizes(NamedTuple):
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
     """Sizes of a model that is in a directory or in the Hub's cache. Raises an `OSError` for any other."""
-<<<<<<< HEAD
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     if Path(name, "adapter_config.json").is_file():  # it is trained further, on its base model
-        from peft import PeftConfig
-
         peft_config = PeftConfig.from_pretrained(name)
         name, peft_config.inference_mode = str(peft_config.base_model_name_or_path), False
-=======
->>>>>>> main
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError as error:

@@ -17,14 +17,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
-<<<<<<< HEAD
 from ..utils import UsageError
-from .arguments import Arguments, HTPOScriptArguments, mendable, read, set_environment, strict
-from .flags import flags_of
-=======
-from ..utils import UsageError, versions
 from .arguments import Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
->>>>>>> main
 from .reward_names import check_columns, reward_functions
 
 
@@ -182,18 +176,8 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         judge = reward_functions([script.eval_judge])[0] if script.eval_judge else None
         trainer.add_callback(EvaluationCallback(trainer, benchmarks, sampling, judge))
     if script.record_tokens_steps is not None:
-<<<<<<< HEAD
-        recorder = TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions)
-        trainer.add_callback(recorder)
-    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
-=======
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
-    if trainer.accelerator.is_main_process:
-        # `to_dict` leaves access tokens out.
-        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
-        settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
-        Path(args.output_dir, "settings.json").write_text(settings + "\n")
->>>>>>> main
+    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
     return trainer
 
 

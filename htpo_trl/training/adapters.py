@@ -29,7 +29,7 @@ def load(directory: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[s
 
     config, kwargs = PeftConfig.from_pretrained(directory), dict(kwargs)
     _check(directory, config, kwargs.pop("peft_config", None))
-    options = {"trust_remote_code": False if args is None else args.trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": False if args is None else args.trust_remote_code}
     options |= (args and args.model_init_kwargs) or {}
     options["revision"] = config.revision
     if (quantization := kwargs.pop("quantization_config", None)) is not None:

@@ -178,7 +178,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             batches=self._buffered_inputs if remembered.is_in_mid_batch(self) else None,
             counters=self._counters(),
         )
-        if getattr(self.args, "sync_ref_model", False):
+        if getattr(self.args, "sync_ref_model", False) and not self.is_fsdp_enabled:
             weights.save_reference(output_dir, self._models()["reference model"], self.args.should_save)
         # The caller would now delete older checkpoints, before this one is sealed; `_save_checkpoint` does it later.
         self.args.save_total_limit = None
@@ -189,7 +189,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         return {name: self.accelerator.unwrap_model(model) for name, model in models.items() if model is not None}
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        model = model or self.model
+        model = self.model if model is None else model
         weights.check_names(resume_from_checkpoint)
         if isinstance(model, PreTrainedModel) and not self.is_fsdp_enabled:
             weights.load(model, resume_from_checkpoint)
@@ -197,7 +197,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self):
-        directory = self.state.best_model_checkpoint
+        directory = str(self.state.best_model_checkpoint)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
         else:
@@ -251,10 +251,21 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 f"{self._unlike(file, 'beta', 0.0, self.beta)} Its completions, which are still to be trained on, "
                 "were not scored by a reference model; beta may change where a batch is generated next."
             )
-        if "layerwise" in str(self.args.optim):
+        optim = getattr(self.args.optim, "value", self.args.optim)
+        if "layerwise" in optim:
             raise CheckpointError(
-                f"resume_from_checkpoint: optim={str(self.args.optim)!r} keeps its state where no checkpoint has it. "
-                "Use an optimizer that is not layerwise, from the start."
+                f"resume_from_checkpoint: optim={optim!r} keeps its state where no checkpoint has it. Start "
+                "with an optimizer that is not layerwise."
+            )
+        if any(type(callback).__name__ == "BEMACallback" for callback in self.callback_handler.callbacks):
+            raise CheckpointError(
+                "resume_from_checkpoint: BEMACallback remembers what no checkpoint has, its averages. Leave it "
+                "out, or train without a break."
+            )
+        if self.is_fsdp_enabled and getattr(self.args, "sync_ref_model", False):
+            raise CheckpointError(
+                "resume_from_checkpoint: under FSDP no checkpoint has the reference model that sync_ref_model=True "
+                "moves. Set sync_ref_model=False, or use DeepSpeed or DDP."
             )
         return batches, counters
 

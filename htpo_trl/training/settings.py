@@ -81,7 +81,9 @@ def describe(trainer: Any) -> dict[str, Any]:
     args = trainer.args
     model = trainer.accelerator.unwrap_model(trainer.model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    settings = {f"versions.{name}": version for name, version in versions().items() if name in _COMPUTES}
+    settings: dict[str, Any] = {
+        f"versions.{name}": version for name, version in versions().items() if name in _COMPUTES
+    }
     settings |= {name: value for section in trainer.settings.values() for name, value in section.items()}
     settings |= args.to_dict()
     if (table := getattr(args, "table", None)) is not None:

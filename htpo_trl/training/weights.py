@@ -39,7 +39,8 @@ def load(model: PreTrainedModel, directory: str | Path) -> None:
     """
     own = model.state_dict()
     types = {weight.dtype for weight in own.values() if weight.is_floating_point()}
-    loaded, report = type(model).from_pretrained(
+    read: Any = type(model).from_pretrained
+    loaded, report = read(
         directory,
         config=model.config,  # copied there
         dtype=functools.reduce(torch.promote_types, types),  # holds all of them
@@ -108,7 +109,7 @@ def _digest(weight: Tensor) -> str:
         part = bits[start : start + CHUNK]
         factors = torch.arange(start, start + len(part), device=bits.device).mul_(2).add_(1)
         total += factors.mul_(part).sum()  # modulo 2^64
-    return f"{str(weight.dtype).removeprefix('torch.')} {[*weight.shape]} {total.item() & (2**64 - 1):016x}"
+    return f"{str(weight.dtype).removeprefix('torch.')} {[*weight.shape]} {int(total) & (2**64 - 1):016x}"
 
 
 def _file(directory: str | Path, rank: int) -> Path:
@@ -204,6 +205,6 @@ def _whole(parameter: Any) -> AbstractContextManager:
     """Within, a parameter of ZeRO-3 is whole; what the first process makes of it counts."""
     if not hasattr(parameter, "ds_tensor"):
         return nullcontext()
-    import deepspeed
+    import deepspeed  # type: ignore[import-untyped]
 
     return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
