@@ -204,7 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = read_options(sys.argv[1:] if argv is None else argv)
         configs = parse(arguments.script, arguments.defaults)
         trainer = build(*configs)
-    train(trainer, hub_id(configs[0].dataset_name))
+    with mendable("htpo train"):
+        train(trainer, hub_id(configs[0].dataset_name))
 
 
 if __name__ == "__main__":
