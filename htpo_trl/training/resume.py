@@ -63,7 +63,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             changed = settings.changes(counters["settings"], self._described)
             go_on = getattr(self.args, "resume_with_changes", False)
             settings.compare(changed, directory, go_on, tell=self.accelerator.is_main_process)
-            resumed = {"from": directory, "step": counters["global_step"], "changed": changed}
+            resumed = {"from": Path(directory).name, "step": counters["global_step"], "changed": changed}
         if self.accelerator.is_main_process:
             settings.write(self, self._described, resumed)
         # Nothing of an earlier training by this trainer, which may have been stopped anywhere.

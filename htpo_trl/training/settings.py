@@ -101,7 +101,12 @@ def describe(trainer: Any) -> dict[str, Any]:
     settings["reward_weights"] = trainer.reward_weights.tolist()
     for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=True):
         settings[f"source of {name}"] = _source(function)
-    return json.loads(json.dumps(settings, default=_written, sort_keys=True))
+    kept = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
+    return json.loads(json.dumps(kept, default=_written, sort_keys=True))
+
+
+def _is_elsewhere(name: str) -> bool:
+    return name in _ELSEWHERE or name.startswith(_ELSEWHERE_TOO)
 
 
 def _written(value: Any) -> Any:
@@ -138,7 +143,7 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[
     changed = {
         name: [saved.get(name), now.get(name)]
         for name in sorted(saved.keys() | now.keys())
-        if saved.get(name) != now.get(name) and name not in _ELSEWHERE and not name.startswith(_ELSEWHERE_TOO)
+        if saved.get(name) != now.get(name)
     }
     if "objective" in changed:  # says it all
         changed = {name: each for name, each in changed.items() if not name.startswith("table.")}
@@ -182,7 +187,8 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
     from, in order, and what changed there.
     """
     args, path = trainer.args, Path(trainer.args.output_dir, FILE)
-    sections = {**trainer.settings, type(args).__name__: args.to_dict()}
+    # A push publishes the file, which lies in `output_dir`: the way there is nobody's concern.
+    sections = {**trainer.settings, type(args).__name__: args.to_dict() | {"output_dir": path.parent.name}}
     run = {name: settings[name] for name in ("model.architecture", "data", "rewards")}
     content: dict[str, Any] = {"versions": versions(), **sections, "run": run}
     if resumed is None:

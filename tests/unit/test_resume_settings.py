@@ -86,7 +86,7 @@ def test_going_on_knowingly(make, checkpoint, tmp_path):
     assert trainer.state.global_step == 4
     told = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert told["HTPOConfig"]["objective"] == "dapo"
-    assert told["resumes"] == [{"from": checkpoint, "step": 2, "changed": {"objective": ["htpo", "dapo"]}}]
+    assert told["resumes"] == [{"from": "checkpoint-2", "step": 2, "changed": {"objective": ["htpo", "dapo"]}}]
     assert read_run(tmp_path / "run").notes == ["resumed at step 2 with objective 'htpo' -> 'dapo'"]
 
 
@@ -129,7 +129,7 @@ def test_what_makes_no_other_run(make, checkpoint, make_model, tmp_path):
         trainer.train(resume_from_checkpoint=checkpoint)
     assert same_parameters(whole, trainer)
     told = json.loads((tmp_path / "elsewhere" / "settings.json").read_text())
-    assert told["resumes"] == [{"from": checkpoint, "step": 2, "changed": {}}]
+    assert told["resumes"] == [{"from": "checkpoint-2", "step": 2, "changed": {}}]
 
 
 class TestWords:
