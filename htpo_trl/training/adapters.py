@@ -4,11 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from peft import PeftConfig, PeftModel
+from transformers import AutoProcessor, AutoTokenizer
+from trl.trainer.utils import create_model_from_path
+
 from ..utils import UsageError
 
 
-# Where an adapter lies and how it was used, not what it is.
-_PLACE = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "runtime_config"}
+#: Where an adapter lies and how it was used, not what it is.
+PLACE = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "runtime_config"}
 
 
 def is_adapter(directory: str) -> bool:
@@ -23,10 +27,6 @@ def load(directory: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[s
     Raises:
         UsageError: if there is a `peft_config` that contradicts the adapter.
     """
-    from peft import PeftConfig, PeftModel
-    from transformers import AutoProcessor, AutoTokenizer
-    from trl.trainer.utils import create_model_from_path
-
     config, kwargs = PeftConfig.from_pretrained(directory), dict(kwargs)
     _check(directory, config, kwargs.pop("peft_config", None))
     options: dict[str, Any] = {"trust_remote_code": False if args is None else args.trust_remote_code}
@@ -46,17 +46,22 @@ def load(directory: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[s
         ) from error
     # As TRL makes new adapters: ZeRO-3 wants all weights in one type.
     model = PeftModel.from_pretrained(base, directory, is_trainable=True, autocast_adapter_dtype=not zero3)
-    if kwargs.get("processing_class") is None and Path(directory, "tokenizer_config.json").is_file():
-        sees = any(Path(directory, f"{name}_config.json").is_file() for name in ("processor", "preprocessor"))
-        auto: Any = AutoProcessor if sees else AutoTokenizer
-        kwargs["processing_class"] = auto.from_pretrained(directory, truncation_side="left", padding_side="left")
     return model, kwargs
+
+
+def processing_class(directory: str) -> Any:
+    """The tokenizer or processor beside an adapter, or `None`: then the base model's serves."""
+    if not Path(directory, "tokenizer_config.json").is_file():
+        return None
+    sees = any(Path(directory, f"{name}_config.json").is_file() for name in ("processor", "preprocessor"))
+    auto: Any = AutoProcessor if sees else AutoTokenizer
+    return auto.from_pretrained(directory, truncation_side="left", padding_side="left")
 
 
 def _check(directory: str, saved: Any, given: Any) -> None:
     if given is None:
         return
-    names = [field.name for field in dataclasses.fields(given) if field.name not in _PLACE]
+    names = [field.name for field in dataclasses.fields(given) if field.name not in PLACE]
     differ = []
     for name in names:
         now, before = _plain(getattr(given, name)), _plain(getattr(saved, name, None))

@@ -136,6 +136,29 @@ def check(checkpoint: str | Path) -> None:
             raise CheckpointError(f"{path} is damaged: it is not what was saved. {MEND}")
 
 
+def chosen(resume_from_checkpoint: Any, output_dir: str | Path) -> str | None:
+    """
+    The checkpoint that the option names: `True` or `"true"` the last complete one of `output_dir`, `"auto"` that one
+    if there is one, a path that one; `None`, for a start, where it is `None`, `False` or `"false"`.
+
+    Raises:
+        CheckpointError: if there is none, or the one that is named is incomplete or damaged.
+    """
+    word = str(resume_from_checkpoint).lower()
+    if word in ("none", "false", ""):
+        return None
+    if word not in ("true", "auto"):
+        check(resume_from_checkpoint)
+        return str(resume_from_checkpoint)
+    last = last_complete(output_dir)
+    if last is None and word == "true":
+        raise CheckpointError(
+            f"resume_from_checkpoint=True, but there is no complete checkpoint in {output_dir}. Leave it out to start "
+            "from the beginning, or set it to 'auto', which starts where there is none."
+        )
+    return last
+
+
 def not_saved(directory: str | Path) -> str:
     """What an error says that came while a checkpoint was being written."""
     directory = Path(directory).absolute()

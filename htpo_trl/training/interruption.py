@@ -11,6 +11,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from ..utils import UsageError
+
 
 #: That stop a run.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -44,7 +46,7 @@ def stop_on_signals(trainer: Any) -> Iterator[None]:
     ```
     """
     if trainer.args.enable_jit_checkpoint:
-        raise ValueError(
+        raise UsageError(
             "enable_jit_checkpoint=True handles SIGTERM in another way, on each process by itself. Leave it out: "
             "stop_on_signals saves a checkpoint on SIGTERM."
         )

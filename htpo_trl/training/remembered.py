@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from . import settings
 from .checkpoint import as_json
 
 
@@ -19,8 +20,10 @@ class Watch(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """The loss since the last log goes into the next one; the mean of this training leaves it out."""
+        """All is loaded. The loss since the last log goes into the next one; the mean of this training leaves it out."""
         trainer = self.trainer
+        if state.is_world_process_zero:
+            settings.write(trainer, trainer._described, trainer._resumed)
         if trainer._state is not None:
             loss, trainer._globalstep_last_logged = trainer._state[1]["loss"]
             trainer._tr_loss.fill_(loss)

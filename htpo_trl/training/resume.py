@@ -38,13 +38,25 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _saved_step: int | None = None  # of the last checkpoint, written or resumed from
     _described: dict[str, Any]  # what makes this run the run it is
     _state: tuple[checkpoint.Batches, dict[str, Any]] | None = None  # of the checkpoint that is resumed from
+    _resumed: dict[str, Any] | None = None  # what `settings.json` tells of it
     _is_pass_over: bool = False  # the data has been read to its end, and the next pass has not begun
 
-    def __init__(self, model, reward_funcs=None, args=None, *others, **kwargs):
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        *others,
+        **kwargs,
+    ):
         self.settings = {}
         if isinstance(model, str) and adapters.is_adapter(model):
-            model, kwargs = adapters.load(model, args, kwargs)
-        super().__init__(model, reward_funcs, args, *others, **kwargs)
+            loaded, kwargs = adapters.load(model, args, kwargs)
+            model, processing_class = loaded, processing_class or adapters.processing_class(model)
+        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """
@@ -55,17 +67,24 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 `True` takes the last complete checkpoint of `output_dir`, with a warning for each newer one that is
                 skipped; `"auto"` does if there is one, and starts from the beginning if not; a path takes that one.
         """
-        directory = self._chosen(resume_from_checkpoint)
-        self._described, self._state, resumed = settings.describe(self), None, None
+        # One process chooses, so that all take the same one.
+        directory, error = None, None
+        if self.accelerator.is_main_process:
+            try:
+                directory = checkpoint.chosen(resume_from_checkpoint, str(self.args.output_dir))
+            except CheckpointError as raised:
+                error = str(raised)
+        directory, error = broadcast_object_list([directory, error])
+        if error:
+            raise CheckpointError(error)
+        self._described, self._state, self._resumed = settings.describe(self), None, None
         if directory is not None:
             self._state = self._read_state(directory)
             counters = self._state[1]
             changed = settings.changes(counters["settings"], self._described)
             go_on = getattr(self.args, "resume_with_changes", False)
             settings.compare(changed, directory, go_on, tell=self.accelerator.is_main_process)
-            resumed = {"from": Path(directory).name, "step": counters["global_step"], "changed": changed}
-        if self.accelerator.is_main_process:
-            settings.write(self, self._described, resumed)
+            self._resumed = {"from": Path(directory).name, "step": counters["global_step"], "changed": changed}
         # Nothing of an earlier training by this trainer, which may have been stopped anywhere.
         self._step, self._buffered_inputs, self._saved_step = 0, None, None
         watch = remembered.Watch(self)
@@ -77,24 +96,6 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._state = None
         self.save_state()
         return result
-
-    def _chosen(self, resume_from_checkpoint: Any) -> str | None:
-        """The checkpoint to resume from. One process looks, so that all take the same one."""
-        word = str(resume_from_checkpoint).lower()
-        if word in ("none", "false", ""):
-            return None
-        if word not in ("true", "auto"):
-            checkpoint.check(resume_from_checkpoint)
-            return str(resume_from_checkpoint)
-        output_dir = str(self.args.output_dir)
-        last = checkpoint.last_complete(output_dir) if self.accelerator.is_main_process else None
-        (last,) = broadcast_object_list([last])
-        if last is None and word == "true":
-            raise CheckpointError(
-                f"resume_from_checkpoint=True, but there is no complete checkpoint in {output_dir}. Leave it out to "
-                "start from the beginning, or set it to 'auto', which starts where there is none."
-            )
-        return last
 
     def _save_checkpoint(self, model, trial):
         run_dir = self._get_output_dir(trial=trial)
@@ -210,9 +211,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
             return place
         if self.state.global_step >= max_steps:
             raise CheckpointError(
-                f"resume_from_checkpoint: the checkpoint is of step {self.state.global_step}, and the run ends with "
-                f"step {max_steps}: nothing is left to train. Raise max_steps or num_train_epochs; the trained "
-                "weights are in the checkpoint."
+                f"There is nothing left to train: the checkpoint is of step {self.state.global_step}, and the run ends "
+                f"at step {max_steps}. Raise {'max_steps' if self.args.max_steps > 0 else 'num_train_epochs'} to go "
+                "on; the checkpoint's directory is a model already."
             )
         self.state.compute_steps(self.args, max_steps)  # transformers keeps the checkpoint's
         stream = self._state[1]["stream"]

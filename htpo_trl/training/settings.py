@@ -8,7 +8,7 @@ import inspect
 import json
 import random
 import warnings
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 
 from ..objective.table import GROUPS
 from ..utils import versions, write_json
+from .adapters import PLACE
 from .checkpoint import CheckpointError
 
 
@@ -76,33 +77,37 @@ _NOTES = {
 }
 
 
-def describe(trainer: Any) -> dict[str, Any]:
-    """The settings of a trainer, flat and as JSON holds them."""
-    args = trainer.args
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    settings: dict[str, Any] = {
-        f"versions.{name}": version for name, version in versions().items() if name in _COMPUTES
-    }
-    settings |= {name: value for section in trainer.settings.values() for name, value in section.items()}
-    settings |= args.to_dict()
+def of_options(args: Any, rewards: Sequence[str] | None, dataset: Any) -> dict[str, Any]:
+    """The settings that are known before a model is loaded, flat and as JSON holds them; `None` is not known."""
+    settings = args.to_dict()
     if (table := getattr(args, "table", None)) is not None:
         settings |= {f"table.{group}": repr(row) for group, row in zip(GROUPS, table.rows, strict=True)}
         settings["table.selection"] = table.selection
+    if dataset is not None:
+        settings["data"] = fingerprint(dataset)
+    if rewards is not None:
+        settings |= {"rewards": [*rewards], "reward_weights": [*(args.reward_weights or [1.0] * len(rewards))]}
+    kept = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
+    return json.loads(json.dumps(kept, default=_written))
+
+
+def describe(trainer: Any) -> dict[str, Any]:
+    """All that makes the run of a trainer what it is."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    settings: dict[str, Any] = {f"versions.{name}": each for name, each in versions().items() if name in _COMPUTES}
+    settings |= {name: value for section in trainer.settings.values() for name, value in section.items()}
     settings["model.architecture"] = type(base).__name__
     settings["model.parameters"] = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     settings["model.dtype"] = str(base.dtype)
     for adapter, config in getattr(model, "peft_config", {}).items():
         written = {field.name: getattr(config, field.name) for field in fields(config)}
-        where = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
-        settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in where}
-    settings["data"] = fingerprint(trainer.train_dataset)
-    settings["rewards"] = [*trainer.reward_func_names]
-    settings["reward_weights"] = trainer.reward_weights.tolist()
+        settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in PLACE}
     for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=True):
         settings[f"source of {name}"] = _source(function)
-    kept = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
-    return json.loads(json.dumps(kept, default=_written, sort_keys=True))
+    settings = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
+    known = of_options(trainer.args, trainer.reward_func_names, trainer.train_dataset)
+    return json.loads(json.dumps(settings, default=_written)) | known
 
 
 def _is_elsewhere(name: str) -> bool:

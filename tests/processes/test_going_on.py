@@ -41,7 +41,7 @@ def test_words(run, place, capsys):
     capsys.readouterr()
     for changed, said in (
         (("--objective", "dapo"), "words/checkpoint-3 is of another run: objective 'htpo' -> 'dapo'."),
-        ((), "nothing is left to train. Raise max_steps"),
+        ((), "There is nothing left to train: the checkpoint is of step 3"),
         (("--resume_from_checkpoint", "nowhere"), "resume_from_checkpoint='nowhere' is no directory."),
     ):
         with pytest.raises(SystemExit) as ended:
