@@ -20,7 +20,7 @@ class Watch(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """All is loaded. The loss since the last log goes into the next one; the mean of this training leaves it out."""
+        # All is loaded. The loss since the last log goes into the next one; the mean of this training leaves it out.
         trainer = self.trainer
         if state.is_world_process_zero:
             settings.write(trainer, trainer._described, trainer._resumed)

@@ -211,9 +211,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
             return place
         if self.state.global_step >= max_steps:
             raise CheckpointError(
-                f"There is nothing left to train: the checkpoint is of step {self.state.global_step}, and the run ends "
-                f"at step {max_steps}. Raise {'max_steps' if self.args.max_steps > 0 else 'num_train_epochs'} to go "
-                "on; the checkpoint's directory is a model already."
+                f"There is nothing left to train: the checkpoint is of step {self.state.global_step}, and the run "
+                f"ends at step {max_steps}. Raise {'max_steps' if self.args.max_steps > 0 else 'num_train_epochs'} to "
+                "go on; the checkpoint's directory is a model already."
             )
         self.state.compute_steps(self.args, max_steps)  # transformers keeps the checkpoint's
         stream = self._state[1]["stream"]

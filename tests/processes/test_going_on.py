@@ -57,7 +57,9 @@ def test_a_lora_checkpoint_is_a_model(run, place, capsys):
     capsys.readouterr()
     adapter = ("--model_name_or_path", "lora-first/checkpoint-1", "--output_dir", "lora-next", "--max_steps", 1)
     main(["train", "--config", "recipe.yaml", *map(str, adapter), "--dry_run"])
-    assert "trained" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "lora-first/checkpoint-1, an adapter, trained further" in plan
+    assert "14,080 of them trained" in plan
     run(*adapter, *lora)
     assert (place / "lora-next" / "adapter_model.safetensors").is_file()
     assert not (place / "lora-next" / "model.safetensors").exists()

@@ -151,6 +151,7 @@ def test_only_these_private_methods_are_overridden():
         "_save_checkpoint",
         "_save_rng_state",
         "create_model_card",
+        "get_train_dataloader",
     }
     functions = {
         name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)
