@@ -58,8 +58,10 @@ _OBJECTIVE = (
     *("objective", "loss_type", "importance_sampling_level", "difficulty_threshold", "top_entropy_share"),
     *("correctness_reward", "correctness_threshold", "multi_objective_aggregation", "scale_rewards"),
 )
-_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache", "optim"}
+_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache"}
 _ANOTHER_RUN_TOO = ("table.", "model.")
+# What weights and optimizer states cannot follow.
+_UNFIT = {"model.architecture", "model.parameters", "model.dtype"}
 # What a change of the others does, where that is not simply that it holds from here on.
 _NOTES = {
     **dict.fromkeys(("seed", "data_seed"), "the data's order is that of the new seed; random numbers go on"),
@@ -102,6 +104,7 @@ def describe(trainer: Any) -> dict[str, Any]:
     settings["model.dtype"] = str(base.dtype)
     for adapter, config in getattr(model, "peft_config", {}).items():
         written = {field.name: getattr(config, field.name) for field in fields(config)}
+        settings[f"model.{adapter}"] = written.pop("peft_type")
         settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in PLACE}
     for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=True):
         settings[f"source of {name}"] = _source(function)
@@ -150,26 +153,31 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[
         for name in sorted(saved.keys() | now.keys())
         if saved.get(name) != now.get(name)
     }
-    if "objective" in changed:  # says it all
-        changed = {name: each for name, each in changed.items() if not name.startswith("table.")}
-    return changed
+    whole = tuple("table." if name == "objective" else f"{name}." for name in changed)
+    return {name: each for name, each in changed.items() if not name.startswith(whole)}  # of which the whole says all
 
 
 def compare(changed: Mapping[str, list[Any]], directory: str, go_on: bool, tell: bool) -> None:
     """
-    Refuse to go on with what is another run, unless the user says so; tell, in one warning, what else has changed.
+    Refuse to go on with what is another run, unless the user says so, and with what its weights or optimizer do not
+    fit; tell, in one warning, what else has changed.
 
     Raises:
         CheckpointError: with what differs.
     """
-    another = {name for name in changed if name in _ANOTHER_RUN or name.startswith(_ANOTHER_RUN_TOO)}
-    schedulers = {"reduce_lr_on_plateau", "greedy"} & {*map(str, changed.get("lr_scheduler_type", ()))}
-    another |= {"lr_scheduler_type"} if schedulers else set()
-    if another and not go_on:
+    unfit = {name for name in changed if name in _UNFIT}
+    optimizers = {str(name).removesuffix("_fused") for name in changed.get("optim", ())}
+    schedules = {"reduce_lr_on_plateau", "greedy"} & {*map(str, changed.get("lr_scheduler_type", ()))}
+    unfit |= {"optim"} if len(optimizers) > 1 else {"lr_scheduler_type"} if schedules else set()
+    another = {name for name in changed if name in _ANOTHER_RUN or name.startswith(_ANOTHER_RUN_TOO)} | unfit
+    if unfit or (another and not go_on):
+        mend = "or, to go on knowingly, set resume_with_changes=True"
+        if unfit:
+            mend = "or start from the weights alone by passing the checkpoint's directory as `model`"
         raise CheckpointError(
             f"{directory} is of another run: {_told(changed, another)}. Resume with the settings of that run "
             f"({FILE} in its directory tells them), give this one another output_dir and leave resume_from_checkpoint "
-            "out, or, to go on knowingly, set resume_with_changes=True."
+            f"out, {mend}."
         )
     if changed and tell:
         warnings.warn(

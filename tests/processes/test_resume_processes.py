@@ -40,16 +40,10 @@ def test_zero3(tokenizer, tmp_path):
     arguments = OPTIONS | moves | {"use_cpu": False, "ddp_backend": "gloo"}
     job = {"model": "moe", "arguments": arguments}
     resume = str(tmp_path / "run" / "checkpoint-3")
-    changed = job | {"arguments": arguments | {"learning_rate": 1e-3}, "resume": resume}
-    launch(tmp_path, {"whole": job, "resumed": job | {"resume": resume}, "slower": changed}, ZERO3)
-    whole, resumed, slower = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed", "slower")
-    )
+    launch(tmp_path, {"whole": job, "resumed": job | {"resume": resume}}, ZERO3)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     initial = load_file(tmp_path / "moe" / "model.safetensors")
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
     assert not any(torch.equal(whole[name], initial[name]) for name in whole if "experts" in name)
-    logs = {name: records(tmp_path, name)[0]["log"] for name in ("whole", "resumed", "slower")}
+    logs = {name: records(tmp_path, name)[0]["log"] for name in ("whole", "resumed")}
     assert logs["whole"][3]["kl"] == logs["resumed"][3]["kl"] > 0
-    # A changed learning rate takes effect.
-    assert logs["slower"][3]["learning_rate"] == pytest.approx(logs["whole"][3]["learning_rate"] / 10)
-    assert not torch.equal(slower["lm_head.weight"], whole["lm_head.weight"])

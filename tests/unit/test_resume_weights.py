@@ -12,9 +12,9 @@ from htpo_trl.training.checkpoint import CheckpointError, seal
 from ..architectures import ARCHITECTURES, build
 
 
-# Two steps per generation batch: step 2 lies between two batches, step 3 within one.
+# Two steps per generation batch: step 1 lies within one, step 2 between two.
 OPTIONS = {
-    **{"steps_per_generation": 2, "max_steps": 4, "save_strategy": "steps", "save_steps": 1},
+    **{"steps_per_generation": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 1},
     **{"max_completion_length": 6, "per_device_train_batch_size": 4, "num_generations": 4, "objective": "dapo"},
 }
 
@@ -47,7 +47,7 @@ def test_other_layouts_resume_exactly(saved, name, peft, caplog):
     whole, again, run = saved(name, peft)
     initial = again()
     assert equal(whole, initial), "nothing was trained: the test could not fail"
-    for step in (2, 3):
+    for step in (1, 2):
         resumed = again()
         resumed.train(resume_from_checkpoint=str(run / f"checkpoint-{step}"))
         assert equal(whole, resumed) == [], step
@@ -74,10 +74,10 @@ def test_shards_and_several_types(saved, monkeypatch):
     )
     monkeypatch.setattr("tests.unit.test_resume_weights.build", lambda name: build_whole(name).bfloat16())
     whole, again, run = saved("qwen3_moe", cast_lm_head_to_fp32=True)
-    assert len(list((run / "checkpoint-3").glob("model-*.safetensors"))) > 2
+    assert len(list((run / "checkpoint-1").glob("model-*.safetensors"))) > 2
     assert {weight.dtype for weight in whole.model.state_dict().values()} == {torch.bfloat16, torch.float32}
     resumed = again()
-    resumed.train(resume_from_checkpoint=str(run / "checkpoint-3"))
+    resumed.train(resume_from_checkpoint=str(run / "checkpoint-1"))
     assert equal(whole, resumed) == []
 
 
@@ -98,7 +98,7 @@ def test_the_best_model_is_the_one_that_was_saved(make_trainer, dataset, tmp_pat
     assert trainer.state.best_global_step == 1
     weights.prove(tmp_path / "run" / "checkpoint-1", 0, {"model": trainer.model})
     with pytest.raises(CheckpointError, match="is not what it was when it was saved, in"):
-        weights.prove(tmp_path / "run" / "checkpoint-4", 0, {"model": trainer.model})
+        weights.prove(tmp_path / "run" / "checkpoint-3", 0, {"model": trainer.model})
     assert any(parameter.requires_grad for parameter in trainer.model.parameters())
 
 
