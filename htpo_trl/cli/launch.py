@@ -4,6 +4,7 @@
 The launcher builds no configuration: that would initialise devices and the process group in the parent.
 """
 
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -84,6 +85,8 @@ def launch(accelerate: Namespace) -> None:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     # Accelerate waits for a single process without passing it signals: become that process instead.
     accelerate_launch.simple_launcher = _become
+    # Of a process that failed, the line below and its own words tell.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         accelerate_launch.launch_command(accelerate)
     except ChildFailedError as error:

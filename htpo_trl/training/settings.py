@@ -171,7 +171,7 @@ def compare(changed: Mapping[str, list[Any]], directory: str, go_on: bool, tell:
     unfit |= {"optim"} if len(optimizers) > 1 else {"lr_scheduler_type"} if schedules else set()
     another = {name for name in changed if name in _ANOTHER_RUN or name.startswith(_ANOTHER_RUN_TOO)} | unfit
     if unfit or (another and not go_on):
-        mend = "or, to go on knowingly, set resume_with_changes=True"
+        mend = "or, to go on knowingly, set resume_with_changes to true"
         if unfit:
             mend = "or start from the weights alone by passing the checkpoint's directory as `model`"
         raise CheckpointError(

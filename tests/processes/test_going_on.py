@@ -37,7 +37,7 @@ def test_words(run, place, capsys):
     assert [(each["step"], each["changed"]) for each in told["resumes"]] == [(1, {"max_steps": [1, 3]})]
     assert {"HTPOScriptArguments", "HTPOConfig", "ModelConfig", "run", "versions"} < told.keys()
     read = read_run(place / "words")
-    assert (read.source, read.notes) == ("htpo train", ["resumed at step 1 with max_steps 1 -> 3"])
+    assert (read.source, read.notes) == ("htpo train", ["resumed at step 1 with other settings: max_steps 1 → 3"])
     capsys.readouterr()
     for changed, said in (
         (("--objective", "dapo"), "words/checkpoint-3 is of another run: objective 'htpo' -> 'dapo'."),
