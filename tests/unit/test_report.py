@@ -57,8 +57,7 @@ def trl_run(path, log, **state):
 def train_run(path, log, **options):
     config = {"output_dir": str(path), "learning_rate": 1e-6, "dynamic_sampling": False} | options
     trl_run(path, log)
-    sections = {"versions": {"trl": "1.16.0"}, "HTPOScriptArguments": {}, "HTPOConfig": config}
-    (path / "settings.json").write_text(json.dumps(sections))
+    (path / "settings.json").write_text(json.dumps({"versions": {"trl": "1.16.0"}, "HTPOConfig": config}))
     return path
 
 
