@@ -7,19 +7,17 @@ torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --lear
 ```
 """
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load, result_names
 from ..data.splits import exclude, split
-from ..utils import UsageError, check_numbers, versions
+from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
@@ -214,7 +212,7 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
-    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
+    """The trainer, ready to train; its `settings.json` will tell the script's options too."""
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
     from .. import verifier
@@ -248,11 +246,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
-    if trainer.accelerator.is_main_process:
-        # `to_dict` leaves access tokens out.
-        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
-        settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
-        Path(args.output_dir, "settings.json").write_text(settings + "\n")
+    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
     return trainer
 
 
@@ -263,7 +257,6 @@ def train(trainer: Any, dataset_name: str | None) -> None:
     args = trainer.args
     with stop_on_signals(trainer):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_state()
     trainer.save_model(args.output_dir)
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
