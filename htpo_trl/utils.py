@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
+from functools import cache
 from importlib.metadata import distributions
 from inspect import get_annotations
 from numbers import Real
@@ -38,6 +39,7 @@ class MissingPackageError(UsageError, ImportError):
     """A package that an option needs is not installed; the message has the command that installs it."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
     found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}

@@ -22,6 +22,9 @@ from .runner import Problems, SamplingRun, has_pictures, pictures_of
 from .sampling import Sampling
 
 
+_OTHERS = ("truncated", "mean_tokens", "unparsable")  # metrics of a benchmark, beside those of its verdicts
+
+
 class EvaluationCallback(TrainerCallback):
     """
     Evaluates the policy that is being trained, by transformers' generation: before the first step, every `eval_steps`
@@ -68,6 +71,9 @@ class EvaluationCallback(TrainerCallback):
             check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)
         self.sampling = sampling or Sampling()
         self.ks = check_ks(self.sampling.num_samples, ks)
+        check_best_metric(
+            trainer.args, self.benchmarks, self.sampling, self.judge, self.ks, self._is_the_only_one(trainer.args)
+        )
         self._metrics: dict[str, float] = {}  # of the last evaluation,
         self._step = -1  # which was at this step
 
@@ -131,22 +137,40 @@ class EvaluationCallback(TrainerCallback):
                 summary = run.write(self.ks, accelerator, args.disable_tqdm)
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
-                    logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens", "unparsable")}
+                    logs |= {f"eval_{name}/{key}": summary[key] for key in _OTHERS}
         if args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
             model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         (logs,) = broadcast_object_list([logs])
         self._metrics, self._step = dict(logs), step
         best = _best_metric(args)
-        is_ours = self._is_the_only_one(args) or best.removeprefix("eval_").rpartition("/")[0] in self.benchmarks
-        if best and is_ours and best not in logs:
+        if best.startswith(tuple(f"eval_{name}/" for name in self.benchmarks)) and best not in logs:
             raise UsageError(
-                f"metric_for_best_model={args.metric_for_best_model!r} is no metric of the benchmarks: "
-                f"{', '.join(name.removeprefix('eval_') for name in logs)}."
+                f"metric_for_best_model={args.metric_for_best_model!r} has no value at step {step}: no problem of the "
+                "benchmark could be judged. Look at its samples, and name another judge, or another metric."
             )
         # Not TRL's `log`, which would add the training metrics gathered since the last log, and forget them.
         should_log = trainer.control.should_log
         Trainer.log(trainer, logs)
         trainer.control.should_log = should_log  # where the step is to be logged too, that is still to be done
+
+
+def check_best_metric(
+    args: Any, benchmarks: Iterable[str], sampling: Sampling, judge: Any, ks: Iterable[int], is_alone: bool
+) -> None:
+    """
+    Refuse a `metric_for_best_model` that the benchmarks, which are evaluated alone or beside other data, do not have.
+    """
+    ks = [k for k in ks if k > 1]
+    names = [f"mean@{sampling.num_samples}", *(f"pass@{k}" for k in ks)]
+    names += [f"maj@{k}" for k in ks if judge is None]
+    known = [f"{benchmark}/{name}" for benchmark in benchmarks for name in (*names, *_OTHERS)]
+    best = _best_metric(args).removeprefix("eval_")
+    is_ours = is_alone or best.startswith(tuple(f"{benchmark}/" for benchmark in benchmarks))
+    may_be = judge is not None and "/maj@" in best  # where the judge tells answers
+    if best and is_ours and best not in known and not may_be:
+        raise UsageError(
+            f"metric_for_best_model={args.metric_for_best_model!r} is no metric of the benchmarks: {', '.join(known)}."
+        )
 
 
 def _best_metric(args: Any) -> str:

@@ -7,21 +7,19 @@ torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --lear
 ```
 """
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load, result_names
 from ..data.splits import exclude, split
-from ..utils import UsageError, check_numbers, versions
+from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
+from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
 
 
@@ -95,7 +93,9 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
+    from ..evaluation.callback import check_best_metric
     from ..evaluation.judges import check_columns
+    from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
@@ -132,13 +132,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    for name in remote(script):
-        check_hub_id(name)
-    if is_plan and remote(script):
-        return Parts(rewards, judge=judge, **adapter)
-    train, evaluation, benchmarks = load_data(script, args)
-    for benchmark, problems in benchmarks.items():
-        check_columns(judge, problems.column_names, benchmark)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,
@@ -148,6 +141,17 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
+    labels = result_names(names, "eval_benchmarks").values()
+    is_alone = args.eval_strategy == "no" or not (script.test_split_size or script.dataset_test_split)
+    if labels:
+        check_best_metric(args, labels, sampling, judge, check_ks(sampling.num_samples), is_alone)
+    for name in remote(script):
+        check_hub_id(name)
+    if is_plan and remote(script):
+        return Parts(rewards, judge=judge, **adapter)
+    train, evaluation, benchmarks = load_data(script, args)
+    for benchmark, problems in benchmarks.items():
+        check_columns(judge, problems.column_names, benchmark)
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 
@@ -195,33 +199,6 @@ def _without(train: Any, held_out: list[Any], args: Any) -> Any:
     return left
 
 
-#: Part of an optimizer's name → the package that it is in.
-OPTIMIZERS = {
-    **dict.fromkeys(("bnb", "paged", "lion", "ademamix", "adamw_8bit"), "bitsandbytes"),
-    **dict.fromkeys(("torch_4bit", "torch_8bit"), "torchao"),
-    **{"galore": "galore_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree", "apollo": "apollo_torch"},
-}
-#: Trackers that are packages of this name.
-TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab", "codecarbon")
-#: Packages that an extra of this one brings.
-EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
-
-
-def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
-    """Packages that the options need and that are not installed, as arguments of pip."""
-    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    named = {
-        "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
-        "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed) or uses_deepspeed or launched,
-        "flash_attn": model.attn_implementation == "flash_attention_2",
-        **{tracker: tracker in args.report_to for tracker in TRACKERS},
-        **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},
-    }
-    missing = [package for package, needs in named.items() if needs and not find_spec(package)]
-    return [f"htpo_trl[{package}]" if package in EXTRAS else package.replace("_", "-") for package in missing]
-
-
 def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
     """How the model is loaded."""
     return {
@@ -235,7 +212,7 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
-    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
+    """The trainer, ready to train; its `settings.json` will tell the script's options too."""
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
     from .. import verifier
@@ -269,11 +246,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
-    if trainer.accelerator.is_main_process:
-        # `to_dict` leaves access tokens out.
-        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
-        settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
-        Path(args.output_dir, "settings.json").write_text(settings + "\n")
+    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
     return trainer
 
 
@@ -284,7 +257,6 @@ def train(trainer: Any, dataset_name: str | None) -> None:
     args = trainer.args
     with stop_on_signals(trainer):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_state()
     trainer.save_model(args.output_dir)
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
