@@ -3,12 +3,15 @@
 import difflib
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .redaction import redact_text
 
 
 #: What a bug report should tell the versions of.
@@ -21,6 +24,9 @@ PACKAGES = (
 
 class UsageError(ValueError):
     """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redact_text(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 def versions() -> dict[str, str]:
@@ -38,14 +44,50 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
+class WriteError(UsageError, OSError):
+    """A file could not be written: no space, no permission."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Within, an error of the system is a [`WriteError`] that names the file and the free space of its file system."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raised = WriteError(f"{path} could not be written: {error.strerror or error}. {free_space(path)}")
+        raised.errno = error.errno
+        raise raised from error
+
+
+def free_space(path: str | Path) -> str:
+    """A sentence for errors of writing; nothing where the system does not tell."""
+    for directory in (Path(path).absolute(), *Path(path).absolute().parents):
+        with suppress(OSError):
+            return f"Its file system has {shutil.disk_usage(directory).free / 1e6:,.1f} MB free."
+    return ""
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8."""
+    """
+    Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8.
+
+    Raises:
+        WriteError: where it cannot be written, with the reason; nothing is left of it.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    with writing(path):
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()  # or it would take the space that is missing
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
