@@ -84,6 +84,8 @@ def redact_text(text: str) -> str:
     Text without secrets: passwords in addresses, tokens of known forms, what is said to be one (`api_key=...`,
     `"token": "..."`), and what the environment holds as one. Takes time that is linear in the text.
     """
+    if len(text) < 4:
+        return text
     text = _URL.sub(rf"\1:{REDACTED}@", text)
     text = _URL_OF_TOKEN.sub(rf"\1{REDACTED}@", text)
     text = _PRIVATE_KEY.sub(rf"\1{REDACTED}", text)
