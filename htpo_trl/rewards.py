@@ -24,11 +24,12 @@ __all__ = [
 ]
 
 TextOrMessages = str | list[dict[str, Any]]
+Gold = str | int | float | None
 
 
 def math_reward(
     completions: Sequence[TextOrMessages],
-    solution: Sequence[str | int | float | None],
+    solution: Sequence[Gold],
     log_extra: Callable[[str, list], None] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **kwargs,
@@ -67,9 +68,7 @@ def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
     return [None if reward is None else 2.0 * reward - 1.0 for reward in rewards]
 
 
-def dapo_math_reward(
-    completions: Sequence[TextOrMessages], solution: Sequence[str | int | float | None], **kwargs
-) -> list[float | None]:
+def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[Gold], **kwargs) -> list[float | None]:
     r"""
     Reward 1.0 or -1.0 by the rules that DAPO (arXiv 2503.14476) and HTPO were trained with (verl 0.7, `math_dapo`):
     the last `Answer:` line within the last 300 characters, normalised as in Minerva (arXiv 2206.14858), must be the
@@ -91,9 +90,7 @@ def dapo_math_reward(
     return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
-def last_number_reward(
-    completions: Sequence[TextOrMessages], solution: Sequence[str | int | float | None], **kwargs
-) -> list[float]:
+def last_number_reward(completions: Sequence[TextOrMessages], solution: Sequence[Gold], **kwargs) -> list[float]:
     """
     Reward 1.0 where the last number of a completion is the gold, compared as text, else 0.0. For arithmetic with
     models that are too small to keep to a format: it also accepts a number that the completion only mentions last.

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .config import HTPOConfig
 from .objective.rules import KeepGradient
-from .objective.table import Table
 from .objective.transform import Control, control, token_sums
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
@@ -68,9 +67,6 @@ class HTPOTrainer(ResumableGRPOTrainer):
     """
 
     args: HTPOConfig
-    num_generations: int
-    train_dataset: Any
-    table: Table
     loss_observers: Sequence[Callable[..., None]] = ()
     # Defaults of the class, since TRL's own tests build trainers without `__init__`.
     _sampler: Any = None
@@ -138,15 +134,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 self._reward_errors.raise_if_any(save=self.save_last_step)
         else:
             self._rewards_per_func = self._sampled.rewards
-            self._pending_extra_logs.update(self._sampled.extra_logs)
-            self._pending_metrics.update(self._sampled.metrics)
         return self._rewards_per_func
 
     def _labels(self, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-        Which responses are correct and which were judged, both (P·B,), and each prompt's accuracy (P·B/G,), NaN if
-        no response was judged. The rewards are gathered, so that a group that straddles processes is whole.
-        """
+        """Which responses are correct and which were judged, both (P·B,); each prompt's accuracy (P·B/G,), or NaN."""
+        # The rewards are gathered, so that a group that straddles processes is whole.
         group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
         rewards = self._rewards_per_func[:, self._correctness_index]
         judged = ~rewards.isnan()  # None came in as NaN
@@ -208,12 +200,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         return outputs
 
     def _control_objective(self, inputs: dict, per_token_logps: torch.Tensor, entropies: torch.Tensor) -> Control:
-        """
-        Replace the loss inputs by the effective ones of the objective table, and log what that did.
-
-        Raises:
-            FloatingPointError: where a token that is trained on has no finite log-probability or entropy.
-        """
+        """Replace the loss inputs by the effective ones of the objective table, and log what that did."""
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
             mask = mask * inputs["tool_mask"]
@@ -225,15 +212,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
             "entropies": entropies,
         }
         clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
+        labels = {name: inputs[name] for name in ("advantages", "is_hard", "is_correct", "is_judged")}
         result = control(
-            **tokens,
-            **clip_range,
-            advantages=inputs["advantages"],
-            is_hard=inputs["is_hard"],
-            is_correct=inputs["is_correct"],
-            is_judged=inputs.get("is_judged"),
-            table=self.table,
-            top_entropy_share=self.args.top_entropy_share,
+            **tokens, **clip_range, **labels, table=self.table, top_entropy_share=self.args.top_entropy_share
         )
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)

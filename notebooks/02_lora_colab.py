@@ -208,7 +208,7 @@ log[columns].groupby(batches).mean().tail()
 # problems.
 
 # %%
-from htpo_trl.evaluation.comparison import compare, comparison_table
+from htpo_trl.evaluation import compare, comparison_table
 
 
 steps = [f"{OUTPUT}/evaluation/step-{step}" for step in (0, arguments.max_steps)]

@@ -1,6 +1,5 @@
 from .benchmarks import BENCHMARKS, Benchmark
-from .names import load
-from .procedural import PROCEDURAL_TASKS
+from .names import PROCEDURAL_TASKS, load
 from .prompts import TEMPLATES
 from .splits import check_disjoint, exclude, split
 

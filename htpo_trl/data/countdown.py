@@ -81,13 +81,11 @@ def write_search(problem: Problem, rng: random.Random) -> str:
 
 def is_solution(prompt: str, completion: str) -> bool:
     """Whether the attempt that a completion submits is a correct derivation of the prompt's target."""
-    problem = _PROMPT.fullmatch(prompt)
-    if problem is None:
+    if (problem := _PROMPT.fullmatch(prompt)) is None:
         raise ValueError(f"Not a countdown prompt: {prompt!r}; expected one like '2,5,9>43:'.")
     *numbers, target = map(int, problem.groups())
     submitted = completion[:-1].rpartition("?")[2] if completion.endswith("!") else ""
-    attempt = _ATTEMPT.fullmatch(submitted)
-    if attempt is None:
+    if (attempt := _ATTEMPT.fullmatch(submitted)) is None:
         return False
     left = Counter(numbers)
     for a, sign, b, result in (attempt.groups()[:4], attempt.groups()[4:]):

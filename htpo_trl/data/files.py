@@ -14,11 +14,11 @@ Row = tuple[str, dict[str, Any]]
 def rows_of(path: str | Path) -> Iterator[Row]:
     """Place (`train.jsonl, line 3`; counted from 1, rows in parquet) and columns of every row of a file in UTF-8."""
     path = Path(path)
-    if path.suffix not in _READERS:
-        raise ValueError(f"{path}: expected a file of {', '.join(_READERS)}; convert it.")
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: expected a file of {', '.join(READERS)}; convert it.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} in {Path.cwd()}.")
-    return _READERS[path.suffix](path)
+    return READERS[path.suffix](path)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -68,6 +68,5 @@ def arrow_rows(source: Any, tables: Iterable[Any]) -> Iterator[Row]:
     return ((f"{source}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-_READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-#: Of the files that can be read.
-SUFFIXES = tuple(_READERS)
+#: Suffix -> reader, of the files that can be read.
+READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils import nearest
 from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
-from .files import SUFFIXES, Row, arrow_rows, rows_of
-from .procedural import PROCEDURAL_TASKS, generate
+from .files import READERS, Row, arrow_rows, rows_of
 from .prompts import PromptArguments
 from .splits import key_of
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+#: Tasks of reasoning-gym (extra `procedural`) whose answer is one number and which were recomputed here without a
+#: difference. Answers of others can be judged by the package's own scorers only, several of which evaluate the model's
+#: text (`eval`, `sympy.parse_expr`); some are wrong (`basic_arithmetic` divides by flooring). None is ever called.
+PROCEDURAL_TASKS = (
+    *("binary_alternation", "chain_sum", "count_bits", "count_primes", "decimal_chain_sum", "dice", "gcd"),
+    *("largest_island", "lcm", "letter_counting", "maze", "products", "rotten_oranges", "self_reference"),
+    "simple_equations",
+)
 #: Generated here; they take `dataset_options`.
 TASKS = (*PROCEDURAL_TASKS, "countdown")
 
@@ -103,7 +111,24 @@ def load(
         if {spec.problem, spec.solution} <= {*found.column_names}:  # otherwise row 1 says which there are
             found = found.select_columns([spec.problem, spec.solution])
         rows = arrow_rows(spec.hub_id, found.with_format("arrow").iter(1000))
-    return _build(path or spec.hub_id, rows, spec, prompts)
+    return Dataset.from_dict(_columns(path or spec.hub_id, rows, spec, prompts))
+
+
+def generate(task: str, size: int = 1000, seed: int = 0, **options: Any) -> Iterator[Row]:
+    """
+    Rows with the problems of a task (`problem`) and their answers (`solution`), the same at every call.
+
+    Two seeds give different problems, but small tasks repeat some: hold out by [`~htpo_trl.data.split`]. Further
+    options are the task's, such as `max_terms=3` of `chain_sum`.
+    """
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise ImportError(f"{task} needs reasoning-gym: pip install 'htpo_trl[procedural]'.") from error
+    # reasoning-gym seeds problem i with seed + i: sets of neighbouring seeds would be the same but for a shift by one.
+    start = random.Random(seed).getrandbits(32)
+    for number, entry in enumerate(reasoning_gym.create_dataset(task, size=size, seed=start, **options), 1):
+        yield f"{task}, problem {number}", {"problem": entry["question"], "solution": entry["answer"]}
 
 
 def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
@@ -114,7 +139,7 @@ def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Data
 
 def is_ours(name: str) -> bool:
     """Whether the name is one of this package's, or of a local file: known without the Hub."""
-    return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in SUFFIXES or os.path.isfile(name)
+    return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in READERS or os.path.isfile(name)
 
 
 def hub_id(name: str | None) -> str | None:
@@ -158,9 +183,7 @@ def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], st
         raise ValueError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
 
 
-def _build(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> "Dataset":
-    from datasets import Dataset
-
+def _columns(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> dict[str, Any]:
     count, found = 0, dict[str, tuple[str, set[str]]]()
     for place, row in rows:
         count += 1
@@ -178,4 +201,4 @@ def _build(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: Pr
             *(source, count, len(kept), count - len(found), conflicts),
         )
     problems, solutions = zip(*kept, strict=True)
-    return Dataset.from_dict({"prompt": [*map(prompts.prompt, problems)], "solution": solutions, "problem": problems})
+    return {"prompt": [*map(prompts.prompt, problems)], "solution": solutions, "problem": problems}

@@ -1,7 +1,6 @@
 from .callback import EvaluationCallback
-from .comparison import compare, comparison_table
 from .generation import Generator, TransformersGenerator, VLLMGenerator, load_generator
-from .results import ResultsError, summarize, summary_table
+from .results import ResultsError, compare, comparison_table, summarize, summary_table
 from .runner import evaluate
 from .sampling import Sampling
 from .statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test

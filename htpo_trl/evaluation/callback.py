@@ -69,10 +69,6 @@ class EvaluationCallback(TrainerCallback):
             generator = TransformersGenerator(model, trainer.processing_class)
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
-                if accelerator.is_main_process:
-                    directory.mkdir(parents=True, exist_ok=True)
-                    for old in (run.path.with_suffix(".json"), run.path):  # of a run that was here before
-                        old.unlink(missing_ok=True)
                 summary = run.write(self.ks, accelerator, args.disable_tqdm)
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}

@@ -162,12 +162,8 @@ class VLLMGenerator:
         """One request for each prompt; see [`Generator`]."""
         from vllm import SamplingParams
 
-        parameters = [
-            SamplingParams(
-                temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_new_tokens, seed=seed
-            )
-            for seed in seeds
-        ]
+        options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
+        parameters = [SamplingParams(**options, seed=seed) for seed in seeds]
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         outputs = [request.outputs[0] for request in self.llm.generate(requests, parameters, use_tqdm=False)]
         return [Generation(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]

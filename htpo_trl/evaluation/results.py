@@ -1,5 +1,5 @@
 """
-Result files of an evaluation, and the metrics in them, with intervals.
+Result files of an evaluation, the metrics in them, with intervals, and the paired comparison of two.
 
 A directory holds two files per benchmark: `<benchmark>.jsonl`, one sample a line, and `<benchmark>.json`, the settings
 and in the end the summary. Nothing here needs torch.
@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..data.files import rows_of
 from ..utils import UsageError, markdown_table, write_json
-from .statistics import majority_at_k, means_with_intervals, pass_at_k
+from .statistics import majority_at_k, means_with_intervals, pass_at_k, sign_flip_test
 
 
 class ResultsError(UsageError):
@@ -172,3 +172,69 @@ def summary_table(summaries: Mapping[str, dict[str, Any]]) -> str:
         for name, s in summaries.items()
     ]
     return "\n".join([markdown_table(["benchmark", "metric", "mean", "low", "high"], cells), "", *notes])
+
+
+def compare(first: str | Path, second: str | Path, ks: Iterable[int] | None = None) -> list[dict[str, Any]]:
+    """
+    Compare two evaluations problem by problem.
+
+    Args:
+        first, second (`str` or `Path`):
+            Two result files (`.jsonl`), or two directories of them with the same benchmarks.
+        ks (`Iterable[int]`, *optional*):
+            As in [`~htpo_trl.evaluation.evaluate`], up to the smaller number of samples.
+
+    Returns:
+        `list[dict]`: per benchmark and metric the means `first` and `second`, their `difference` (second minus first)
+        with its 95% interval `low`, `high` (bootstrap over problems, both values of a problem together), and `p`, that
+        of [`sign_flip_test`]. It is not corrected for the number of metrics: decide beforehand which one matters.
+
+    Raises:
+        ResultsError: if the two are not of the same benchmarks and problems, or not finished.
+    """
+    records = []
+    for benchmark, files in _pairs(Path(first), Path(second)).items():
+        results = [read(file) for file in files]
+        one, two = (result.problems.keys() for result in results)
+        if one != two:
+            raise ResultsError(
+                f"{files[0]} and {files[1]} are not of the same problems: {len(one - two)} are in the first, "
+                f"{len(two - one)} in the second, {len(one & two)} in both."
+            )
+        n = {result.settings["sampling"]["num_samples"] for result in results}
+        tables = [scores(result, check_ks(min(n), ks)) for result in results]
+        before, after = tables[0].align(tables[1], join="inner")  # what both have and could judge
+        found = means_with_intervals(after - before)
+        records += (
+            pd.DataFrame(found, before.columns, ["difference", "low", "high"])
+            .assign(p=sign_flip_test(after - before), first=before.mean(), second=after.mean(), problems=len(before))
+            .rename({"mean": f"mean@{min(n)}"} if len(n) == 1 else {})
+            .rename_axis("metric")
+            .reset_index()
+            .assign(benchmark=benchmark)
+            .to_dict("records")
+        )
+    return records
+
+
+def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
+    if first.is_dir() != second.is_dir():
+        raise ResultsError(f"{first} and {second}: one is a directory, the other a file. Name two of a kind.")
+    if not first.is_dir():
+        return {first.stem: (first, second)}
+    names = [sorted(path.stem for path in directory.glob("*.jsonl")) for directory in (first, second)]
+    if names[0] != names[1] or not names[0]:
+        raise ResultsError(
+            f"{first} holds the benchmarks {names[0]}, {second} {names[1]}. Compare single files, or directories with "
+            "the same ones."
+        )
+    return {name: (first / f"{name}.jsonl", second / f"{name}.jsonl") for name in names[0]}
+
+
+def comparison_table(records: list[dict[str, Any]]) -> str:
+    """Markdown, aligned so that it reads well in a terminal too."""
+    header = ["benchmark", "metric", "problems", "first", "second", "difference", "95% interval", "p"]
+    row = (
+        "{benchmark}|{metric}|{problems}|{first:.3f}|{second:.3f}|{difference:+.3f}|{low:+.3f} to {high:+.3f}|{p:.4f}"
+    )
+    return markdown_table(header, [row.format(**record).split("|") for record in records])

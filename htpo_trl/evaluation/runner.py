@@ -108,9 +108,14 @@ class SamplingRun:
             seen[problem] += 1
             if seen[problem] > 1:  # the same problem again is another one, with samples of its own
                 problem += f"-{seen[problem]}"
-            prompt = _tokenize(generator.tokenizer, row["prompt"], sampling)
-            digest.update(f"{problem} {prompt}".encode())
-            self.problems[problem] = row, prompt
+            # As TRL does for training: special tokens are those of the chat template, or else the tokenizer's own.
+            tokenizer, prompt, options = generator.tokenizer, row["prompt"], sampling.chat_template_kwargs or {}
+            if isinstance(prompt, str):
+                tokens = tokenizer(prompt).input_ids
+            else:
+                tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)["input_ids"]
+            digest.update(f"{problem} {tokens}".encode())
+            self.problems[problem] = row, tokens
         if not self.problems:
             raise ValueError(f"There are no problems in {benchmark!r}.")
         self.keys = [(problem, sample) for problem in self.problems for sample in range(sampling.num_samples)]
@@ -136,8 +141,11 @@ class SamplingRun:
         processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
         record = self.path.with_suffix(".json")
         starts = range(self.done, len(self.keys), self.sampling.batch_size)
+        if index == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record, {"settings": self.settings})
         with (
-            open(os.devnull if index else self.path, "ab") as file,
+            open(os.devnull if index else self.path, "ab" if self.done else "wb") as file,
             tqdm(
                 total=len(self.keys),
                 initial=self.done,
@@ -158,7 +166,6 @@ class SamplingRun:
                 progress.update(len(rows))
         if index:
             return {}
-        write_json(record, {"settings": self.settings})
         summary = results.summarize(results.read(self.path), ks)
         write_json(record, {"settings": self.settings, "summary": summary})
         return summary
@@ -179,14 +186,6 @@ class SamplingRun:
             | verdict
             for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
-
-
-def _tokenize(tokenizer: Any, prompt: Any, sampling: Sampling) -> list[int]:
-    """As TRL does for training: special tokens are those of the chat template, or else the tokenizer's own."""
-    if isinstance(prompt, str):
-        return tokenizer(prompt).input_ids
-    options = sampling.chat_template_kwargs or {}
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)["input_ids"]
 
 
 def _judge(judge: Judge | None, rows: Sequence[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:

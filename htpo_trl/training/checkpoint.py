@@ -22,6 +22,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..utils import UsageError, write_json
 
 
+#: Buffered rollouts, one per gradient step that is still to be done.
+Batches = list[dict[str, Any]] | None
 #: Of the state file. It goes up when what an older version wrote can no longer be resumed from.
 FORMAT = 1
 #: The file that lists all others of a complete checkpoint.
@@ -39,7 +41,7 @@ def state_file(checkpoint: str | Path, rank: int) -> Path:
     return Path(checkpoint, f"htpo_state_{rank}.safetensors")
 
 
-def save_state(file: Path, writer: str, batches: list[dict[str, Any]] | None, counters: dict[str, Any]) -> None:
+def save_state(file: Path, writer: str, batches: Batches, counters: dict[str, Any]) -> None:
     """
     Write buffered rollouts, whose values are tensors or JSON, and counters, which are JSON. `writer` is the class of
     the trainer, which alone can go on from there.
@@ -57,9 +59,7 @@ def save_state(file: Path, writer: str, batches: list[dict[str, Any]] | None, co
     save_file(tensors, file, metadata={"htpo": json.dumps(state)})
 
 
-def load_state(
-    file: Path, writer: str, device: torch.device | str = "cpu"
-) -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
+def load_state(file: Path, writer: str, device: torch.device | str = "cpu") -> tuple[Batches, dict[str, Any]]:
     """
     What [`save_state`] wrote, with the tensors on `device`.
 
@@ -92,11 +92,6 @@ def seal(checkpoint: str | Path) -> None:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(SEAL))
     content = {str(path.relative_to(checkpoint)): _fingerprint(path) for path in files}
     write_json(checkpoint / SEAL, {"files": content})
-
-
-def unseal(checkpoint: str | Path) -> None:
-    """Declare a checkpoint incomplete; to be called before any of its files is written."""
-    Path(checkpoint, SEAL).unlink(missing_ok=True)
 
 
 def check(checkpoint: str | Path) -> None:
@@ -138,15 +133,14 @@ def not_saved(directory: str | Path) -> str:
 def last_complete(output_dir: str | Path) -> str | None:
     """The newest complete checkpoint in `output_dir`, with a warning for each newer one that is skipped."""
     prefix = f"{PREFIX_CHECKPOINT_DIR}-"
-    steps = {path: path.name.removeprefix(prefix) for path in Path(output_dir).glob(f"{prefix}*")}
-    checkpoints = sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]))
-    for checkpoint in reversed(checkpoints):
+    steps = {path.name.removeprefix(prefix): path for path in Path(output_dir).glob(f"{prefix}*")}
+    for step in sorted(filter(str.isdigit, steps), key=int, reverse=True):
         try:
-            check(checkpoint)
+            check(steps[step])
         except CheckpointError as error:
-            warnings.warn(f"{checkpoint} is skipped. {error}", stacklevel=2)
+            warnings.warn(f"{steps[step]} is skipped. {error}", stacklevel=2)
         else:
-            return str(checkpoint)
+            return str(steps[step])
     return None
 
 

@@ -1,7 +1,4 @@
-"""
-Ctrl-C and SIGTERM during training: the run stops at the next point where a checkpoint is exact, saves one, and says in
-its last line how to go on.
-"""
+"""Ctrl-C and SIGTERM during training: the run stops where a checkpoint is exact, saves one, and says how to go on."""
 
 import os
 import signal
@@ -124,8 +121,7 @@ class _Stop(TrainerCallback):
         self._save_if_agreed(args, control)
 
     def on_save(self, args, state, control, **kwargs):
-        signum = self._agreed()
-        if not signum:
+        if not (signum := self._agreed()):
             return
         trainer = self.trainer
         trainer.callback_handler.on_train_end(args, state, control)  # trackers and progress bars close

@@ -51,7 +51,10 @@ def write_model_card(
 def _card(trl_card: ModelCard, trainer: Any) -> ModelCard:
     args, data = trainer.args, cast(ModelCardData, trl_card.data)
     model = data.base_model
-    data.base_model = model if _is_repo_id(model) else None  # not a path on this machine
+    try:
+        validate_repo_id(model)  # type: ignore[arg-type]
+    except HFValidationError:  # none, or a path on this machine
+        data.base_model = None
     evaluations = _evaluations(Path(args.output_dir), trainer.state.global_step)
     last = max(evaluations, default=-1)
     data.eval_results = [
@@ -91,14 +94,6 @@ def _dataset_id(dataset: Any) -> str | None:
         if found := re.match(r"hf://datasets/([^@]+)@", file):
             return found[1]
     return None
-
-
-def _is_repo_id(name: Any) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name is not None
 
 
 def _evaluations(output_dir: Path, last_step: int) -> dict[int, dict[str, Any]]:

@@ -33,13 +33,12 @@ class PromptStream:
             self._walk = itertools.islice(self._endless(), self.drawn, None)
         held = set(held)
         examples: list[dict[str, Any]] = []
-        last_pass: int | None = None
+        last_pass = 0
         while len(examples) < n:
             current_pass, item = next(self._walk)
             self.drawn += 1
-            if last_pass is None:
-                last_pass = current_pass + 1  # a whole pass, wherever this one began
-            elif current_pass > last_pass:
+            last_pass = last_pass or current_pass + 1  # a whole pass, wherever this one began
+            if current_pass > last_pass:
                 break
             example = self.dataset[item] if self._is_map else item
             if (key := prompt_key(example["prompt"])) not in held:

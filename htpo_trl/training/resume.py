@@ -1,13 +1,8 @@
-"""
-`ResumableGRPOTrainer`: TRL's `GRPOTrainer` whose runs resume exactly at any step, not only where a batch is generated.
+"""TRL's `GRPOTrainer` whose runs resume exactly at any step, not only where a batch is generated (`checkpoint.py`)."""
 
-A checkpoint also holds, for each process, the rollouts that are still to be trained on and the counters. It is sealed
-when all of it is written; one that is not is never resumed from (see `checkpoint.py`).
-"""
-
-import os
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -39,26 +34,17 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """
-        [`~transformers.Trainer.train`], from a complete checkpoint alone.
-
-        Args:
-            resume_from_checkpoint (`bool` or `str`, *optional*):
-                `True` takes the last complete checkpoint of `output_dir`, with a warning for each that is skipped; a
-                path takes that one.
-
-        Raises:
-            CheckpointError: if there is none, or it is incomplete or damaged.
+        [`~transformers.Trainer.train`], from a complete checkpoint alone. With `resume_from_checkpoint=True` there is
+        a warning for each newer one that is skipped.
         """
         if resume_from_checkpoint is True:
             # One process chooses, so that all take the same one.
-            output_dir = str(self.args.output_dir)
-            chosen = [checkpoint.last_complete(output_dir) if self.accelerator.is_main_process else None]
-            broadcast_object_list(chosen)
-            resume_from_checkpoint = chosen[0]
+            last = checkpoint.last_complete(self.args.output_dir) if self.accelerator.is_main_process else None
+            (resume_from_checkpoint,) = broadcast_object_list([last])
             if resume_from_checkpoint is None:
                 raise CheckpointError(
-                    f"resume_from_checkpoint=True, but there is no complete checkpoint in {output_dir}. Leave it out "
-                    "to start from the beginning."
+                    f"resume_from_checkpoint=True, but there is no complete checkpoint in {self.args.output_dir}. "
+                    "Leave it out to start from the beginning."
                 )
         elif resume_from_checkpoint:
             checkpoint.check(resume_from_checkpoint)
@@ -68,9 +54,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model, trial):
         run_dir = self._get_output_dir(trial=trial)
-        directory = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        directory = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            checkpoint.unseal(directory)
+            (directory / checkpoint.SEAL).unlink(missing_ok=True)  # before any of its files is written
         self.accelerator.wait_for_everyone()
         limit = self.args.save_total_limit
         try:
@@ -89,7 +75,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         if self.args.push_to_hub:
             self._warn_of_failed_push()
             with self._without_token():
-                super()._push_from_checkpoint(directory)
+                super()._push_from_checkpoint(str(directory))
 
     def _save(self, output_dir=None, state_dict=None):
         with self._without_token():
@@ -132,7 +118,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             if step == 0 or self._step % self.args.gradient_accumulation_steps:
                 return "There is no whole step since the start or the last checkpoint, so that nothing is saved."
             self._save_checkpoint(self.model_wrapped, trial=None)
-        path = os.path.join(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        path = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
         if self.args.save_only_model:
             return (
                 f"The weights are saved at step {step} in {path}; save_only_model=True leaves nothing to resume from."
@@ -150,12 +136,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
         # The caller would now delete older checkpoints, before this one is sealed; `_save_checkpoint` does it later.
         self.args.save_total_limit = None
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._load_state(checkpoint)
-
-    def _load_state(self, directory: str) -> None:
+    def _load_optimizer_and_scheduler(self, directory):
+        super()._load_optimizer_and_scheduler(directory)
+        if directory is None:
+            return
         file = checkpoint.state_file(directory, self.accelerator.process_index)
         batches, counters = checkpoint.load_state(file, self._writer(), self.accelerator.device)
         for name, value in self._batch_shape().items():

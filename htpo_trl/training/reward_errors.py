@@ -48,8 +48,7 @@ class RewardErrors:
         """Name function and batch, and the row that the error tells; returns rewards that nobody will use."""
         n, row = len(kwargs["prompts"]), getattr(error, "row", None)
         known = isinstance(row, int) and 0 <= row < n
-        place = row if isinstance(row, int) and known else 0
-        prompt, completion = (_shortened(kwargs[key][place]) for key in ("prompts", "completions"))
+        prompt, completion = (_shortened(kwargs[key][row if known else 0]) for key in ("prompts", "completions"))
         error.add_note(
             f"The reward function {name!r} failed on process {self.rank}, on "
             f"{f'row {row} of a batch of {n}' if known else f'a batch of {n}, which begins with'}\n"
@@ -59,10 +58,7 @@ class RewardErrors:
         return [0.0] * n
 
     def raise_if_any(self, save: Callable[[], str]) -> None:
-        """
-        Raise on all processes if any of them holds an error; to be called on all. `save` is called before, and says
-        what it did, in a note of the error.
-        """
+        """Raise on all processes if any holds an error; to be called on all. What `save` returns is a note of it."""
         text = self.error and "".join(traceback.format_exception_only(self.error)).strip()
         texts = [text for text in gather_object([text]) if text]
         if not texts:

@@ -53,12 +53,6 @@ class Rollouts(NamedTuple):
     accuracy: list[float]  #: of each group of all processes; NaN where no response was judged
 
 
-class _Group(NamedTuple):
-    rows: dict[int, Any]  # place in the group -> row, of those that this process holds
-    rewards: Tensor  # (group_size, n_rewards)
-    key: str
-
-
 class Batch(NamedTuple):
     """What [`collect`] returns."""
 
@@ -113,8 +107,8 @@ def collect(
             Number, keys of the prompts that the batch holds → as many fresh examples, or fewer; the same everywhere.
         exchange (`Callable`):
             Concatenates the lists of all processes, in the order of their ranks.
-        group_size, rank, n_processes, max_rounds (`int`):
-            Responses to each prompt; this process, and how many there are; rounds of generation, the first included.
+        max_rounds (`int`):
+            Rounds of generation, the first included.
 
     Returns:
         [`Batch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full, `missing`
@@ -123,32 +117,25 @@ def collect(
     n_rows = len(first)
     wanted = n_rows * n_processes // group_size
     unit = n_processes // math.gcd(n_processes, group_size)  # groups that divide into equal numbers of rows
-    informative: list[_Group] = []
-    spare: list[_Group] = []
-    accuracy: list[float] = []
+    accuracy, keys, rewards = list[float](), list[str](), list[Tensor]()  # of every group that was generated
+    rows: dict[int, Any] = {}  # place among all completions -> row, of those of this process that may be taken
     inputs = first
     for n_rounds in range(1, max_rounds + 1):
         rollouts = roll_out(inputs)
-        keys = exchange([prompt_key(x["prompt"]) for x in inputs])[::group_size]
+        begin = len(keys) * group_size + rank * len(inputs)
         accuracy += rollouts.accuracy
-        offset = rank * len(inputs)
-        for i, (key, share) in enumerate(zip(keys, rollouts.accuracy, strict=True)):
-            places = range(max(i * group_size, offset), min((i + 1) * group_size, offset + len(inputs)))
-            group = _Group(
-                rows={place - i * group_size: rollouts.rows[place - offset] for place in places},
-                rewards=rollouts.rewards[i * group_size : (i + 1) * group_size],
-                key=key,
-            )
-            if is_informative(share):
-                informative.append(group)
-            elif n_rounds == 1:
-                spare.append(group)
+        keys += exchange([prompt_key(x["prompt"]) for x in inputs])[::group_size]
+        rewards += rollouts.rewards.split(group_size)
+        for place, row in enumerate(rollouts.rows, begin):
+            if n_rounds == 1 or is_informative(accuracy[place // group_size]):
+                rows[place] = row
+        informative = [i for i, share in enumerate(accuracy) if is_informative(share)]
         needed = wanted - len(informative)
         if needed <= 0 or n_rounds == max_rounds:
             break
         expected = math.ceil(needed * len(accuracy) / max(len(informative), 1))
         n_groups = min(math.ceil(expected / unit) * unit, wanted)
-        examples = draw(n_groups, {group.key for group in informative})
+        examples = draw(n_groups, {keys[i] for i in informative})
         examples = examples[: len(examples) // unit * unit]
         if not examples:
             break
@@ -156,12 +143,14 @@ def collect(
         places = range(rank * per_process, (rank + 1) * per_process)
         inputs = [copy.deepcopy(examples[place // group_size]) for place in places]
 
+    spare = [i for i in range(wanted) if not is_informative(accuracy[i])]  # of the first round
     groups = (informative + spare)[:wanted]
-    held = {i * group_size + j: row for i, group in enumerate(groups) for j, row in group.rows.items()}
+    taken = [group * group_size + j for group in groups for j in range(group_size)]
+    held = {i: rows[place] for i, place in enumerate(taken) if place in rows}
     held.update(exchange([(place, row) for place, row in held.items() if place // n_rows != rank]))
     return Batch(
         rows=[held[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
-        rewards=torch.cat([group.rewards for group in groups]),
+        rewards=torch.cat([rewards[i] for i in groups]),
         rounds=n_rounds,
         accuracy=accuracy,
         missing=max(needed, 0),
@@ -173,8 +162,6 @@ class Sampled(NamedTuple):
 
     generated: tuple  #: as TRL's `_generate` returns it
     rewards: Tensor  #: (n_processes * B, n_rewards), of all processes
-    extra_logs: dict[str, list]  #: by `log_extra`, one value per row of this process
-    metrics: dict[str, list[float]]  #: by `log_metric`, one mean over all rows that were judged
 
 
 class DynamicSampler:
@@ -207,7 +194,7 @@ class DynamicSampler:
     def sample(self, inputs: list[dict]) -> tuple[list[dict], Sampled]:
         """
         Generate, from this process's rows of a batch on, until every group is informative. Returns the rows to train
-        on and what has been sampled for them, and logs what it took.
+        on and what has been sampled for them, and logs what it took and what the reward functions log of them.
 
         Raises:
             SamplingExhaustedError: if no full batch was found; a checkpoint is saved before.
@@ -215,7 +202,7 @@ class DynamicSampler:
         trainer, started = self.trainer, time.perf_counter()
         accelerator = trainer.accelerator
         first: tuple = ()  # what generation returned at first
-        logged: dict[str, list[tuple[float, int]]] = {}  # metric -> value, rows it is the mean of
+        logged: dict[str, list[float]] = {}  # metric -> values, which TRL will average
 
         def roll_out(rows):
             nonlocal first
@@ -226,7 +213,8 @@ class DynamicSampler:
             extra_logs = dict(trainer._pending_extra_logs)
             trainer._pending_extra_logs.clear()
             for name, values in trainer._pending_metrics.items():
-                logged.setdefault(name, []).extend((value, len(rows)) for value in values)
+                # A round counts as often as it has rows.
+                logged.setdefault(name, []).extend(values * len(rows))
             trainer._pending_metrics.clear()
             logs = [{name: values[i] for name, values in extra_logs.items()} for i in range(len(rows))]
             first = first or generated
@@ -235,9 +223,9 @@ class DynamicSampler:
 
         def draw(n, held):
             # One process reads, so that all have the same prompts, whatever the data set does.
-            drawn = [self.prompts.draw(n, held) if accelerator.is_main_process else None]
-            broadcast_object_list(drawn)
-            return [{name: example[name] for name in inputs[0]} for example in drawn[0] or []]
+            drawn = self.prompts.draw(n, held) if accelerator.is_main_process else []
+            (drawn,) = broadcast_object_list([drawn])
+            return [{name: example[name] for name in inputs[0]} for example in drawn]
 
         batch = collect(
             inputs,
@@ -256,12 +244,9 @@ class DynamicSampler:
             self._exhausted(batch, metrics)
         rows, fields, logs = (list(column) for column in zip(*batch.rows, strict=True))
         names = {name for log in logs for name in log}
-        extra_logs = {name: [log.get(name) for log in logs] for name in names}
-        # A round counts as often as it has rows: TRL would average calls.
-        means = {
-            name: [sum(value * n for value, n in calls) / sum(n for _, n in calls)] for name, calls in logged.items()
-        }
-        return rows, Sampled(join_rows(fields, first, len(inputs)), batch.rewards, extra_logs, means)
+        trainer._pending_extra_logs.update({name: [log.get(name) for log in logs] for name in names})
+        trainer._pending_metrics.update(logged)
+        return rows, Sampled(join_rows(fields, first, len(inputs)), batch.rewards)
 
     def _exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
         args = self.trainer.args

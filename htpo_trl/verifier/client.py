@@ -9,9 +9,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from .answers import bare_answer, bare_gold, compare_plainly, extract_answer, is_prose
@@ -63,7 +65,7 @@ class VerifierConfig:
                 raise ValueError(f"{name}={value} must be positive; the default is {getattr(VerifierConfig, name)}.")
 
 
-class Verifier:
+class Verifier(AbstractContextManager["Verifier"]):
     r"""
     Judges answers by math-verify, in processes of its own that start when they are first needed.
 
@@ -85,7 +87,8 @@ class Verifier:
     def __init__(self, config: VerifierConfig | None = None):
         self.config = config or VerifierConfig()
         self._lock = threading.Lock()
-        self._server: _Server | None = None
+        self._server: subprocess.Popen | None = None
+        self._pipe: Connection
         _verifiers.add(self)
 
     def judge(self, completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
@@ -135,9 +138,8 @@ class Verifier:
             for _ in range(2):
                 try:
                     if self._server is None:
-                        self._server = _Server(self.config)
-                        atexit.register(self.close)
-                    return self._server.judge(pairs)
+                        self._start()
+                    return self._request(pairs)
                 except BaseException as error:
                     self._stop()  # also when interrupted: the reply to come must not answer the next request
                     if not isinstance(error, EOFError | OSError):
@@ -149,21 +151,54 @@ class Verifier:
                 f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
             ) from failure
 
+    def _start(self) -> None:
+        self._pipe, far_end = Pipe()
+        # -P: a file in the working directory that is named like a library must not be imported. A session of its own:
+        # Ctrl-C is for the trainer, which then closes the server.
+        command = f"from {__package__}.server import main; main()"
+        self._server = subprocess.Popen(
+            [sys.executable, "-P", "-c", command, json.dumps(asdict(self.config))],
+            stdin=far_end.fileno(),
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+        far_end.close()
+        atexit.register(self.close)
+
+    def _request(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        self._pipe.send_bytes(json.dumps(pairs).encode())
+        # Every answer and every gold may take its deadline; a minute for the start, and for an overloaded machine.
+        rounds = math.ceil(len(pairs) / self.config.workers)
+        seconds = 60 + 2 * rounds * (self.config.deadline + 1)
+        if not self._pipe.poll(seconds):
+            # No TimeoutError: that is an OSError, by which the pipe tells that the process has ended.
+            raise RuntimeError(
+                f"The verifier gave no reply on {len(pairs)} answers within {seconds:.0f} seconds, though each ends "
+                "at its deadline. The machine is overloaded, or the process was stopped: lower `workers` or raise "
+                f"`deadline` by htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
+            )
+        return [Verdict(verdict) for verdict in json.loads(self._pipe.recv_bytes())]
+
     def _stop(self) -> None:
         atexit.unregister(self.close)
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        if self._server is None:
+            return
+        self._pipe.close()
+        try:
+            self._server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._server = None
 
     def _forget(self) -> None:
         """In a forked child, where the parent's server is out of reach and another thread may have held the lock."""
         self._lock = threading.Lock()
         if self._server is not None:
-            self._server.forget()
+            self._pipe.close()
+            self._server.returncode = 0  # not a child of this process: nothing to wait for
             self._server = None
-
-    def __enter__(self) -> "Verifier":
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()
@@ -183,47 +218,3 @@ def configure(config: VerifierConfig) -> None:
 def judge(completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
     """`Verifier.judge` of this process's verifier."""
     return _verifier.judge(completions, golds)
-
-
-class _Server:
-    """The near end of a `server` process."""
-
-    def __init__(self, config: VerifierConfig):
-        self._config = config
-        self._pipe, far_end = Pipe()
-        # -P: a file in the working directory that is named like a library must not be imported. A session of its own:
-        # Ctrl-C is for the trainer, which then closes the server.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__package__}.server import main; main()", json.dumps(asdict(config))],
-            stdin=far_end.fileno(),
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
-        far_end.close()
-
-    def judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        self._pipe.send_bytes(json.dumps(pairs).encode())
-        # Every answer and every gold may take its deadline; a minute for the start, and for an overloaded machine.
-        rounds = math.ceil(len(pairs) / self._config.workers)
-        seconds = 60 + 2 * rounds * (self._config.deadline + 1)
-        if not self._pipe.poll(seconds):
-            # No TimeoutError: that is an OSError, by which the pipe tells that the process has ended.
-            raise RuntimeError(
-                f"The verifier gave no reply on {len(pairs)} answers within {seconds:.0f} seconds, though each ends "
-                "at its deadline. The machine is overloaded, or the process was stopped: lower `workers` or raise "
-                f"`deadline` by htpo_trl.verifier.configure(VerifierConfig(...)); they are {self._config}."
-            )
-        return [Verdict(verdict) for verdict in json.loads(self._pipe.recv_bytes())]
-
-    def stop(self) -> None:
-        self._pipe.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def forget(self) -> None:
-        self._pipe.close()
-        self._process.returncode = 0  # not a child of this process: nothing to wait for

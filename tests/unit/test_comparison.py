@@ -3,8 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from htpo_trl.evaluation.comparison import compare, comparison_table
-from htpo_trl.evaluation.results import ResultsError
+from htpo_trl.evaluation.results import ResultsError, compare, comparison_table
 from htpo_trl.evaluation.statistics import majority_at_k, mean_with_interval, pass_at_k, sign_flip_test
 
 

@@ -23,8 +23,7 @@ from htpo_trl.data import (
     split,
 )
 from htpo_trl.data.countdown import countdown_reward, problems
-from htpo_trl.data.names import check_options, evaluation_problems, hub_id, is_ours
-from htpo_trl.data.procedural import generate
+from htpo_trl.data.names import check_options, evaluation_problems, generate, hub_id, is_ours
 from htpo_trl.data.prompts import PromptArguments
 
 from ..golds import DATA, FILES
