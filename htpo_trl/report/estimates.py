@@ -1,24 +1,99 @@
 """
-What is said of sets of runs. Values are frames whose rows are the units, seeds or the problems of an evaluation, with
-95% intervals: over seeds by Student's t, over problems by the bootstrap. What was not logged is NaN, or absent.
+What is said of sets of runs: metrics, and estimates of them. Values are frames whose rows are the units, seeds or the
+problems of an evaluation, with 95% intervals: over seeds by Student's t, over problems by the bootstrap. What was not
+logged is NaN, or absent.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from ..evaluation.statistics import means_with_intervals, sign_flip_test, t_intervals
-from .panels import Metric
-from .runs import Evaluation, Run, RunError
-from .sets import RunSet
+from ..objective.table import EFFECTS, GROUPS
+from ..palette import group_label
+from ..verifier import Verdict
+from .runs import Evaluation, Run, RunError, RunSet
 
 
 #: Points of a curve: beyond, neighbouring steps are averaged.
 MAX_POINTS = 50
 #: Share of the logged values, the last ones, whose mean is the final value.
 FINAL_SHARE = 0.1
+
+
+class Metric(NamedTuple):
+    """A metric of the log and its panel; `panels.yaml` says what the fields mean."""
+
+    key: str
+    title: str
+    unit: str
+    signed: bool = False
+    optional: bool = False
+    decimals: int = 3
+    final: bool = False
+    paired: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Factor from what is logged to what is shown."""
+        return 100.0 if self.unit.startswith("%") else 1.0
+
+    @property
+    def label(self) -> str:
+        """Title and unit, for tables."""
+        return self.title if self.unit.lower() in self.title.lower() else f"{self.title} ({self.unit})"
+
+
+class Outline(NamedTuple):
+    """A section: its name is that of its anchor and its picture, its metrics are drawn in a panel each."""
+
+    name: str
+    heading: str
+    caption: str = ""
+    missing: str = ""
+    metrics: Sequence[Metric] = ()
+
+
+def outlines(sets: Sequence[RunSet]) -> list[Outline]:
+    """The sections in order."""
+    pattern = re.compile(rf"(?!eval_)(.+)/({'|'.join(Verdict)})")
+    names = {name for _, runs in sets for run in runs for name in run.log}
+    rewards = sorted({match[1] for name in names if (match := pattern.fullmatch(name))}) or ["math_reward"]
+    content = yaml.safe_load(Path(__file__).with_name("panels.yaml").read_text(encoding="utf-8"))
+    return [Outline(**each | {"metrics": _metrics(each.get("metrics", ()), rewards)}) for each in content]
+
+
+def _metrics(entries: Sequence[dict[str, Any]], rewards: Sequence[str]) -> list[Metric]:
+    found = {}
+    for entry, group, effect, reward, verdict in product(entries, GROUPS, EFFECTS, rewards, Verdict):
+        key = entry["key"].format(group=group, effect=effect, reward=reward, verdict=verdict)
+        labels = {"group": group_label(group), "reward": reward}
+        labels |= {"effect": effect.replace("_", " "), "verdict": verdict.replace("_", " ")}
+        found[key] = Metric(**entry | {"key": key, "title": entry["title"].format(**labels)})
+    return list(found.values())
+
+
+def why_missing(runs: Sequence[Run], key: str) -> str:
+    """Why no band could be drawn for a set of runs, as far as the runs tell."""
+    names = {name for run in runs for name in run.log}
+    if not names:
+        return "no training log"
+    if key in names:
+        return "no values at a step that two runs share" if len(runs) > 1 else "no finite value"
+    if key.startswith("htpo/") and not any(name.startswith("htpo/") for name in names):
+        return "plain GRPO run"
+    sampled = [run.options is None or run.options.get("dynamic_sampling") for run in runs]
+    if key.startswith("htpo/sampling/") and not any(sampled):
+        return "dynamic sampling is off"
+    if re.search(rf"/({'|'.join(Verdict)})$", key):
+        return "its rewards log no verdicts"
+    return "not in the log"
 
 
 def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
@@ -69,10 +144,9 @@ def band(series: pd.DataFrame) -> pd.DataFrame | None:
 def final_values(runs: Sequence[Run], metrics: Sequence[Metric]) -> pd.DataFrame:
     """A row per run, a column per metric: the mean of the last tenth of its logged values, as shown."""
 
-    def final(values: pd.Series) -> float:
-        return values.tail(max(1, round(FINAL_SHARE * len(values)))).mean()
-
-    return pd.DataFrame([{m.key: m.scale * final(run.series(m.key).dropna()) for m in metrics} for run in runs])
+    logged = [{m.key: m.scale * run.series(m.key).dropna() for m in metrics} for run in runs]
+    last = [{key: x.tail(max(1, round(FINAL_SHARE * len(x)))) for key, x in each.items()} for each in logged]
+    return pd.DataFrame([{key: x.mean() for key, x in each.items()} for each in last])
 
 
 def score(evaluations: Sequence[Evaluation], majority: bool = False) -> pd.DataFrame:
@@ -90,17 +164,14 @@ def paired(first: RunSet, second: RunSet) -> tuple[RunSet, RunSet]:
     """Both with the runs that are paired, one by one: of the same seed, or the only ones; [`RunError`] if none are."""
     if len(first.runs) == len(second.runs) == 1:
         return first, second
-    by_seed: tuple[dict[int, Run], dict[int, Run]] = ({}, {})
-    for (name, runs), found in zip((first, second), by_seed, strict=True):
-        for run in runs:
-            if run.seed in found:
-                raise RunError(f"not paired: {name} has several runs of seed {run.seed}")
-            if run.seed is not None:
-                found[run.seed] = run
-    common = [seed for seed in by_seed[0] if seed in by_seed[1]]
-    if not common:
+    for name, runs in (first, second):
+        seeds = [run.seed for run in runs if run.seed is not None]
+        if len({*seeds}) < len(seeds):
+            raise RunError(f"not paired: {name} has several runs of seed {max(seeds, key=seeds.count)}")
+    pairs = [(one, two) for one in first.runs for two in second.runs if one.seed == two.seed is not None]
+    if not pairs:
         raise RunError(f"not paired: {first.name} and {second.name} have no seed in common")
-    one, two = (RunSet("", [found[seed] for seed in common]) for found in by_seed)
+    one, two = (RunSet("", list(runs)) for runs in zip(*pairs, strict=True))
     return one, two
 
 
@@ -115,3 +186,19 @@ def paired_scores(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> 
         raise RunError("not paired: no problem could be judged")
     (one, units), (two, _) = (_by_unit(side) for side in zip(*tables, strict=True))
     return differences(one, two, units)
+
+
+def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str | None, ...]:
+    """Of a difference: both sides, the interval, p, and what it is over."""
+    over = f"{d['n']} {d['units']}" if d["n"] > 1 else "1 seed: no interval"
+    p = None if pd.isna(d["p"]) else "<0.001" if d["p"] < 0.001 else f"{d['p']:.3f}"
+    sides = (f"{d[side]:z.{decimals}f}" for side in ("first", "second"))
+    return *sides, interval_text(d, decimals, "+"), p, over
+
+
+def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str | None:
+    """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
+    if e is None or pd.isna(e["mean"]):
+        return None
+    mean, low, high = (f"{e[name]:{sign}z.{decimals}f}" for name in ("mean", "low", "high"))  # z: never -0.000
+    return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"

@@ -3,7 +3,6 @@ The pictures of a report: data in, a matplotlib `Figure` out. Sets of runs are t
 stacked parts by colour and hatch: for colour-blind readers, and in grey. A panel without data says so.
 """
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..objective.table import GROUPS
-from ..palette import group_colour, group_label, set_style
+from ..palette import group_colour, group_label
 
 
 _WIDTH = 11.0  # inches, of three panels
@@ -24,6 +23,10 @@ _styled = style.context(Path(__file__).with_name("report.mplstyle"))  # while a 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _EDGES: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}  # of stacked parts
 _FADED: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.6, "marker": "."}
+# Of sets of runs: Okabe and Ito's colours again, with dashes and marks for grey.
+_SET_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SET_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+_SET_MARKS = ("o", "^", "s", "D", "v", "P", "X")
 _VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
 
 
@@ -42,7 +45,7 @@ class Panel(NamedTuple):
     unit: str  # label of the y-axis
     curves: list[Curve]
     missing: str = ""  # which sets have no data here, and why
-    bounds: tuple[float, float] = (-math.inf, math.inf)  # the axis goes no further
+    bounds: tuple[float, float] = (-np.inf, np.inf)  # the axis goes no further
     over: str = "training"  # or "evaluations", or "k", samples per problem: few points, each with an error bar
     zero: bool = False  # a line at zero: differences
 
@@ -55,7 +58,7 @@ def draw_curves(panels: Sequence[Panel], labels: Sequence[str]) -> Any:
     for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, panel)
     curves = [curve for panel in panels for curve in panel.curves]
-    handles = [(Line2D([], [], **set_style(i)), labels[i]) for i in sorted({curve.set for curve in curves})]
+    handles = [(Line2D([], [], **_set_style(i)), labels[i]) for i in sorted({curve.set for curve in curves})]
     if any(curve.faded for curve in curves):
         handles.append((Line2D([], [], color="black", **_FADED), "thin: first evaluation"))
     _add_legend(figure, handles)
@@ -75,10 +78,7 @@ def draw_shares(columns: Mapping[str, list[pd.DataFrame] | str]) -> Any:
         shares = pd.concat([points["mean"] for points in bands], axis=1)
         colours = [group_colour(group) for group in GROUPS]
         areas = axis.stackplot(shares.index, shares.T, colors=colours, hatch=_HATCHES, **_EDGES)
-        first, last = shares.index[[0, -1]]
-        axis.set(
-            xlabel=_step_label(bands[:1]), ylabel="% of tokens", ylim=(0, 100), xlim=(first, max(last, first + 1))
-        )
+        axis.set(xlabel=_step_label(bands[:1]), ylabel="% of tokens", ylim=(0, 100), xmargin=0)
     _add_legend(figure, [(area, group_label(group)) for area, group in zip(areas, GROUPS, strict=False)])
     return figure
 
@@ -103,24 +103,21 @@ def draw_verdicts(counts: pd.DataFrame) -> Any:
 def _grid(n: int, columns: int, margin: float, height: float, width: float = _WIDTH) -> tuple[Any, Any]:
     """A figure of `n` axes in rows of this height, in inches, that draws to files alone."""
     rows = -(-n // columns)
-    figure = Figure(figsize=(width, margin + height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes[:n]:
+    figure: Any = Figure(figsize=(width, margin + height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i) for i in range(1, n + 1)]
+    for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes[n:]:
-        axis.remove()
-    return figure, axes[:n]
+    return figure, axes
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
-    partly = bool(panel.curves and panel.missing)
-    axis.set_title(panel.title, pad=15 if partly else 6)
-    if partly:
-        note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
-        _add_text(axis, 0, 1.02, note, va="bottom", fontsize=7.5, style="italic")
+    axis.set_title(panel.title, pad=15 if panel.curves and panel.missing else 6)
     if not panel.curves:
         _say_missing(axis, panel.missing)
         return
+    if panel.missing:
+        note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
+        axis.text(0, 1.02, note, transform=axis.transAxes, color="0.35", va="bottom", fontsize=7.5, style="italic")
     axis.set(xlabel=_step_label([curve.points for curve in panel.curves]), ylabel=panel.unit)
     axis.grid()
     if panel.zero:
@@ -142,7 +139,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
 
 def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
     """Marks of several sets stand side by side, by `shift`, so that their error bars do not hide each other."""
-    style, points = set_style(curve.set), curve.points
+    style, points = _set_style(curve.set), curve.points
     x = points.index.to_numpy(float)
     x = x * 2 ** (0.06 * shift) if over == "k" else x + 0.012 * (np.ptp(x) or 1.0) * shift
     errors = np.maximum([points["mean"] - points.low, points.high - points["mean"]], 0)  # round-off
@@ -150,7 +147,7 @@ def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
 
 
 def _draw_band(axis: Any, curve: Curve) -> None:
-    style, points, steps = set_style(curve.set), curve.points, curve.points.index
+    style, points, steps = _set_style(curve.set), curve.points, curve.points.index
     every = len(steps) // 8 if len(steps) > 20 else 1
     axis.plot(steps, points["mean"], markevery=(curve.set % every, every), clip_on=False, **style)
     axis.fill_between(steps, points.low, points.high, color=style["color"], alpha=0.15, linewidth=0)
@@ -168,7 +165,7 @@ def _bound(axis: Any, panel: Panel) -> None:
     lowest, highest, largest = points["mean"].min(), points["mean"].max(), points["mean"].abs().max()
     if panel.bounds[0] == largest == 0:
         axis.set(ylim=(0, 1), yticks=[0])
-        _add_text(axis, 0.5, 0.5, "all values are 0", ha="center", fontsize=9)
+        axis.text(0.5, 0.5, "all values are 0", transform=axis.transAxes, color="0.35", ha="center", fontsize=9)
         return
     halves = points.high - points["mean"]
     if panel.over == "training" and halves.sum():
@@ -181,6 +178,13 @@ def _bound(axis: Any, panel: Panel) -> None:
     axis.set_ylim(max(low, panel.bounds[0] - margin), min(high, panel.bounds[1] + margin))
 
 
+def _set_style(i: int) -> dict[str, Any]:
+    """Colour, dash and mark of the i-th set of runs, as matplotlib takes them; the first 49 differ."""
+    n = len(_SET_COLOURS)
+    other = (i + i // n) % n  # from the eighth set on, colours meet other dashes and marks
+    return {"color": _SET_COLOURS[i % n], "linestyle": _SET_DASHES[other], "marker": _SET_MARKS[other]}
+
+
 def _step_label(bands: Sequence[pd.DataFrame]) -> str:
     """Label of an axis of steps, with how many of them a point is the mean of."""
     widths = {int(width) for band in bands for width in band.get("width", [1])}
@@ -190,11 +194,8 @@ def _step_label(bands: Sequence[pd.DataFrame]) -> str:
 
 def _add_legend(figure: Any, handles: Sequence[tuple[Any, str]]) -> None:
     """Above everything. None is hidden for an underscore that its label begins with."""
-    for handle, label in handles:
-        handle.set_label(f" {_shorten(label)}")
-    if handles:
-        ncols = 4 if figure.get_figwidth() == _WIDTH else 2
-        figure.legend(handles=[handle for handle, _ in handles], loc="outside upper left", ncols=ncols)
+    artists, labels = [artist for artist, _ in handles], [f" {_shorten(label)}" for _, label in handles]
+    figure.legend(artists, labels, loc="outside upper left", ncols=4 if figure.get_figwidth() == _WIDTH else 2)
 
 
 def _say_missing(axis: Any, why: str) -> None:
@@ -202,12 +203,7 @@ def _say_missing(axis: Any, why: str) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="0.8")
     lines = ["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")]
-    _add_text(axis, 0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9)
-
-
-def _add_text(axis: Any, x: float, y: float, text: str, **kwargs: Any) -> None:
-    """A remark in grey, in shares of the axis."""
-    axis.text(x, y, text, transform=axis.transAxes, color="0.35", **kwargs)
+    axis.text(0.5, 0.5, "\n".join(lines), transform=axis.transAxes, color="0.35", ha="center", va="center", fontsize=9)
 
 
 def _shorten(label: str) -> str:

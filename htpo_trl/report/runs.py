@@ -1,13 +1,13 @@
 """
 What a run left behind, read from its directory alone: that of `htpo train` and `htpo demo`, of `htpo eval`, or of a
-plain TRL run, which holds a log and nothing else. No pickle is opened. Nothing here needs torch.
+plain TRL run, which holds a log and nothing else; and which runs form a set: those that differ by their seed alone. No
+pickle is opened. Nothing here needs torch.
 """
 
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,14 @@ import pandas as pd
 
 from ..evaluation.results import Results, ResultsError, check_ks, read, scores
 from ..utils import UsageError
+
+
+# Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
+_NO_DIFFERENCE = re.compile(
+    r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
+    r"|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
+)
+_MAX_NAME = 40
 
 
 class RunError(UsageError):
@@ -62,6 +70,34 @@ class Run(NamedTuple):
         return self.log.get(key, pd.Series(dtype=float))
 
 
+class RunSet(NamedTuple):
+    """Runs that differ by their seed alone."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether there are several runs, and all their seeds are known to differ."""
+        return len(self.runs) > 1 and len({run.seed for run in self.runs} - {None}) == len(self.runs)
+
+    @property
+    def label(self) -> str:
+        """The name, and how many runs there are."""
+        what = "seeds" if self.has_seeds else "runs" if len(self.runs) > 1 else "run"
+        return f"{self.name} ({len(self.runs)} {what})"
+
+    def series(self, key: str) -> pd.DataFrame:
+        """Values of a metric, a row per step that any run logged it at, a column per run."""
+        return pd.concat([run.series(key) for run in self.runs], axis=1, keys=range(len(self.runs))).sort_index()
+
+    def evaluations(self, benchmark: str) -> dict[int | None, list[Evaluation]]:
+        """Step → evaluations, one per run that has the benchmark; of the steps at which they all evaluated it."""
+        found = [run.evaluations[benchmark] for run in self.runs if benchmark in run.evaluations]
+        steps = set.intersection(*map(set, found)) if found else set()
+        return {step: [each[step] for each in found] for step in sorted(steps, key=lambda s: (s is not None, s))}
+
+
 def read_run(directory: str | Path) -> Run:
     """Read a run directory; a [`RunError`] says what was looked for in one that is none, or which file is broken."""
     path = Path(directory).resolve()
@@ -76,21 +112,16 @@ def read_run(directory: str | Path) -> Run:
     log, notes = _newest_log(path)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"
-    evaluations: dict[str, dict[int | None, Evaluation]] = {}
     steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if d.name[5:].isdecimal()}
-    for step in sorted(steps):
-        for benchmark, evaluation in _result_files(steps[step], notes).items():
-            evaluations.setdefault(benchmark, {})[step] = evaluation
+    evaluations = _evaluations(sorted(steps.items()), notes)
     if log is None and not evaluations and options is None:
         source, notes = "htpo eval", []
-        found = _result_files(path, notes)
-        if not found:
+        if not (evaluations := _evaluations([(None, path)], notes)):
             raise RunError(
                 f"{directory} is no run directory. Looked for trainer_state.json (there, or in checkpoint-*), "
                 "evaluation/step-*/*.jsonl, or *.jsonl of `htpo eval` with their .json."
             )
-        evaluations = {benchmark: {None: each} for benchmark, each in found.items()}
-        settings_of = {benchmark: each.results.settings for benchmark, each in found.items()}
+        settings_of = {benchmark: found[None].results.settings for benchmark, found in evaluations.items()}
         told = {name: {k: s.get(k) for k in ("model", "judge")} | s["sampling"] for name, s in settings_of.items()}
         options = _flatten(told)
     stem, seed = path.name, (options or {}).get("seed")
@@ -100,23 +131,62 @@ def read_run(directory: str | Path) -> Run:
     return Run(path, stem, source, seed, options, versions, log or {}, evaluations, notes)
 
 
+def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
+    """
+    The runs of `DIR` and `NAME=DIR`, in sets, in the order in which they are given. A name makes the set of all runs
+    of that name; the others are of one set where their options agree, or, without options, where their directories'
+    names do but for the seed.
+    """
+    if not runs:
+        raise RunError("There is no run to report on: name at least one directory.")
+    sets: dict[Any, RunSet] = {}
+    for text in map(str, runs):
+        name, separator, directory = text.partition("=")
+        if not separator or Path(text).is_dir():
+            name, directory = "", text
+        run = read_run(directory)
+        told = run.told_by_options
+        options = frozenset((key, value) for key, value in _options(run).items() if told or key != "model")
+        identity = name or (run.source, None if told else run.stem, options)
+        members = sets.setdefault(identity, RunSet(name, [])).runs
+        if any(run.path == member.path for member in members):
+            raise RunError(f"{directory} is named twice.")
+        members.append(run)
+    found = iter(_names([s for s in sets.values() if not s.name]))
+    names = pd.Series([s.name or next(found) for s in sets.values()])
+    names += names.groupby(names).cumcount().map(lambda earlier: f" ({earlier + 1})" if earlier else "")
+    return [RunSet(name, s.runs) for name, s in zip(names, sets.values(), strict=True)]
+
+
+def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
+    """
+    Option or version → for each set the values that its runs have. Only those that are not the same in all runs which
+    recorded them: what one kind of run alone records is no difference.
+    """
+    rows = [
+        _options(run) | {f"version of {name}": version for name, version in run.versions.items() if versions}
+        for _, runs in sets
+        for run in runs
+    ]
+    table = pd.DataFrame(rows, [i for i, s in enumerate(sets) for _ in s.runs])
+    differing = sorted(name for name, values in table.items() if values.nunique() > 1)
+    return {name: [sorted(set(table.loc[[i], name].dropna())) for i in range(len(sets))] for name in differing}
+
+
 def _newest_log(path: Path) -> tuple[dict[str, pd.Series] | None, list[str]]:
     """The log of the trainer's state that went furthest, the run's own rather than a checkpoint's; what it lacks."""
     files = [*path.glob("trainer_state.json"), *sorted(path.glob("checkpoint-*/trainer_state.json"))]
     if not files:
         return None, ["no trainer_state.json, hence no log: the run saved neither a checkpoint nor its last state"]
-    file, state = max(((file, _state(file)) for file in files), key=lambda found: found[1]["global_step"])
+    states = {file: _json(file) for file in files}
+    for file, state in states.items():
+        if not isinstance(state.get("global_step"), int) or not isinstance(state.get("log_history"), list):
+            raise RunError(f"{file} is no trainer's state: it has no global_step, or no log_history.")
+    file, state = max(states.items(), key=lambda found: found[1]["global_step"])
     log = _log(file, state["log_history"])
     if file.parent == path or state["global_step"] == state.get("max_steps"):
         return log, []
     return log, [f"the log ends with {file.parent.name}, the run's newest checkpoint: the run did not finish"]
-
-
-def _state(file: Path) -> dict[str, Any]:
-    state = _json(file)
-    if not isinstance(state.get("global_step"), int) or not isinstance(state.get("log_history"), list):
-        raise RunError(f"{file} is no trainer's state: it has no global_step, or no log_history.")
-    return state
 
 
 def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
@@ -127,7 +197,7 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
             raise RunError(f"{file}: row {i} of the log has no step: {row!r:.60}.")
         for key, value in row.items():
             is_number = type(value) in (int, float) and abs(value) < 1e300  # a line can be drawn through it
-            values.setdefault(key, {})[row["step"]] = float(value) if is_number else math.nan
+            values.setdefault(key, {})[row["step"]] = float(value) if is_number else np.nan
     log = {key: pd.Series(each).sort_index() for key, each in values.items()}
     if {"num_tokens", "step_time"} <= log.keys():
         step_time = log["step_time"].dropna()  # the mean of the steps since the last log
@@ -138,14 +208,15 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
     return log
 
 
-def _result_files(directory: Path, notes: list[str]) -> dict[str, Evaluation]:
-    found = {}
-    for file in sorted(directory.glob("*.jsonl")):
+def _evaluations(steps: Sequence[tuple[Any, Path]], notes: list[str]) -> dict[str, dict[int | None, Evaluation]]:
+    """Of directories by step: benchmark → step → evaluation."""
+    found: dict[str, dict[int | None, Evaluation]] = {}
+    for step, file in ((step, file) for step, directory in steps for file in sorted(directory.glob("*.jsonl"))):
         if not file.with_suffix(".json").exists():  # written last
-            notes.append(f"{file.name} in {directory.name} is unfinished: there is no {file.stem}.json")
+            notes.append(f"{file.name} in {file.parent.name} is unfinished: there is no {file.stem}.json")
             continue
         try:
-            found[file.stem] = Evaluation(read(file))
+            found.setdefault(file.stem, {})[step] = Evaluation(read(file))
         except ResultsError as error:
             raise RunError(str(error)) from None
         except (KeyError, TypeError, ValueError) as error:
@@ -170,3 +241,24 @@ def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items() if isinstance(values, dict) else [(section, values)]:
             options[name if options.get(name, value) == value else f"{section}.{name}"] = value
     return options
+
+
+def _options(run: Run) -> dict[str, str]:
+    """What tells its set from others, as text."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+        for name, value in (run.options or {}).items()
+        if not _NO_DIFFERENCE.fullmatch(name)
+    }
+
+
+def _names(sets: Sequence[RunSet]) -> list[str]:
+    """What tells sets without a name apart: their options where that is short, else their directories' names."""
+    told = all(s.runs[0].told_by_options for s in sets)
+    differing = differing_options(sets, versions=False) if told else {}
+    table = pd.DataFrame(differing, range(len(sets))).map(lambda values: ", ".join(values) or "not recorded")
+    texts = [text if option == "objective" else f"{option}=" + text for option, text in table.items()]
+    names = [", ".join(row) for row in zip(*texts, strict=True)]
+    if len(set(names)) < len(sets) or any(len(name) > _MAX_NAME for name in names):
+        return [s.runs[0].stem for s in sets]
+    return names

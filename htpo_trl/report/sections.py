@@ -3,22 +3,84 @@ The sections of a report: of which estimates their tables are made and their pic
 the one of this name in `panels.yaml`, [`plot_section`] those that have none.
 """
 
+import base64
+import io
 import os
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from .. import __version__
+from ..utils import write_atomically
 from ..verifier import Verdict
 from . import estimates
-from .estimates import band, differences, estimate, final_values, paired, paired_scores, score
-from .page import Block, HtmlTable, Report, difference_texts, interval_text
-from .panels import Outline, why_missing
+from .estimates import Outline, band, difference_texts, differences, estimate, interval_text, score, why_missing
 from .pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
-from .runs import Evaluation, RunError
-from .sets import differing_options
+from .runs import Evaluation, RunError, RunSet, differing_options
+
+
+class HtmlTable(NamedTuple):
+    """Header and rows, the first `text_columns` to the left, numbers to the right; `None` is shown as a dash."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    text_columns: int = 1
+
+
+class Picture(NamedTuple):
+    """A PNG with what it shows, in words."""
+
+    base64: str
+    alt: str
+
+
+#: What a section is made of, under its heading: paragraphs, tables and pictures.
+Block = str | HtmlTable | Picture
+
+
+class Report:
+    """What all sections share: the sets, the first of which is the baseline, and the directory, made for pictures."""
+
+    def __init__(self, sets: Sequence[RunSet], directory: Path) -> None:
+        self.sets, self.directory, self.outlines = sets, directory, estimates.outlines(sets)
+        self.final = [metric for outline in self.outlines for metric in outline.metrics if metric.final]
+        self.labels = [s.label for s in sets]
+        self.benchmarks = list(dict.fromkeys(b for _, runs in sets for run in runs for b in run.evaluations))
+        # Benchmark, position of the set, step → its evaluations.
+        evaluated = [(b, i, s.evaluations(b)) for b in self.benchmarks for i, s in enumerate(sets)]
+        self.evaluated = [each for each in evaluated if each[-1]]
+        self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def picture(self, name: str, figure: Any, alt: str) -> Picture:
+        """Write a figure to `<name>.png`."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        write_atomically(self.directory / f"{name}.png", buffer.getvalue())
+        return Picture(base64.b64encode(buffer.getvalue()).decode(), f"{alt} Sets: {', '.join(self.labels)}.")
+
+    def panels(self, outline: Outline, panels: Mapping[str, Panel], alt: str) -> list[Block]:
+        """A picture of panels, by their titles, or, where none has a curve, why."""
+        if not any(panel.curves for panel in panels.values()):
+            return self.nothing(outline)
+        figure = draw_curves([*panels.values()], self.labels)
+        return [outline.caption, self.picture(outline.name, figure, f"{alt}: {', '.join(panels)}.")]
+
+    def nothing(self, outline: Outline) -> list[Block]:
+        """Say why no set has anything to draw; a picture of an earlier report is removed."""
+        (self.directory / f"{outline.name}.png").unlink(missing_ok=True)
+        why = {s.name: outline.missing or why_missing(s.runs, outline.metrics[0].key) for s in self.sets}
+        self.missing += [(outline.heading, name, reason) for name, reason in why.items()]
+        return [f"Not logged: {self.reasons(why)}."]
+
+    def reasons(self, why: Mapping[str, str]) -> str:
+        """Set → reason in words: the reason alone, where all sets share it."""
+        shared = len(why) == len(self.sets) and len({*why.values()}) == 1
+        return "; ".join({*why.values()} if shared else (f"{name}: {reason}" for name, reason in why.items()))
 
 
 def runs_section(report: Report, outline: Outline) -> list[Block]:
@@ -35,7 +97,7 @@ def runs_section(report: Report, outline: Outline) -> list[Block]:
 
 def summary_section(report: Report, outline: Outline) -> list[Block]:
     """Final values of training; first and last evaluation, and the gain."""
-    finals = [estimate(final_values(s.runs, report.final), "seeds").to_dict("index") for s in report.sets]
+    finals = [estimate(estimates.final_values(s.runs, report.final), "seeds").to_dict("index") for s in report.sets]
     rows = [(m.label, *(interval_text(found[m.key], m.decimals) for found in finals)) for m in report.final]
     content: list[Block] = ["Final values of training:", HtmlTable(("metric", *report.labels), rows)]
     if not any(cell for _, *cells in rows for cell in cells):
@@ -53,7 +115,7 @@ def _gains(report: Report, benchmark: str, i: int, found: Mapping[int | None, li
     if len(found) > 1:
         first = score(evaluations[0], True).to_dict("index")
         try:
-            gained = paired_scores(evaluations[0], evaluations[-1]).to_dict("index")
+            gained = estimates.paired_scores(evaluations[0], evaluations[-1]).to_dict("index")
         except RunError as error:
             report.missing.append(("Summary", name, f"gain on {benchmark}: {error}"))
     when = None if steps == [None] else " → ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
@@ -83,7 +145,8 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
                 n = f"{fewest:.0f} to {points.n.max():.0f} of {len(s.runs)} runs at a point"
                 partly[s.name] = n if len(s.runs) > 1 else "steps without a value"
         if curves or not metric.optional:
-            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), metric.bounds)
+            bounds = (-inf if metric.signed else 0.0, 100.0 if metric.unit.startswith("%") else inf)
+            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), bounds)
             for each in (*why.items(), *partly.items()):
                 lacking.setdefault(each, []).append(metric.title)
     if any(panel.curves for panel in panels.values()):
@@ -127,7 +190,7 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
     notes: list[tuple[str, str]] = []
     for i, other in enumerate(others, 1):
         try:
-            sides = paired(baseline, other)
+            sides = estimates.paired(baseline, other)
         except RunError as error:
             notes.append((other.name, str(error)))
             continue
@@ -137,7 +200,7 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
                 last = [next(reversed(side.evaluations(benchmark).values()), []) for side in sides]
                 if any(len(each) < len(sides[0].runs) for each in last):
                     raise RunError("not paired: not evaluated in both sets, or not by all seeds")
-                scored = paired_scores(*last)
+                scored = estimates.paired_scores(*last)
             except RunError as error:
                 notes.append((other.name, f"{benchmark}: {error}"))
                 continue
@@ -145,7 +208,7 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
                 rows.append((other.name, f"{benchmark}: {name}", *difference_texts(each)))
             for name, points in _over_k(scored).items():
                 _add(panels, Curve(i, points), f"{benchmark}: {name}", f"difference of {name}", zero=True, over="k")
-        one, two = (final_values(side.runs, report.final) for side in sides)
+        one, two = (estimates.final_values(side.runs, report.final) for side in sides)
         finals = differences(one, two, "seeds").to_dict("index")
         for metric in report.final:
             if metric.key in finals:

@@ -1,11 +1,13 @@
-"""The report as a whole: reads the runs, has every section of `panels.yaml` made, writes the page."""
+"""The report as a whole: reads the runs, has every section of `panels.yaml` made, writes `page.html.jinja` of them."""
 
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from ..utils import write_atomically
-from .sets import read_sets
+from .runs import read_sets
 
 
 def require_matplotlib() -> None:
@@ -43,11 +45,13 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     """
     require_matplotlib()
     from . import sections
-    from .page import Report, render
 
-    report = Report(read_sets(runs), Path(output_dir))
+    report = sections.Report(read_sets(runs), Path(output_dir))
     makers = [getattr(sections, f"{outline.name}_section", sections.plot_section) for outline in report.outlines]
     contents = [(outline, make(report, outline)) for outline, make in zip(report.outlines, makers, strict=True)]
+    files = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=files, autoescape=True, undefined=StrictUndefined).get_template("page.html.jinja")
     page = report.directory / "index.html"
-    write_atomically(page, render(f"Report: {', '.join(s.name for s in report.sets)}", contents))
+    title = f"Report: {', '.join(s.name for s in report.sets)}"
+    write_atomically(page, template.render(title=title, sections=contents))
     return page

@@ -1,7 +1,6 @@
 from .callback import TokenRecorder
-from .page import write_token_map
 from .record import Record, RecordedCompletion, RecordSettings, read_record
-from .view import print_token_map
+from .view import print_token_map, write_token_map
 
 __all__ = [
     "Record",

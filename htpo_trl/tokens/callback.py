@@ -12,7 +12,7 @@ from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
 from ..utils import versions
-from .record import RecordSettings, write_record
+from .record import LABELS, OF_CONTROL, RecordSettings, write_record
 
 
 class TokenRecorder(TrainerCallback):
@@ -92,29 +92,25 @@ class TokenRecorder(TrainerCallback):
         if self._sample is None:
             return
         ids, n = inputs["completion_ids"], len(inputs["completion_ids"])
-        keys = [self._random.random() for _ in range(n)]
+        keys = {self._random.random(): i for i in range(n)}
         kept = {*heapq.nsmallest(self.completions, [*self._sample, *keys])}
         self._n_rows += n
         columns = {
             "token_ids": ids,
             "advantages": inputs["advantages"].reshape(n, -1).expand_as(result.groups),  # (B, T) of (B,) or (B, T)
-            "effective_advantages": result.advantages,
-            "effective_old_per_token_logps": result.old_per_token_logps,
-            "groups": result.groups,
-            "effects": result.effects,
+            **dict(zip(OF_CONTROL, result, strict=True)),
             **tensors,
         }
         # A truncated completion may be masked as a whole, and padding may be the end token.
         there = inputs["completion_mask"].bool() | (ids != self.tokenizer.pad_token_id)
         self._sample = {key: row for key, row in self._sample.items() if key in kept}
-        for i, key in enumerate(keys):
-            if key not in kept:
-                continue
+        for key in kept & keys.keys():
+            i = keys[key]
             length = max(there[i].nonzero().flatten().tolist(), default=-1) + 1
             self._sample[key] = {
                 "prompt": inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist(),
                 **{name: column[i, :length].tolist() for name, column in columns.items()},
-                **{name: bool(inputs[name][i]) for name in ("is_hard", "is_correct", "is_judged")},
+                **{name: bool(inputs[name][i]) for name in LABELS},
                 "rewards": [None if reward != reward else reward for reward in inputs["rewards_per_func"][i].tolist()],
             }
 

@@ -39,13 +39,16 @@ _OF_TOKENS = {
     "groups": pa.int8(),  # codes of `Control`
     "effects": pa.int8(),
 }
-_LABELS = ("is_hard", "is_correct", "is_judged")  # of the response
+#: Those of them that a [`Control`] holds, in its order.
+OF_CONTROL = ("effective_advantages", "effective_old_per_token_logps", "groups", "effects")
+#: Columns of the response.
+LABELS = ("is_hard", "is_correct", "is_judged")
 #: Columns of the file. Of all values only rewards may be missing, where a reward function gave none.
 SCHEMA = pa.schema(
     {
         "prompt": pa.string(),  # special tokens included
         **{name: pa.list_(kind) for name, kind in _OF_TOKENS.items()},
-        **dict.fromkeys(_LABELS, pa.bool_()),
+        **dict.fromkeys(LABELS, pa.bool_()),
         "rewards": pa.list_(pa.float32()),  # of each reward function
     }
 )
@@ -140,12 +143,11 @@ class Record(NamedTuple):
         clip_range: dict[str, Any] = {"epsilon_low": s.epsilon_low, "epsilon_high": s.epsilon_high}
         columns = {name: torch.from_numpy(column).unsqueeze(0) for name, column in completion.values.items()}
         if table is None:
-            recorded = ("effective_advantages", "effective_old_per_token_logps", "groups", "effects")
-            result = Control(*(columns[name] for name in recorded))
+            result = Control(*(columns[name] for name in OF_CONTROL))
         else:
             names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
             inputs: dict[str, Any] = {name: columns[name] for name in names}
-            inputs |= {name: torch.tensor([getattr(completion, name)]) for name in _LABELS}
+            inputs |= {name: torch.tensor([getattr(completion, name)]) for name in LABELS}
             result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share)
         effective = result.old_per_token_logps, result.advantages
         weights = effective_weight(columns["per_token_logps"], *effective, **clip_range, delta=s.delta)
@@ -209,9 +211,7 @@ def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
         and np.isin(tokens["effects"], range(1 + len(EFFECTS))).all()
         and np.isin(compute.list_value_length(table["rewards"]), n_rewards).all()
     ):
-        raise ValueError(
-            "a row has columns of unequal lengths, lacks values, or has some that cannot be: it was edited"
-        )
+        raise ValueError("a row lacks values, or has lists of unequal lengths or impossible values: it was edited")
     numbers = [name for name in _OF_TOKENS if name != "tokens"]
     return [
         RecordedCompletion(

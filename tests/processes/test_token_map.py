@@ -13,8 +13,7 @@ from playwright.sync_api import sync_playwright
 from htpo_trl.objective import EFFECTS, GROUPS, PRESETS
 from htpo_trl.palette import group_colour
 from htpo_trl.tokens import read_record, write_token_map
-from htpo_trl.tokens.page import DARK, LIGHT
-from htpo_trl.tokens.view import visible
+from htpo_trl.tokens.view import DARK, LIGHT, visible
 
 from ..token_records import HOSTILE, completion_row, write, write_all
 

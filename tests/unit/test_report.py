@@ -13,12 +13,9 @@ from htpo_trl import cli
 from htpo_trl.evaluation.statistics import mean_with_interval, pass_at_k
 from htpo_trl.objective import EFFECTS, GROUPS
 from htpo_trl.report import RunError, write_report
-from htpo_trl.report.estimates import MAX_POINTS, band, differences, final_values, paired, paired_scores
-from htpo_trl.report.page import number_text
-from htpo_trl.report.panels import Metric
+from htpo_trl.report.estimates import MAX_POINTS, Metric, band, differences, final_values, paired, paired_scores
 from htpo_trl.report.pictures import Curve, Panel, draw_curves, draw_shares, draw_verdicts
-from htpo_trl.report.runs import read_run
-from htpo_trl.report.sets import differing_options, read_sets
+from htpo_trl.report.runs import differing_options, read_run, read_sets
 
 from .test_comparison import random_answers
 from .test_comparison import write as write_results
@@ -331,7 +328,8 @@ def test_training_runs_with_evaluations(tmp_path):
     page = Page(write_report([path], tmp_path / "report"))
     steps, _, last, _, over = page.row("sums", "mean@4", "run")
     assert (steps, over) == ("0 → 12", "20 problems")
-    assert last == "{} [{}, {}]".format(*map(number_text, mean_with_interval(np.reshape(rows, (20, 4)).mean(axis=1))))
+    expected = mean_with_interval(np.reshape(rows, (20, 4)).mean(axis=1))
+    assert last == "{:.3f} [{:.3f}, {:.3f}]".format(*expected)
     header, counts = (page.row(label) for label in ("benchmark and set", "sums: run"))
     assert dict(zip(header, map(int, counts), strict=True))["correct"] == sum(rows)
     assert (tmp_path / "report" / "evaluation_verdicts.png").exists()

@@ -6,12 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from htpo_trl.report.estimates import differences
-from htpo_trl.report.page import Report
-from htpo_trl.report.panels import why_missing
-from htpo_trl.report.runs import read_run
-from htpo_trl.report.sections import budgets_section
-from htpo_trl.report.sets import read_sets
+from htpo_trl.report.estimates import differences, interval_text, why_missing
+from htpo_trl.report.runs import read_run, read_sets
+from htpo_trl.report.sections import Report, budgets_section
 
 from .test_comparison import random_answers
 from .test_comparison import write as write_results
@@ -37,6 +34,12 @@ def test_sides_of_a_difference_are_of_the_pairs_that_have_both():
     found = differences(first, second, "seeds")
     assert found.loc["a", ["first", "second", "mean", "n"]].tolist() == [1.5, 3, 1.5, 2]
     assert found.loc["b", ["first", "second", "mean", "n"]].tolist() == [3, 8, 5, 2]
+
+
+def test_what_rounds_to_zero_has_no_minus():
+    found = {"mean": -4e-4, "low": -0.01, "high": 0.0}
+    assert interval_text(found) == "0.000 [-0.010, 0.000]"
+    assert interval_text(found, decimals=2, sign="+") == "+0.00 [-0.01, +0.00]"
 
 
 def test_dynamic_sampling_is_off_where_no_run_has_it(tmp_path):

@@ -17,11 +17,10 @@ from rich.console import Console
 
 from htpo_trl import cli
 from htpo_trl.objective import GROUPS, PRESETS, control, effective_weight
-from htpo_trl.palette import contrast, group_colour, ink
+from htpo_trl.palette import group_colour, ink
 from htpo_trl.tokens import RecordSettings, print_token_map, read_record, write_token_map
-from htpo_trl.tokens.page import DARK, LIGHT
 from htpo_trl.tokens.record import recorded_steps
-from htpo_trl.tokens.view import visible
+from htpo_trl.tokens.view import DARK, LIGHT, visible
 
 from ..reference import reference
 from ..token_records import completion_row, write, write_all
@@ -71,6 +70,18 @@ def test_effective_weight_of_each_objective(preset, case):
 def test_settings_round_trip(table):
     settings = RecordSettings(1, 2, table, 0.2, 0.28, None, 0.2, ["a"], {"trl": "1"})
     assert RecordSettings.from_json(settings.to_json()) == settings
+
+
+def contrast(first, second):
+    """Contrast ratio of two colours, 1 to 21, as WCAG 2.2 defines it; text needs 4.5."""
+    c = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in (first, second)])
+    luminance = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    return (luminance.max() + 0.05) / (luminance.min() + 0.05)
+
+
+@pytest.mark.parametrize("background", ["#757575", "#767676", "#0000ff", "#ff0000", "#00ff00", "#949494"])
+def test_ink_is_what_contrasts_more(background):
+    assert ink(background) == max("#000000", "#ffffff", key=lambda colour: contrast(colour, background))
 
 
 @pytest.mark.parametrize("paper", [LIGHT, DARK])
