@@ -1,30 +1,18 @@
-"""
-The directories that runs write to: one run at a time (`held`), none over another (`check_free`), cleared on demand
-(`overwrite`).
-"""
+"""What a run may write to: a directory that is free (`check_free`), or cleared on demand (`overwrite`)."""
 
-import fcntl
 import json
 import os
-import re
-import shlex
 import shutil
-import socket
-import sys
-import threading
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from .redaction import redact_command
-from .utils import UsageError
+from .lock import OutputError, check_not_held, held
 
 
-#: The lock file of a directory, there while it is held. A push to the Hub leaves out what begins with `_`.
-LOCK = "_in_use.json"
 #: The options of a run, and the versions of its packages.
 SETTINGS = "settings.json"
 # What a run leaves that another one would take for its own, as patterns below `output_dir`. What begins with `runs/`
@@ -38,156 +26,6 @@ _WEIGHTS = (
     *("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
     *("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"),
 )
-_held: dict[Path, tuple[int, int]] = {}  # lock files of this process: descriptor, and thread
-
-
-class OutputError(UsageError):
-    """A directory cannot be written to: it is in use, holds another run, or is none."""
-
-
-# ---- one at a time
-
-
-@contextmanager
-def held(output_dir: str | Path, what: str) -> Iterator[None]:
-    """
-    Within, no other process may hold the directory, which is made. The lock is the kernel's and ends with this
-    process, however that ends; the file `_in_use.json` tells others who has it. A thread may hold what it holds.
-
-    On a file system without locks the file alone decides, with a warning.
-
-    Args:
-        output_dir (`str` or `Path`):
-            The directory.
-        what (`str`):
-            Who holds it: the command.
-
-    Raises:
-        OutputError: if it is in use, naming command, process and host; or cannot be written to.
-    """
-    path = Path(output_dir).resolve() / LOCK
-    thread = threading.get_ident()
-    if path in _held and _held[path][1] == thread:
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, str(output_dir))
-    except OSError as error:
-        raise OutputError(f"output_dir={str(output_dir)!r} cannot be written to: {error.strerror}.") from error
-    _held[path] = descriptor, thread
-    try:
-        _write(descriptor, what)
-        yield
-    finally:
-        del _held[path]
-        with suppress(OSError):
-            path.unlink()  # before it is unlocked: whoever waits for it would lock a file that is gone
-        os.close(descriptor)
-
-
-def _acquire(path: Path, output_dir: str) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            holder = _lock(descriptor, path, output_dir)
-            if _is_at(path, descriptor):  # else its holder has just removed it
-                break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    if holder and holder.get("host") != socket.gethostname():
-        warnings.warn(
-            f"{output_dir} was left without a word by {_name(holder)}. Had it been killed, all is well; a file system "
-            "may also keep its locks to each host: then stop one of the two.",
-            stacklevel=4,
-        )
-    return descriptor
-
-
-def _lock(descriptor: int, path: Path, output_dir: str) -> dict[str, Any]:
-    """Lock the file, or raise. Returns who held it and did not give it back."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _in_use(output_dir, descriptor) from None
-    except OSError as error:
-        holder = _holder(descriptor)
-        if holder and not _has_ended(holder):
-            message = f"{_in_use(output_dir, descriptor)} If it has ended, remove {path}."
-            raise OutputError(message) from None
-        warnings.warn(
-            f"{output_dir} cannot be locked ({error.strerror}): see to it that no run of another host writes there.",
-            stacklevel=5,
-        )
-        return {}
-    return _holder(descriptor)
-
-
-def _in_use(output_dir: str, descriptor: int) -> OutputError:
-    return OutputError(
-        f"output_dir={output_dir!r} is in use by {_name(_holder(descriptor))}. Wait until it has ended, stop it, or "
-        "choose another output_dir."
-    )
-
-
-def _write(descriptor: int, what: str) -> None:
-    command = shlex.join(redact_command([Path(sys.argv[0]).name, *sys.argv[1:]]))[:500]
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    content = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command}
-    with suppress(OSError):  # of a full disk: it is locked all the same
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(content).encode(), 0)
-
-
-def _holder(descriptor: int) -> dict[str, Any]:
-    """What the file says; nothing where it was just made."""
-    with suppress(OSError, ValueError):
-        content = json.loads(os.pread(descriptor, 2**16, 0))
-        if isinstance(content, dict):
-            return content
-    return {}
-
-
-def _name(holder: dict[str, Any]) -> str:
-    if not holder:
-        return "another process, which has just begun"
-    what, pid, host, since, command = (
-        re.sub(r"[^ -~]", "?", str(holder.get(key, "?"))) for key in ("what", "pid", "host", "since", "command")
-    )
-    return f"{what}, process {pid} on {host} since {since} ({command})"
-
-
-def _has_ended(holder: dict[str, Any]) -> bool:
-    """As far as can be known: of another host nothing is."""
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    return False
-
-
-def _forget() -> None:
-    """In a forked child, which would keep the lock when its parent has died."""
-    while _held:
-        os.close(_held.popitem()[1][0])
-
-
-os.register_at_fork(after_in_child=_forget)
-
-
-# ---- none over another
 
 
 def check_free(
@@ -219,9 +57,7 @@ def check_free(
         raise OutputError(f"{name} cannot be written to: {existing} is a file.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"{name} cannot be written to: you have no permission to write in {existing}.")
-    if (lock := directory.resolve() / LOCK).exists() and lock not in _held:
-        with held(output_dir, "a check"):
-            pass
+    check_not_held(directory)
     if _goes_on(directory, resume_from_checkpoint):
         return
     run, others = _found(directory)
@@ -247,11 +83,47 @@ def overwrite(output_dir: str | Path) -> None:
     completions; links, not what they point to. Everything else stays, and all of a directory that holds no run.
     """
     run, others = _found(Path(output_dir))
-    for path in [*(path for path in others if path.name != SETTINGS), *run] if run else []:
+    for path in [*(each for each in others if each.name != SETTINGS), *run] if run else []:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Decorates `train` of a trainer: its `output_dir` is held by the main process, and all processes raise if it cannot
+    be. Checkpoints of another run there are a warning: notebooks train again and again into one directory.
+    """
+
+    @wraps(train)
+    def held_train(trainer: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        from accelerate.utils import broadcast_object_list
+
+        refusal = None
+        with ExitStack() as stack:
+            if trainer.accelerator.is_main_process:
+                try:
+                    stack.enter_context(held(trainer.args.output_dir, f"{type(trainer).__name__}.train()"))
+                except OutputError as error:
+                    refusal = str(error)
+                _warn_of_checkpoints(Path(trainer.args.output_dir), resume_from_checkpoint)
+            (refusal,) = broadcast_object_list([refusal])
+            if refusal:
+                raise OutputError(refusal)
+            return train(trainer, resume_from_checkpoint, *args, **kwargs)
+
+    return held_train
+
+
+def _warn_of_checkpoints(directory: Path, resume_from_checkpoint: Any) -> None:
+    others = [path for path in _found(directory)[0] if path.name.startswith("checkpoint-")]
+    if others and not _goes_on(directory, resume_from_checkpoint):
+        warnings.warn(
+            f"{directory} holds checkpoints of another run ({_listed(others)}): resume_from_checkpoint=True would "
+            "take them for those of this one, and save_total_limit delete them. Use another output_dir.",
+            stacklevel=4,
+        )
 
 
 def _goes_on(directory: Path, checkpoint: bool | str | None) -> bool:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,17 +49,26 @@ class WriteError(UsageError, OSError):
     """A file could not be written: no space, no permission."""
 
 
+_FULL = re.compile(r"no space left|disk quota|file too large|file write failed|unexpected pos", re.IGNORECASE)
+
+
+def is_of_writing(error: Exception) -> bool:
+    """Whether it is the system that did not let a file be written, also where safetensors or torch report it."""
+    return isinstance(error, OSError) or bool(_FULL.search(str(error)))
+
+
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Within, an error of the system is a [`WriteError`] that names the file and the free space of its file system."""
+def writing(path: str | Path, advice: str = "") -> Iterator[None]:
+    """Within, what keeps a file from being written is a [`WriteError`] that names it and the free space there."""
     try:
         yield
     except WriteError:
         raise
-    except OSError as error:
-        raised = WriteError(f"{path} could not be written: {error.strerror or error}. {free_space(path)}")
-        raised.errno = error.errno
-        raise raised from error
+    except Exception as error:
+        if not is_of_writing(error):
+            raise
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), repr(error))
+        raise WriteError(f"{path} could not be written: {reason}. {free_space(path)} {advice}".rstrip()) from error
 
 
 def free_space(path: str | Path) -> str:
@@ -71,7 +81,8 @@ def free_space(path: str | Path) -> str:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """
-    Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8.
+    Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Its folder is made, text is
+    UTF-8.
 
     Raises:
         WriteError: where it cannot be written, with the reason; nothing is left of it.
@@ -79,6 +90,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     with writing(path):
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
                 stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()

@@ -1,6 +1,7 @@
 """Evaluation during training: mean@n, pass@k and maj@k of the policy, to the trackers that the trainer reports to."""
 
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+from ..utils import WriteError
 from .generation import TransformersGenerator
 from .results import check_ks
 from .runner import Judge, Problems, SamplingRun
@@ -69,7 +71,11 @@ class EvaluationCallback(TrainerCallback):
             generator = TransformersGenerator(model, trainer.processing_class)
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
-                summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                try:
+                    summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                except WriteError as error:
+                    warnings.warn(f"{error} Training goes on, without this evaluation.", stacklevel=2)
+                    summary = {}
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
                     logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens")}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,8 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .. import verifier
-from ..utils import write_json
+from ..lock import held
+from ..utils import WriteError, write_json, writing
 from ..verifier.answers import gold_text
 from . import results
 from .generation import Generator, load_generator
@@ -66,15 +66,17 @@ def evaluate(
 
     Raises:
         ResultsError: if `output_dir` holds results of other settings or problems, naming the difference.
+        OutputError: if another process writes there.
+        WriteError: where a result cannot be written; those that were stay.
     """
     sampling = sampling or Sampling()
     results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
     generator = load_generator(model)
-    runs = [SamplingRun(Path(output_dir), *benchmark, generator, sampling, judge) for benchmark in benchmarks.items()]
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
-    summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
+    with held(output_dir, "evaluate()"):
+        runs = [SamplingRun(Path(output_dir), *each, generator, sampling, judge) for each in benchmarks.items()]
+        for run in runs:
+            run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
+        summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
         print(results.summary_table(summaries))
     return summaries
@@ -141,31 +143,45 @@ class SamplingRun:
         processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
         record = self.path.with_suffix(".json")
         starts = range(self.done, len(self.keys), self.sampling.batch_size)
-        if index == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(record, {"settings": self.settings})
-        with (
-            open(os.devnull if index else self.path, "ab" if self.done else "wb") as file,
-            tqdm(
-                total=len(self.keys),
-                initial=self.done,
-                desc=f"{self.path.parent.name}/{self.path.stem}",
-                unit="sample",
-                leave=accelerator is None,
-                disable=disable_tqdm or index > 0,
-            ) as progress,
-        ):
+        failure: WriteError | None = None
+
+        def store(rows: list[dict[str, Any]] | None = None) -> None:
+            """Write settings, or append rows. In training, errors wait until all processes have done their rounds."""
+            nonlocal failure
+            if index or failure:
+                return
+            try:
+                with writing(self.path, "What is whole stays: the same evaluation goes on from there."):
+                    if rows is None:
+                        write_json(record, {"settings": self.settings})
+                    with self.path.open("ab" if self.done or rows else "wb") as file:
+                        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows or []).encode())
+            except WriteError as error:
+                if accelerator is None:
+                    raise
+                failure = error
+
+        store()
+        with tqdm(
+            total=len(self.keys),
+            initial=self.done,
+            desc=f"{self.path.parent.name}/{self.path.stem}",
+            unit="sample",
+            leave=accelerator is None,
+            disable=disable_tqdm or index > 0,
+        ) as progress:
             for first in range(0, len(starts), processes):
                 mine = first + index
                 # Where parameters are sharded, generation is collective: a process without a batch repeats the last.
                 rows = self._draw(starts[min(mine, len(starts) - 1)])
                 if processes > 1:
                     rows = gather_object(rows if mine < len(starts) else [])
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-                file.flush()
+                store(rows)
                 progress.update(len(rows))
         if index:
             return {}
+        if failure:
+            raise failure
         summary = results.summarize(results.read(self.path), ks)
         write_json(record, {"settings": self.settings, "summary": summary})
         return summary

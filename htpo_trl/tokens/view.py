@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ..objective.table import EFFECTS, GROUPS, Table, get_table
 from ..palette import group_colour, group_label, ink
+from ..utils import write_atomically
 from .record import Outcome, Record, RecordedCompletion, read_record, recorded_steps
 
 
@@ -70,8 +71,7 @@ def write_token_map(
         ink=ink,
     )
     path = Path(output) if output else recorded_steps(run)[view.record.settings.step].with_suffix(".html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_atomically(path, html)
     return path
 
 

@@ -9,6 +9,8 @@ from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
+from ..output import one_at_a_time
+from ..utils import writing
 from . import checkpoint
 from .checkpoint import CheckpointError
 
@@ -32,6 +34,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _train_sampler: Any = None
     _saved_step: int | None = None  # of the last checkpoint, written or resumed from
 
+    @one_at_a_time
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """
         [`~transformers.Trainer.train`], from a complete checkpoint alone. With `resume_from_checkpoint=True` there is
@@ -60,10 +63,11 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()
         limit = self.args.save_total_limit
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save and not self.args.save_only_model:
-                checkpoint.seal(directory)
+            with writing(directory):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save and not self.args.save_only_model:
+                    checkpoint.seal(directory)
         except Exception as error:
             error.add_note(checkpoint.not_saved(directory))
             raise
@@ -83,7 +87,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     @contextmanager
     def _without_token(self):
-        """Within, the arguments are pickled without the Hub's token: `training_args.bin` is published."""
+        """Within, the arguments are pickled without secrets: `training_args.bin` is published."""
         self.args._is_published = True
         try:
             yield

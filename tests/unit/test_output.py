@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from htpo_trl.output import LOCK, OutputError, check_free, held, overwrite
+from htpo_trl.lock import LOCK, OutputError, held
+from htpo_trl.output import check_free, overwrite
 
 
 class Child:
@@ -71,9 +72,11 @@ def test_a_second_process_is_refused_and_told_by_whom(tmp_path, monkeypatch):
     with held(tmp_path, "htpo train"), held(tmp_path / "run" / "evaluation", "htpo eval"):  # others are free
         pass
     first.end()
-    assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "evaluation"]
-    with held(tmp_path / "run", "htpo eval"):
-        pass
+    take(tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nothing was written
+    (tmp_path / "run").mkdir()
+    take(tmp_path / "run")
+    assert (tmp_path / "run").exists()
 
 
 def test_the_lock_ends_with_a_killed_process(tmp_path):
