@@ -20,7 +20,7 @@ from .utils import UsageError
 
 
 #: The lock file of a directory, there while it is held. A push to the Hub leaves out what begins with `_`.
-LOCK = "_in_use.json"
+LOCK = "_in_use.lock"
 _held: dict[Path, tuple[int, int]] = {}  # lock files of this process: descriptor, and thread
 
 
@@ -32,7 +32,7 @@ class OutputError(UsageError):
 def held(output_dir: str | Path, what: str) -> Iterator[None]:
     """
     Within, no other process may hold the directory, which is made. The lock is the kernel's and ends with this
-    process, however that ends; the file `_in_use.json` tells others who has it. A thread may hold what it holds.
+    process, however that ends; the file `_in_use.lock` tells others who has it. A thread may hold what it holds.
 
     On a file system without locks the file alone decides, with a warning.
 

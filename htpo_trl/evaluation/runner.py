@@ -151,7 +151,7 @@ class SamplingRun:
             if index or failure:
                 return
             try:
-                with writing(self.path, "What is whole stays: the same evaluation goes on from there."):
+                with writing(self.path, "" if accelerator else "What is whole stays: called again, it goes on."):
                     if rows is None:
                         write_json(record, {"settings": self.settings})
                     with self.path.open("ab" if self.done or rows else "wb") as file:

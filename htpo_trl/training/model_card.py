@@ -13,7 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..objective.table import GROUPS
 from ..redaction import redact_text
-from ..utils import versions, write_atomically
+from ..utils import WriteError, versions, write_atomically
 
 
 #: What decides what is learned, in the order of the card. One that a version of TRL does not have is left out.
@@ -51,7 +51,8 @@ def write_model_card(
                 write_atomically(file, redact_text(str(card)))
     except Exception as error:
         warnings.warn(
-            f"The model card {file} could not be written: {error!r}. Nothing else is lost; "
+            f"The model card {file} could not be written: {error if isinstance(error, WriteError) else repr(error)} "
+            "Nothing else is lost; "
             "trainer.create_model_card() writes it again.",
             stacklevel=3,
         )
