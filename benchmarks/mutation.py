@@ -66,10 +66,19 @@ TARGETS = (
     (
         "htpo_trl/objective/transform.py",
         None,
-        ["tests/unit/test_objective.py", "tests/unit/test_token_sums.py", f"{WEIGHT}_is_the_derivative"],
+        [
+            "tests/unit/test_objective.py",
+            "tests/unit/test_rules.py",
+            "tests/unit/test_token_sums.py",
+            f"{WEIGHT}_is_the_derivative",
+        ],
     ),
-    ("htpo_trl/objective/rules.py", None, ["tests/unit/test_objective.py"]),
-    ("htpo_trl/trainer.py", LABELS, ["tests/unit/test_trainer.py", "tests/unit/test_sampling.py"]),
+    ("htpo_trl/objective/rules.py", None, ["tests/unit/test_objective.py", "tests/unit/test_rules.py"]),
+    (
+        "htpo_trl/trainer.py",
+        LABELS,
+        [f"tests/unit/test_{name}.py" for name in ("observers", "reward_errors", "trainer", "sampling")],
+    ),
     ("htpo_trl/training/prompts.py", None, ["tests/unit/test_prompt_stream.py", f"{COLLECT}::TestPromptStream"]),
     (
         "htpo_trl/training/sampling.py",

@@ -171,8 +171,7 @@ def paired(first: RunSet, second: RunSet) -> tuple[RunSet, RunSet]:
     pairs = [(one, two) for one in first.runs for two in second.runs if one.seed == two.seed is not None]
     if not pairs:
         raise RunError(f"not paired: {first.name} and {second.name} have no seed in common")
-    one, two = (RunSet("", list(runs)) for runs in zip(*pairs, strict=True))
-    return one, two
+    return RunSet("", [one for one, _ in pairs]), RunSet("", [two for _, two in pairs])
 
 
 def paired_scores(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> pd.DataFrame:

@@ -76,8 +76,7 @@ def draw_shares(columns: Mapping[str, list[pd.DataFrame] | str]) -> Any:
             _say_missing(axis, bands)
             continue
         shares = pd.concat([points["mean"] for points in bands], axis=1)
-        colours = [group_colour(group) for group in GROUPS]
-        areas = axis.stackplot(shares.index, shares.T, colors=colours, hatch=_HATCHES, **_EDGES)
+        areas = axis.stackplot(shares.index, shares.T, colors=[*map(group_colour, GROUPS)], hatch=_HATCHES, **_EDGES)
         axis.set(xlabel=_step_label(bands[:1]), ylabel="% of tokens", ylim=(0, 100), xmargin=0)
     _add_legend(figure, [(area, group_label(group)) for area, group in zip(areas, GROUPS, strict=False)])
     return figure
@@ -199,7 +198,6 @@ def _add_legend(figure: Any, handles: Sequence[tuple[Any, str]]) -> None:
 
 
 def _say_missing(axis: Any, why: str) -> None:
-    """An empty frame with the reason in it, instead of an empty axis."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="0.8")
     lines = ["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")]

@@ -281,7 +281,6 @@ def missing_section(report: Report, outline: Outline) -> list[Block]:
 
 
 def _add(panels: dict[str, Panel], curve: Curve, title: str, unit: str, **kwargs: Any) -> None:
-    """A curve to the panel of this title, which is made if it is not there."""
     panels.setdefault(title, Panel(title, unit, [], **kwargs)).curves.append(curve)
 
 

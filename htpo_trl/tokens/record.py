@@ -212,9 +212,7 @@ def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
     ):
         raise ValueError("a row lacks values, or has lists of unequal lengths or impossible values: it was edited")
     numbers = [name for name in _OF_TOKENS if name != "tokens"]
-    return [
-        RecordedCompletion(
-            **row, values={name: table[name][i].values.to_numpy(zero_copy_only=False).copy() for name in numbers}
-        )
-        for i, row in enumerate(table.drop_columns(numbers).to_pylist())
-    ]
+    rows = table.drop_columns(numbers).to_pylist()
+    columns = [[row.values.to_numpy(zero_copy_only=False).copy() for row in table[name]] for name in numbers]
+    values = (dict(zip(numbers, arrays, strict=True)) for arrays in zip(*columns, strict=True))
+    return [RecordedCompletion(**row, values=each) for row, each in zip(rows, values, strict=True)]
