@@ -50,12 +50,8 @@ def write_model_card(
                 card = _card(ModelCard.load(Path(scratch, file.name)), trainer)
                 write_atomically(file, redact_text(str(card)))
     except Exception as error:
-        warnings.warn(
-            f"The model card {file} could not be written: {error if isinstance(error, WriteError) else repr(error)} "
-            "Nothing else is lost; "
-            "trainer.create_model_card() writes it again.",
-            stacklevel=3,
-        )
+        what = error if isinstance(error, WriteError) else f"The model card {file} could not be written: {error!r}."
+        warnings.warn(f"{what} Nothing else is lost; trainer.create_model_card() writes it again.", stacklevel=3)
 
 
 def _card(trl_card: ModelCard, trainer: Any) -> ModelCard:
