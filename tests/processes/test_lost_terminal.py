@@ -51,9 +51,7 @@ def train(directory, lost):
     trainer = HTPOTrainer(
         tiny_model(),
         even_digits,
-        HTPOConfig(
-            str(directory / "run"), **CPU_ARGUMENTS | {"disable_tqdm": lost == "room", "log_completions": True}
-        ),
+        HTPOConfig(str(directory / "run"), **CPU_ARGUMENTS | options),
         Dataset.from_list(prompts(8)),
         processing_class=build_tokenizer("0123456789"),
         callbacks=[Lost()] if lost == "terminal" else [],
