@@ -103,8 +103,20 @@ class HTPOConfig(GRPOConfig):
         try:
             super().__post_init__()
         except ValueError as error:
-            self._mend_batch_size(error)
-            raise
+            group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
+            if not group or not batch or batch % group == 0:
+                raise
+            # Groups do not fit the generation batch: these numbers would.
+            per_row = batch // size  # of the generation batch, per row on each device
+            rows = group // math.gcd(group, per_row)
+            nearest = max(rows, round(size / rows) * rows)
+            groups = [n for n in range(2, batch + 1) if batch % n == 0]
+            choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+            raise ValueError(
+                f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold "
+                f"whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple "
+                f"of {rows}), or num_generations={' or '.join(map(str, choices))}."
+            ) from None
 
         table = self.table  # raises for an unknown preset, group or rule
         if self.objective_overrides is not None:  # written out: JSON holds no rules
@@ -112,8 +124,9 @@ class HTPOConfig(GRPOConfig):
             self.objective_overrides = {
                 group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
             }
-        _check_share("difficulty_threshold", self.difficulty_threshold)
-        _check_share("top_entropy_share", self.top_entropy_share)
+        for name in ("difficulty_threshold", "top_entropy_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is a share and must lie in (0, 1].")
         if self.max_sampling_rounds < 1:
             raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1.")
         check_choice("HTPOConfig", "on_sampling_exhausted", self.on_sampling_exhausted, ("error", "train"))
@@ -165,23 +178,6 @@ class HTPOConfig(GRPOConfig):
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
 
-    def _mend_batch_size(self, error: ValueError) -> None:
-        """Where groups do not fit the generation batch: raise the error again with numbers that would."""
-        group, batch = self.num_generations, self.generation_batch_size
-        if not group or not batch or batch % group == 0:
-            return
-        per_row = batch // self.per_device_train_batch_size  # of the generation batch, per row on each device
-        rows = group // math.gcd(group, per_row)
-        nearest = max(rows, round(self.per_device_train_batch_size / rows) * rows)
-        groups = [n for n in range(2, batch + 1) if batch % n == 0]
-        choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
-        size = self.per_device_train_batch_size
-        raise ValueError(
-            f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold whole "
-            f"groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple of {rows}), "
-            f"or num_generations={' or '.join(map(str, choices))}."
-        ) from None
-
     _is_published = False  # set by the trainer, while it writes `training_args.bin`
 
     def __getstate__(self):
@@ -203,9 +199,7 @@ class HTPOConfig(GRPOConfig):
         """The objective table in use: the preset with its overrides."""
         overrides = self.objective_overrides
         if overrides is not None and not isinstance(overrides, dict):
-            raise ValueError(
-                f"objective_overrides={overrides!r} must map groups to rules, as JSON on the command line."
-            )
+            raise ValueError(f"objective_overrides={overrides!r} must map groups to rules: JSON on the command line.")
         return get_table(self.objective, overrides)
 
     @property
@@ -213,8 +207,3 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name}={value} is a share and must lie in (0, 1].")

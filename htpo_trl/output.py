@@ -15,11 +15,12 @@ from .lock import OutputError, check_not_held, held
 
 #: The options of a run, and the versions of its packages.
 SETTINGS = "settings.json"
-# What a run leaves that another one would take for its own, as patterns below `output_dir`. What begins with `runs/`
-# is TensorBoard's, `completions/` what `log_completions` keeps.
-_OF_A_RUN = (
-    *("checkpoint-*", "evaluation/step-*", "tokens/step-*", "completions/completions_*.parquet"),
-    *("runs/*/events.out.tfevents.*", "trainer_state.json", "training_args.bin"),
+# Patterns below `output_dir`: what tells that a run has been there,
+_OF_A_RUN = ("checkpoint-*", "trainer_state.json", "training_args.bin")
+# what else it leaves that another one would take for its own (`runs/` is TensorBoard's, the completions are those of
+# `log_completions`), and what it shares with any model.
+_BESIDE = (
+    *("evaluation/step-*", "tokens/step-*", "completions/completions_*.parquet", "runs/*/events.out.tfevents.*"),
 )
 _WEIGHTS = (
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
@@ -61,7 +62,7 @@ def check_free(
     if _goes_on(directory, resume_from_checkpoint):
         return
     run, others = _found(directory)
-    if not run and others:
+    if not run and (others := [path for path in others if path.parent == directory]):
         raise OutputError(f"{name} holds files that are not a run's ({_listed(others)}). Choose another output_dir.")
     if run and not overwrite:
         raise OutputError(
@@ -83,7 +84,7 @@ def overwrite(output_dir: str | Path) -> None:
     completions; links, not what they point to. Everything else stays, and all of a directory that holds no run.
     """
     run, others = _found(Path(output_dir))
-    for path in [*(each for each in others if each.name != SETTINGS), *run] if run else []:
+    for path in [*(each for each in others if each.name != SETTINGS), *run] if run else []:  # until the end it is one
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -135,13 +136,14 @@ def _goes_on(directory: Path, checkpoint: bool | str | None) -> bool:
 
 
 def _found(directory: Path) -> tuple[list[Path], list[Path]]:
-    """What a run has left, `settings.json` last: until that is removed, it is one; and what a model may have, too."""
-    run, weights = ([p for pattern in each for p in sorted(directory.glob(pattern))] for each in (_OF_A_RUN, _WEIGHTS))
+    """What tells of a run, and what else it may have left."""
+    parts = (_OF_A_RUN, _BESIDE + _WEIGHTS)
+    run, others = ([path for pattern in part for path in sorted(directory.glob(pattern))] for part in parts)
     run = [path for path in run if not path.name.startswith("checkpoint-") or path.name[11:].isdigit()]
     settings = directory / SETTINGS
     if settings.exists():
-        (run if _is_of_a_run(settings) else weights).append(settings)
-    return run, weights
+        (run if _is_of_a_run(settings) else others).append(settings)
+    return run, others
 
 
 def _is_of_a_run(settings: Path) -> bool:

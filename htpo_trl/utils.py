@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,8 @@ class UsageError(ValueError):
 
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}
+    return {package: distribution.version for package, distribution in found.items() if distribution}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -115,7 +112,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])
 
 
-def option(default: Any, text: str) -> Any:
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass, with its help."""
     made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
-    return field(**made, metadata={"help": text})
+    return field(**made, metadata={"help": text, **metadata})

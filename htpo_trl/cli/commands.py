@@ -1,36 +1,28 @@
 """The `htpo` command: a small class for each sub-command. Nothing here needs torch before there is work to do."""
 
 import inspect
+import platform
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from collections.abc import Sequence
-from dataclasses import fields
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..objective.table import PRESETS
-from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, set_environment, strict
+from ..scripts import evaluate, htpo
+from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
-from ..utils import UsageError
-
-
-_TRAIN_HELP = """\
-usage: htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]
-
-Train by HTPO. The options are the fields of the classes below, in the recipe (YAML) or as flags; flags win.
-
-  --config RECIPE            a YAML file, or one of the package's recipes: {recipes}
-  --accelerate_config NAME   a configuration of accelerate, a file or one of: {accelerate}
-  --dry_run                  print the plan (batches, optimizer steps, memory, what is off-policy) and stop
-
-All other options of `accelerate launch` (--num_processes, --num_machines, ...) are passed on to it.
-The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_from_checkpoint true.
-"""
+from ..terminal import steady_streams, stoppable
+from ..utils import PACKAGES, UsageError, versions, writing
 
 
 class Command:
     """A sub-command. The docstring is its help, the first line the short one."""
 
-    has_flags = False  #: whether it reads options of its own, the fields of classes; `args.options` are their tokens
+    usage: str | None = None
+    when_stopped = "Nothing is left of it."  #: what its user is told after Ctrl-C or another signal
+    titles: Mapping[
+        str, str
+    ] = {}  #: class → title, of those whose fields are its options: `args.options` has the tokens
 
     def arguments(self, parser: ArgumentParser) -> None:
         """Add its arguments to its parser."""
@@ -41,28 +33,31 @@ class Command:
 
 
 class Train(Command):
-    """Train by HTPO: a recipe, flags, any launcher of accelerate."""
+    """
+    Train by HTPO: a recipe, flags, any launcher of accelerate.
 
-    has_flags = True
+    The options are the fields of the classes below, in the recipe (YAML) or as flags; flags win.
+
+      --config RECIPE            a YAML file, or one of the package's recipes: {recipes}
+      --accelerate_config NAME   a configuration of accelerate, a file or one of: {accelerate}
+      --dry_run                  print the plan (batches, optimizer steps, memory, what is off-policy) and stop
+
+    All other options of `accelerate launch` (--num_processes, --num_machines, ...) are passed on to it.
+    The DAPO baseline of a run: --objective dapo. To go on after a stop: --resume_from_checkpoint true.
+    """
+
+    usage = "htpo train [--config RECIPE] [--accelerate_config NAME] [--dry_run] [--OPTION VALUE ...]"
+    titles = htpo.TITLES
 
     def arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--dry_run", "--dry-run", action="store_true")
 
     def run(self, args: Namespace) -> None:
-        from ..scripts.htpo import TITLES, read_options
-
-        if args.help:
-            print(
-                _TRAIN_HELP.format(recipes=", ".join(names(RECIPES)), accelerate=", ".join(names(ACCELERATE_CONFIGS)))
-            )
-            print(describe(TITLES))
-            return
         from .launch import launch, launch_arguments, parallelism
 
         with mendable("htpo train", ValueError, ImportError, OSError):
-            arguments = read_options(args.options)
+            arguments = htpo.read_options(args.options)
             accelerate = launch_arguments(arguments.launch, args.options)
-            set_environment(arguments.env)
             spread = parallelism(accelerate)
             if args.dry_run:
                 from .plan import plan_run
@@ -75,16 +70,12 @@ class Train(Command):
 class Eval(Command):
     """Evaluate a model: mean@n, pass@k, maj@k with intervals. Killed and called again, it goes on."""
 
-    has_flags = True
+    usage = "htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]"
+    titles = evaluate.TITLES
+    when_stopped = "What was written stays: the same command goes on from there."
 
     def run(self, args: Namespace) -> None:
-        from ..scripts.evaluate import TITLES, main
-
-        if args.help:
-            print("usage: htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]")
-            print(f"\n{self.__doc__}\n{describe(TITLES)}")
-        else:
-            main(args.options)
+        evaluate.main(args.options)
 
 
 class Demo(Command):
@@ -95,23 +86,15 @@ class Demo(Command):
     and pictures. About 8 minutes on two CPU cores, without downloads.
     """
 
-    def arguments(self, parser: ArgumentParser) -> None:
-        add = parser.add_argument
-        add("--objective", choices=PRESETS, default="htpo", help="preset of the objective table")
-        add("--seed", type=int, default=0, help="seed of the model, the warm start and the reinforcement")
-        add("--steps", type=int, default=160, help="optimizer steps of reinforcement")
-        add("--warm_start_steps", type=int, default=2000, help="supervised steps before it")
-        add("--output_dir", default="runs/laptop", help="where runs and warm starts are kept")
-        add("--threads", type=int, help="CPU threads; by default one or two, whichever is faster now")
-        add("--quick", action="store_true", help="a smoke run: a few steps of everything, learns nothing")
+    usage = "htpo demo [--OPTION VALUE ...]"
+    titles = {"htpo_trl.demo.laptop.LaptopConfig": "Options"}
+    when_stopped = "The same command starts the reinforcement anew; a warm start that is complete stays."
 
     def run(self, args: Namespace) -> None:
         from ..demo.laptop import LaptopConfig, run
-        from ..report import require_matplotlib
 
         with mendable("htpo demo", ValueError, ImportError):
-            require_matplotlib()  # before the work, so that it does not fail after it
-            config = LaptopConfig(**{field.name: getattr(args, field.name) for field in fields(LaptopConfig)})
+            config = LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options)))
         run(config)
 
 
@@ -150,9 +133,8 @@ class Report(Command):
     """
 
     def arguments(self, parser: ArgumentParser) -> None:
-        add = parser.add_argument
-        add("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
-        add("--output_dir", default="report", help="where the page and its pictures go")
+        parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or NAME=DIR to name its set")
+        parser.add_argument("--output_dir", default="report", help="of the page and its pictures, by default report/")
 
     def run(self, args: Namespace) -> None:
         from ..report import RunError, write_report
@@ -185,7 +167,7 @@ class Recipes(Command):
         target = Path(args.to or source.name)
         if target.exists():
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {args.recipe} FILE.")
-        with mendable("htpo recipes", OSError):
+        with writing(target):
             target.write_bytes(source.read_bytes())
         print(f"{target}: change it, then htpo train --config {target}")
 
@@ -194,19 +176,14 @@ class Env(Command):
     """Show versions and devices, for bug reports."""
 
     def run(self, args: Namespace) -> None:
-        import platform
-
         import torch
 
-        from ..utils import PACKAGES, versions
-
-        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         rows = {
             "Python": platform.python_version(),
             "Platform": platform.platform(),
             **dict.fromkeys(PACKAGES, "not installed"),
             **versions(),
-            "GPUs": ", ".join(devices) or "none",
+            "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
             "CUDA of torch": torch.version.cuda or "none",
         }
         print("\n".join(f"- {name}: {value}" for name, value in rows.items()))
@@ -214,37 +191,37 @@ class Env(Command):
 
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    **{"train": Train(), "eval": Eval(), "demo": Demo(), "tokens": Tokens(), "report": Report()},
-    **{"recipes": Recipes(), "env": Env()},
+    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Env)
 }
 
 
 def make_parser() -> ArgumentParser:
-    """The parser of the `htpo` command; `train` and `eval` read their own options."""
+    """The parser of the `htpo` command; `train`, `eval` and `demo` read their own options, the fields of classes."""
     parser = strict(ArgumentParser(prog="htpo", description="HTPO for TRL: every token learns by its group."))
     subparsers = parser.add_subparsers(dest="command", required=True)
+    packaged = {"recipes": ", ".join(names(RECIPES)), "accelerate": ", ".join(names(ACCELERATE_CONFIGS))}
     for name, command in COMMANDS.items():
-        text = inspect.getdoc(command) or ""
+        text = (inspect.getdoc(command) or "").format(**packaged)
         own = subparsers.add_parser(
-            name,
-            help=text.splitlines()[0],
-            description=text,
-            add_help=not command.has_flags,
-            allow_abbrev=False,
-            formatter_class=ArgumentDefaultsHelpFormatter,
+            name, help=text.splitlines()[0], description=text, usage=command.usage, allow_abbrev=False
         )
-        if command.has_flags:
-            own.add_argument("--help", "-h", action="store_true")
+        if command.titles:
+            own.format_help = lambda own=own, text=text, titles=command.titles: (  # type: ignore[misc, method-assign]
+                f"{own.format_usage()}\n{text}\n{describe(titles)}\n"
+            )
         command.arguments(strict(own))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `htpo` command."""
+    steady_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
-    with mendable(" ".join(["htpo", *({*argv[:1]} & {*COMMANDS})])):
+    name = " ".join(["htpo", *({*argv[:1]} & {*COMMANDS})])
+    with mendable(name):
         args, options = make_parser().parse_known_args(argv)
         command, args.options = COMMANDS[args.command], options
-        if options and not command.has_flags:
+        if options and not command.titles:
             raise UsageError(f"{options[0]!r} is not an option.")
-        command.run(args)
+        with stoppable(name, command.when_stopped):
+            command.run(args)

@@ -4,15 +4,24 @@
 The launcher builds no configuration: that would initialise devices and the process group in the parent.
 """
 
-import copy
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+import yaml
+from accelerate.commands import launch as accelerate_launch
+from accelerate.commands.config import config_args
+from accelerate.utils import prepare_simple_launcher_cmd_env
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
+from ..terminal import WARNINGS
 from ..utils import UsageError
 
 
@@ -28,17 +37,12 @@ class Parallelism(NamedTuple):
 
 def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Namespace:
     """The arguments of `accelerate launch` for its flags, its configuration found by name, and the script's own."""
-    import torch
-    import yaml
-    from accelerate.commands.config.config_args import default_config_file
-    from accelerate.commands.launch import launch_command_parser
-
-    parser = strict(launch_command_parser())
+    parser = strict(accelerate_launch.launch_command_parser())
     parser.add_argument("--accelerate_config", dest="config_file")
     accelerate = parser.parse_args([*tokens, "--module", "htpo_trl.scripts.htpo", *script])
     name = accelerate.config_file
-    if not name and not accelerate.cpu and os.path.isfile(default_config_file):
-        name = default_config_file
+    if not name and not accelerate.cpu and os.path.isfile(config_args.default_config_file):
+        name = config_args.default_config_file
     elif not name and not tokens and torch.cuda.device_count() < 2:
         name = "single"  # or accelerate warns that nobody told it so
     config: Any = {}
@@ -55,13 +59,8 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
 
 def parallelism(accelerate: Namespace) -> Parallelism:
     """How `accelerate launch` will spread a run. Raises a `ValueError` for arguments that it would refuse."""
-    from accelerate.commands import launch
-
-    launch.logger.disabled = True  # it warns of what it fills in when it launches
-    try:
-        filled, *_ = launch._validate_launch_command(copy.copy(accelerate))
-    finally:
-        launch.logger.disabled = False
+    accelerate_launch.logger.disabled = True  # it warns of what it fills in, which the plan tells
+    filled, *_ = accelerate_launch._validate_launch_command(accelerate)
     offloaded = {filled.offload_param_device, filled.offload_optimizer_device} - {None, "none"}
     return Parallelism(
         max(filled.num_processes or 1, 1),
@@ -74,18 +73,18 @@ def parallelism(accelerate: Namespace) -> Parallelism:
 
 def launch(accelerate: Namespace) -> None:
     """Run the script, and exit with the code of the process that failed first."""
-    from accelerate.commands import launch
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     # DeepSpeed compiles operators by ninja, which lies beside an interpreter whose environment may not be active.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # After Ctrl-C or SIGTERM torch kills workers in 30 s, be it in the middle of a step (torch from 2.9).
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+    # It hands on what it handles; else it would take SIGHUP from `nohup`, and die of other warnings alone.
+    passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *WARNINGS)
+    names = [signum.name for signum in passed_on if signal.getsignal(signum) is not signal.SIG_IGN]
+    accelerate.signals_to_handle = ",".join(names)  # torch's option, which accelerate hands over
     # Accelerate waits for a single process without passing it signals: become that process instead.
-    launch.simple_launcher = _become
+    accelerate_launch.simple_launcher = _become
     try:
-        launch.launch_command(accelerate)
+        accelerate_launch.launch_command(accelerate)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
@@ -98,8 +97,6 @@ def launch(accelerate: Namespace) -> None:
 
 
 def _become(accelerate: Any) -> None:
-    from accelerate.utils import prepare_simple_launcher_cmd_env
-
     command, environment = prepare_simple_launcher_cmd_env(accelerate)
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)

@@ -5,6 +5,10 @@ weights are loaded. How large they are with AdamW, and how ZeRO divides them: ar
 
 from typing import Any, NamedTuple
 
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from .launch import Parallelism
 
 
@@ -18,9 +22,6 @@ class Sizes(NamedTuple):
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
     """Sizes of a model that is in a directory or in the Hub's cache. Raises an `OSError` for any other."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError as error:
@@ -31,10 +32,7 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
         blocks = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n]
         linear = sum(block.weight.numel() for block in blocks)
         if peft_config is not None:
-            from peft import get_peft_model
-
-            adapted = get_peft_model(model, peft_config)
-            trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            trainable, _ = get_peft_model(model, peft_config).get_nb_trainable_parameters()
     return Sizes(total, linear, trainable)
 
 

@@ -1,14 +1,14 @@
 """`htpo train --dry_run`: what a run would do, from its options alone. Nothing is downloaded, launched or trained."""
 
-import warnings
-from dataclasses import dataclass
 from typing import Any
+
+from trl import get_peft_config
 
 from ..config import HTPOConfig
 from ..data.names import hub_id
 from ..objective.rules import Detach, KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import load_data, missing_packages, parse
+from ..scripts.htpo import check_output, load_data, missing_packages, parse
 from ..scripts.reward_names import check_columns, reward_functions
 from ..utils import UsageError
 from .launch import Parallelism
@@ -20,18 +20,13 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
     would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
     """
-    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
-
-    @dataclass
-    class Planned(HTPOConfig):
-        """The configuration on as many processes as are planned; it must not look for their devices here."""
-
-        world_size = spread.processes
-
-    # What a device of another machine can do is not known here; the CPU takes every precision.
-    script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, Planned)
+    # On as many processes as are planned, whose devices are not looked for here. What a device of another machine can
+    # do is not known; the CPU takes every precision.
+    planned = type("Planned", (HTPOConfig,), {"world_size": spread.processes})
+    script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, planned)
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
+    check_output(script, args, model)
     missing = missing_packages(args, model)
     sections = {
         "Run": _run(script, args, model),
@@ -120,8 +115,6 @@ def _data(script: Any, args: Any) -> list[str]:
 
 
 def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
-    from trl import get_peft_config
-
     try:
         size = sizes(model.model_name_or_path, get_peft_config(model))
     except (OSError, ValueError) as error:  # no such model here, or none that transformers knows

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +24,13 @@ from transformers.utils.logging import disable_progress_bar
 from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
+from ..lock import held
+from ..objective.table import PRESETS
+from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
-from ..scripts.htpo import build, parse, train
+from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
+from ..utils import UsageError, option, write_json
 from .warm_start import Progress, build_model, build_tokenizer, warm_start
 
 
@@ -34,28 +39,26 @@ SAMPLES = 64
 #: Validation mean@16. Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26
 #: always did.
 MIN_WARM_START_ACCURACY = 0.22
-#: Of a warm start that is too weak.
-MAX_EXTENSIONS = 2
 
 
 @dataclass
 class LaptopConfig:
     """Settings of the main job; `quick` shrinks everything to a smoke run of the same code."""
 
-    objective: str = "htpo"
-    seed: int = 0
-    steps: int = 160
-    warm_start_steps: int = 2000
-    output_dir: str = "runs/laptop"
-    threads: int | None = None
-    quick: bool = False
+    objective: str = option("htpo", "htpo, htpo-released, dapo, high-entropy-only, gppo or aspo.", choices=PRESETS)
+    seed: int = option(0, "Seed of the model, the warm start and the reinforcement.")
+    steps: int = option(160, "Optimizer steps of reinforcement.")
+    warm_start_steps: int = option(2000, "Supervised steps before it.")
+    output_dir: str = option("runs/laptop", "Where runs and warm starts are kept.")
+    threads: int | None = option(None, "CPU threads; by default one or two, whichever is faster now.")
+    quick: bool = option(False, "A smoke run: a few steps of everything, learns nothing.")
 
     def __post_init__(self) -> None:
+        require_matplotlib()  # before the work, so that it does not fail after it
         if self.quick:
             self.steps, self.warm_start_steps = min(self.steps, 4), min(self.warm_start_steps, 8)
         for name in ("steps", "warm_start_steps", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
 
 
@@ -65,7 +68,7 @@ def prepare(config: LaptopConfig, directory: Path) -> None:
     some seeds the model plays at random for longer before it begins to aim.
     """
     model = None
-    for extension in range(1 + MAX_EXTENSIONS):
+    for extension in range(3):
         steps = config.warm_start_steps if extension == 0 else -(-config.warm_start_steps // 2)
         warm_start(directory, config.seed + 1000 * extension, steps, model)
         model = Qwen3ForCausalLM.from_pretrained(directory)
@@ -101,19 +104,19 @@ def choose_threads() -> int:
 
 def run(config: LaptopConfig) -> Path:
     """The main job from nothing to the report. Returns the directory of the run."""
-    from ..report import require_matplotlib, write_report  # before the work, so that it does not fail after it
+    directory = Path(config.output_dir, f"{config.objective}-seed{config.seed}")
+    with held(directory, "htpo demo"):
+        _run(config, directory)
+    return directory
 
-    require_matplotlib()
+
+def _run(config: LaptopConfig, directory: Path) -> None:
     disable_progress_bar()  # of loading and saving; those of training and evaluation stay
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
-    directory = Path(config.output_dir, f"{config.objective}-seed{config.seed}")
     warm_directory = Path(config.output_dir, f"warm_start-seed{config.seed}")
     threads = config.threads or choose_threads()
     torch.set_num_threads(threads)
     started = time.perf_counter()
-
-    def phase(number: int, what: str) -> None:
-        print(f"\n[{number}/5] {what}", flush=True)
 
     print(
         f"Countdown on a laptop: objective {config.objective}, seed {config.seed}, {threads} thread(s). About 8 "
@@ -122,18 +125,18 @@ def run(config: LaptopConfig) -> Path:
     settings = {"seed": config.seed, "steps": config.warm_start_steps}
     stamp = warm_directory / "warm_start.json"
     if stamp.exists() and json.loads(stamp.read_text()) == settings:
-        phase(1, f"Supervised warm start: found in {warm_directory}")
+        print(f"\n[1/5] Supervised warm start: found in {warm_directory}", flush=True)
     else:
-        stamp.unlink(missing_ok=True)
-        phase(1, f"Supervised warm start, {config.warm_start_steps} steps on sloppy searches")
-        prepare(config, warm_directory)
-        stamp.write_text(json.dumps(settings))  # last: its presence says that the warm start is whole
+        print(f"\n[1/5] Supervised warm start, {config.warm_start_steps} steps on sloppy searches", flush=True)
+        with held(warm_directory, "htpo demo"):  # which several objectives share
+            stamp.unlink(missing_ok=True)
+            prepare(config, warm_directory)
+            write_json(stamp, settings)  # last: its presence says that the warm start is whole
 
     for name in ("evaluation", "tokens"):  # of an earlier run, perhaps of more steps
         shutil.rmtree(directory / name, ignore_errors=True)
-    _, recipe, _ = load_recipe("laptop")
     # Evaluation is a phase of its own.
-    options = {name: value for name, value in recipe.items() if not name.startswith("eval_")} | {
+    options = {name: value for name, value in load_recipe("laptop")[1].items() if not name.startswith("eval_")} | {
         "model_name_or_path": str(warm_directory),
         "output_dir": str(directory),
         "objective": config.objective,
@@ -148,16 +151,24 @@ def run(config: LaptopConfig) -> Path:
     before, after = (directory / "evaluation" / f"step-{step}" for step in (0, config.steps))
     subject = trainer.model, trainer.processing_class
 
-    phase(2, f"Before: held-out problems, {SAMPLES} samples each")
+    print(f"\n[2/5] Before: held-out problems, {SAMPLES} samples each", flush=True)
     measure(subject, "test", SAMPLES, before, config.quick)
-    phase(3, f"Reinforcement by {config.objective}, {config.steps} optimizer steps of 64 completions")
-    train(trainer, None)
-    phase(4, "After: the same problems")
+    print(f"\n[3/5] Reinforcement by {config.objective}, {config.steps} optimizer steps of 64 completions", flush=True)
+    trainer.train()
+    finish(trainer, None)
+    print("\n[4/5] After: the same problems", flush=True)
     measure(subject, "test", SAMPLES, after, config.quick)
     trainer.create_model_card()  # once more, with the evaluation
-    phase(5, "Report")
-    report = write_report([directory], directory / "report")
+    print("\n[5/5] Report", flush=True)
     print(f"\n{comparison_table(compare(before, after))}\n\nfirst: before, second: after the reinforcement")
-    print(f"Report: {report}\nToken map: {write_token_map(directory)}")
+    print(f"Report: {_page(write_report, [directory], directory / 'report')}")
+    print(f"Token map: {_page(write_token_map, directory)}")
     print(f"In all: {time.perf_counter() - started:.0f} s.")
-    return directory
+
+
+def _page(write: Callable[..., Path], *args: Any) -> Path | str:
+    """Where it is, or why it could not be written: the run is complete without it."""
+    try:
+        return write(*args)
+    except Exception as error:
+        return f"none: {error if isinstance(error, UsageError) else repr(error)} The run is complete."

@@ -21,7 +21,7 @@ from ..utils import UsageError
 
 # Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
 _NO_DIFFERENCE = re.compile(
-    r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
+    r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|overwrite_output_dir|threads|local_rank"
     r"|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
 )
 _MAX_NAME = 40

@@ -3,6 +3,7 @@ The arguments of `htpo train` and `htpo eval`: recipe and command line, sorted i
 accelerate's launcher. No torch, no configuration object: nothing here initialises a device or a process group.
 """
 
+import json
 import os
 import sys
 from argparse import ArgumentParser
@@ -13,9 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import yaml
+
 from ..data.prompts import PromptArguments
+from ..redaction import redact_text
 from ..utils import UsageError, nearest, option
-from .flags import Flag
+from .flags import flags_of
 
 
 #: Folder of the packaged recipes.
@@ -31,7 +35,8 @@ def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
         yield
     except (UsageError, *errors) as error:  # type: ignore[misc]
         if os.environ.get("RANK", "0") == "0":
-            print(f"{command}: {' '.join(line.strip() for line in str(error).splitlines())}", file=sys.stderr)
+            line = " ".join(line.strip() for line in str(error).splitlines())
+            print(f"{command}: {redact_text(line)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -45,10 +50,24 @@ def strict(parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
+def parser_of(*classes: Any) -> Any:
+    """The parser of dataclasses. Whoever parses builds no configuration yet, which would initialise devices."""
+    from transformers import HfArgumentParser
+
+    parser = strict(HfArgumentParser(classes, add_help=False, allow_abbrev=False))
+    parser.register("type", dict[str, Any], json.loads)
+    return parser
+
+
 @dataclass
 class HTPOScriptArguments(PromptArguments):
     """What the training script needs beyond [`HTPOConfig`] and [`~trl.ModelConfig`]."""
 
+    overwrite_output_dir: bool = option(
+        False,
+        "Whether to remove another run that `output_dir` holds: checkpoints, weights, logs, evaluations, records. "
+        "Without it that run is refused, unless `resume_from_checkpoint` goes on with it.",
+    )
     dataset_name: str | None = option(
         None,
         "A set that htpo_trl knows by name, such as 'dapo-math-17k', a procedural task, 'countdown', a .jsonl, .csv "
@@ -87,8 +106,7 @@ class HTPOScriptArguments(PromptArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("record_tokens_steps", "record_tokens_completions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
 
 
@@ -101,12 +119,12 @@ class Arguments(NamedTuple):
     env: dict[str, str]  #: environment variables, for [`set_environment`]
 
 
-def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[str] = ()) -> Arguments:
+def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[str] = ()) -> Arguments:
     """
-    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes. Raises a
-    [`UsageError`] for an option that is none of the flags, with the nearest that is.
+    Sort out a command line and the recipe that its `--config` names, a file or one of the package's recipes; flags are
+    the fields of the classes in `titles`. Raises a [`UsageError`] for any other option, with the nearest that is one.
     """
-    launch_flags = {*launch_flags, "accelerate_config"}
+    flags, launch_flags = flags_of(titles), {*launch_flags, "accelerate_config"}
     script, launch, defaults, env = found = Arguments([], [], {}, {})
 
     def place(name: str, tokens: list[str], where: object) -> None:
@@ -129,10 +147,10 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
             items = value if isinstance(value, list) else [value]
             if name in flags and any(item is None or isinstance(item, dict) for item in items):
                 defaults[name] = value  # some versions of TRL take no mapping as a flag
-            elif isinstance(value, list):
-                place(name, [f"--{name}", *map(str, items)], path)
             else:
-                place(name, [f"--{name}={value}"], path)
+                place(
+                    name, [f"--{name}", *map(str, items)] if isinstance(value, list) else [f"--{name}={value}"], path
+                )
     for name, tokens in options:
         if name != "config":
             name = name[3:] if name.startswith("no_") and name[3:] in flags else name
@@ -142,8 +160,6 @@ def read(argv: Sequence[str], flags: Mapping[str, Flag], launch_flags: Iterable[
 
 def load_recipe(name: str) -> tuple[Path, dict[str, Any], dict[str, str]]:
     """A recipe of the package by name, or a YAML file: its path, its options, and the environment it asks for."""
-    import yaml
-
     path = find(name, RECIPES, "recipe")
     try:
         options = yaml.safe_load(path.read_text())

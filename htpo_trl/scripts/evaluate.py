@@ -1,17 +1,15 @@
 """Evaluate a model: `htpo eval --model MODEL --benchmarks aime24 math500`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
+from ..lock import held
 from ..utils import UsageError, option
-from .arguments import mendable, read, set_environment, strict
-from .flags import flags_of
+from .arguments import mendable, parser_of, read, set_environment
 from .reward_names import reward_functions
 
 
@@ -21,8 +19,6 @@ TITLES = {
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
     "htpo_trl.data.prompts.PromptArguments": "Prompts",
 }
-#: The command's flags, without importing torch.
-flags = partial(flags_of, TITLES)
 
 
 @dataclass
@@ -31,9 +27,7 @@ class EvalArguments(PromptArguments):
 
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
     benchmarks: list[str] = option([], "Names that htpo_trl.data knows, files, or ids on the Hub.")
-    output_dir: str | None = option(
-        None, "Where samples go, by default runs/evaluation/<model>; those there are kept."
-    )
+    output_dir: str | None = option(None, "Where samples go, and are found again; by default runs/evaluation/<model>.")
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(None, "Reward function, by name or dotted path; the math verifier by default.")
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
@@ -49,24 +43,19 @@ class EvalArguments(PromptArguments):
 
 def make_parser() -> Any:
     """The parser of [`EvalArguments`] and [`~htpo_trl.evaluation.Sampling`]."""
-    from transformers import HfArgumentParser
-
     from ..evaluation import Sampling
 
-    classes: Any = (EvalArguments, Sampling)
-    parser = strict(HfArgumentParser(classes, prog="htpo eval", add_help=False, allow_abbrev=False))
-    parser.register("type", dict[str, Any], json.loads)
-    return parser
+    return parser_of(EvalArguments, Sampling)
 
 
 def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table."""
-    from ..evaluation import ResultsError, compare, comparison_table, evaluate
+    from ..evaluation import compare, comparison_table, evaluate
     from ..evaluation.generation import load_generator
     from ..evaluation.results import check_ks
 
     with mendable("htpo eval", ValueError, ImportError, OSError):
-        arguments = read(argv, flags())
+        arguments = read(argv, TITLES)
         set_environment(arguments.env)
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
@@ -78,9 +67,11 @@ def main(argv: Sequence[str]) -> None:
         if missing := [str(path) for path in others.values() if not path.is_file()]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
         judge = reward_functions([args.judge])[0] if args.judge else None
-        generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
-    output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
-    with mendable("htpo eval", ResultsError):
+        output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
+    with mendable("htpo eval"), held(output_dir, "htpo eval"):
+        with mendable("htpo eval", ValueError, ImportError, OSError):
+            options = {"backend": args.backend, "dtype": args.dtype, "vllm_options": args.vllm_options}
+            generator = load_generator(args.model, **options)
         evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks)
         print(f"Samples and summaries: {output_dir}")
         if others:

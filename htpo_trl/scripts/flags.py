@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Flag(NamedTuple):
@@ -20,15 +20,18 @@ class Flag(NamedTuple):
     help: str
     owner: str  #: dotted path of the class that says what this field is
 
+    @property
+    def is_true_by_default(self) -> bool:
+        """Whether there is a `--no_` form too."""
+        return self.default == "True" and "bool" in self.type
+
 
 def flags_of(classes: Iterable[str]) -> dict[str, Flag]:
     """Name → flag of dataclasses, given by their dotted paths, subclasses before their bases."""
     flags: dict[str, Flag] = {}
     for path in classes:
-        (*modules, module), name = path.split(".")[:-1], path.split(".")[-1]
-        package = find_spec(modules[0])  # of a top-level package: imports nothing
-        assert package is not None
-        assert package.submodule_search_locations, path
+        *modules, module, name = path.split(".")
+        package: Any = find_spec(modules[0])  # of a top-level package: imports nothing
         source = Path(package.submodule_search_locations[0], *modules[1:], f"{module}.py").read_text()
         (found,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == name]
         for node in found.body:
@@ -52,11 +55,6 @@ def _default_and_help(value: ast.expr) -> tuple[str, str]:
     return ast.unparse(keywords.get("default", made)), " ".join(" ".join(parts).split())
 
 
-def is_true_by_default(flag: Flag) -> bool:
-    """Whether there is a `--no_` form too."""
-    return flag.default == "True" and "bool" in flag.type
-
-
 def describe(titles: Mapping[str, str]) -> str:
     """The flags of classes for `--help`, each under its title."""
     flags, lines = flags_of(titles), []
@@ -64,7 +62,7 @@ def describe(titles: Mapping[str, str]) -> str:
         lines.append(f"\n{title}:")
         for name, flag in flags.items():
             if flag.owner == owner:
-                spelling = f"--{name}" + (f", --no_{name}" if is_true_by_default(flag) else "")
+                spelling = f"--{name}" + (f", --no_{name}" if flag.is_true_by_default else "")
                 lines.append(f"  {spelling}  {flag.type} = {flag.default}")
                 lines += textwrap.wrap(flag.help, 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)

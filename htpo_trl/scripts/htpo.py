@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -19,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
-from ..utils import UsageError, versions
-from .arguments import Arguments, HTPOScriptArguments, mendable, read, set_environment, strict
-from .flags import flags_of
+from ..lock import held
+from ..output import SETTINGS, check_free, overwrite
+from ..redaction import redacted
+from ..terminal import steady_streams, stoppable
+from ..utils import UsageError, versions, write_json, writing
+from .arguments import Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .reward_names import check_columns, reward_functions
 
 
@@ -35,29 +39,29 @@ TITLES = {
     "trl.trainer.base_config._BaseConfig": "Of all trainers of TRL",
     "transformers.training_args.TrainingArguments": "transformers' TrainingArguments",
 }
-#: The script's flags, without importing TRL or torch.
-flags = partial(flags_of, TITLES)
 
 
 def make_parser(config_class: type | None = None) -> Any:
-    """TRL's parser of the script's classes. Parsing builds the configuration, which initialises devices."""
-    from trl import ModelConfig, TrlParser
+    """The parser of the script's classes."""
+    from trl import ModelConfig
 
     from ..config import HTPOConfig
 
-    classes: Any = (HTPOScriptArguments, config_class or HTPOConfig, ModelConfig)
-    return strict(TrlParser(classes, add_help=False, allow_abbrev=False))
+    return parser_of(HTPOScriptArguments, config_class or HTPOConfig, ModelConfig)
 
 
 def read_options(argv: Sequence[str]) -> Arguments:
-    """Sort out a command line of the script, which may hold flags of `accelerate launch`."""
+    """Sort out a command line of the script, which may hold flags of `accelerate launch`; set its environment."""
     from accelerate.commands.launch import launch_command_parser
 
-    return read(argv, flags(), vars(launch_command_parser().parse_args(["script"])))
+    arguments = read(argv, TITLES, vars(launch_command_parser().parse_args(["script"])))
+    set_environment(arguments.env)
+    return arguments
 
 
 def parse(tokens: Sequence[str], defaults: dict[str, Any], config_class: type | None = None) -> tuple:
     """The script's three configurations of tokens and defaults, see [`~htpo_trl.scripts.arguments.read`]."""
+    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
     parser = make_parser(config_class)
     parser.set_defaults(**defaults)
     values = vars(parser.parse_args(tokens))
@@ -86,11 +90,9 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
         raise UsageError("Set dataset_name: the data to train on.")
     check_options([name, *names], script)
 
-    def of_split(part: str | None) -> Any:
-        path, config = script.dataset_path, script.dataset_config
-        return load(name, script, path=path, config=config, split=part, streaming=script.dataset_streaming)
-
-    train, held_out = of_split(script.dataset_train_split), None
+    path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
+    of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
+    train, held_out = of_split(split=script.dataset_train_split), None
     if script.test_split_size is not None:
         # Whatever the run's seed: runs are compared on the same problems.
         parts = split(train, {"train": 1 - script.test_split_size, "test": script.test_split_size})
@@ -106,7 +108,7 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     if args.eval_strategy == "no":
         held_out = None
     elif held_out is None and script.dataset_test_split:
-        held_out = of_split(script.dataset_test_split)
+        held_out = of_split(split=script.dataset_test_split)
     elif held_out is None:
         raise UsageError(
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
@@ -125,6 +127,12 @@ def missing_packages(args: Any, model: Any) -> list[str]:
     }
     missing = [package for package, needs in needed.items() if needs and not find_spec(package)]
     return [package if package == "bitsandbytes" else f"htpo_trl[{package}]" for package in missing]
+
+
+def check_output(script: HTPOScriptArguments, args: Any, model: Any) -> None:
+    """Raise a [`UsageError`] where the run may not write to `output_dir`."""
+    read = [model.model_name_or_path, script.dataset_name, script.dataset_path, *(script.eval_benchmarks or [])]
+    check_free(args.output_dir, args.resume_from_checkpoint, script.overwrite_output_dir, read)
 
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
@@ -181,27 +189,38 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         judge = reward_functions([script.eval_judge])[0] if script.eval_judge else None
         trainer.add_callback(EvaluationCallback(trainer, benchmarks, sampling, judge))
     if script.record_tokens_steps is not None:
-        recorder = TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions)
-        trainer.add_callback(recorder)
+        trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if trainer.accelerator.is_main_process:
-        # `to_dict` leaves access tokens out.
-        configs = {type(config).__name__: config for config in (script, args, model)}
-        options = {k: v.to_dict() if hasattr(v, "to_dict") else asdict(v) for k, v in configs.items()}
-        path = Path(args.output_dir, "settings.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"versions": versions(), **options}, indent=1, default=str) + "\n")
+        if script.overwrite_output_dir:
+            overwrite(args.output_dir)
+        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
+        settings = json.dumps({"versions": versions(), **options}, default=str)
+        write_json(Path(args.output_dir, SETTINGS), redacted(json.loads(settings)))
     return trainer
 
 
 def train(trainer: Any, dataset_name: str | None) -> None:
-    """Train, save, push."""
+    """Train, save, push. A signal that comes when no step is left takes effect after that."""
     from ..training.interruption import stop_on_signals
 
     args = trainer.args
     with stop_on_signals(trainer):
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_state()
-    trainer.save_model(args.output_dir)
+        try:
+            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        except BaseException:
+            did_nothing = trainer.state.global_step == 0 and not args.resume_from_checkpoint
+            if did_nothing and trainer.accelerator.is_main_process:
+                Path(args.output_dir, SETTINGS).unlink(missing_ok=True)  # which stand for a run
+            raise
+        finish(trainer, dataset_name)
+
+
+def finish(trainer: Any, dataset_name: str | None) -> None:
+    """Save, push."""
+    args = trainer.args
+    with writing(args.output_dir):
+        trainer.save_model(args.output_dir)
+        trainer.save_state()
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
@@ -213,13 +232,21 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """One process of perhaps many. What is wrong with the options ends it with exit code 2 and one line."""
-    warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
-    with mendable("htpo train", ValueError, ImportError, OSError):
-        arguments = read_options(sys.argv[1:] if argv is None else argv)
-        set_environment(arguments.env)
-        configs = parse(arguments.script, arguments.defaults)
-        trainer = build(*configs)
-    train(trainer, hub_id(configs[0].dataset_name))
+    steady_streams()
+    with ExitStack() as stack:
+        stack.enter_context(mendable("htpo train"))
+        with (
+            mendable("htpo train", ValueError, ImportError, OSError),
+            stoppable("htpo train", "Training had not begun."),
+        ):
+            arguments = read_options(sys.argv[1:] if argv is None else argv)
+            configs = parse(arguments.script, arguments.defaults)
+            if configs[1].process_index == 0:
+                stack.enter_context(held(configs[1].output_dir, "htpo train"))
+                check_output(*configs)
+            trainer = build(*configs)
+        with stoppable("htpo train", "The run is complete."):
+            train(trainer, hub_id(configs[0].dataset_name))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from ..utils import nearest
@@ -41,16 +41,15 @@ def reward_functions(
 
 
 def _import(name: str) -> Callable:
-    module, _, attribute = (REWARDS[name], ".", name) if name in REWARDS else name.rpartition(".")
-    if not module:
+    if name not in REWARDS and "." not in name:
         raise ValueError(
             f"reward_funcs: {nearest(name, REWARDS)}{name!r} is neither a dotted path nor one of {', '.join(REWARDS)}."
         )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        function = resolve_name(f"{REWARDS[name]}:{name}" if name in REWARDS else name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"reward_funcs: {name!r} cannot be imported: {error}.") from error
     if not callable(function):
         raise ValueError(f"reward_funcs: {name!r} is a `{type(function).__name__}`, not a function.")

@@ -202,7 +202,7 @@ def test_signals_to_the_command(place, config, signum):
 def train_here(place, monkeypatch, *argv):
     """The script in this process."""
     monkeypatch.chdir(place)
-    arguments = read(["--config", "recipe.yaml", *map(str, argv)], htpo.flags())
+    arguments = read(["--config", "recipe.yaml", *map(str, argv)], htpo.TITLES)
     configs = htpo.parse(arguments.script, arguments.defaults)
     trainer = htpo.build(*configs)
     htpo.train(trainer, None)

@@ -26,6 +26,7 @@ from htpo_trl.cli.launch import Parallelism
 from htpo_trl.cli.plan import plan_run
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
+from htpo_trl.scripts.flags import flags_of
 
 from ..forks import Forks
 from ..markdown import DOCUMENTS, ROOT, anchors, blocks, headings, links, name, tables
@@ -286,7 +287,7 @@ class TestMigrating:
         assert said == {option: tuple(map(str, values)) for option, values in differ.items()}
 
     def test_options_for_verls_exist(self):
-        known = {*htpo.flags(), *vars(launch_command_parser().parse_args(["script"])), "accelerate_config"}
+        known = {*flags_of(htpo.TITLES), *vars(launch_command_parser().parse_args(["script"])), "accelerate_config"}
         rows = self.table("verl", "here")
         options = {option for row in rows for option in re.findall("`(.*?)`", row[1])}
         assert len(rows) > 30
@@ -296,4 +297,4 @@ class TestMigrating:
 def test_plan_that_is_shown_is_the_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (shown,) = (block for block in blocks(ROOT / "docs/getting_started.md", "text") if block.startswith("Run:"))
-    assert plan_run(read(["--config", "qwen3-0.6b-lora"], htpo.flags()), Parallelism()).startswith(shown)
+    assert plan_run(read(["--config", "qwen3-0.6b-lora"], htpo.TITLES), Parallelism()).startswith(shown)

@@ -109,7 +109,7 @@ def test_yaml_is_a_recipe(document, tmp_path):
     launcher = vars(launch_command_parser().parse_args(["script"]))
     for block in blocks(document, "yaml"):
         (tmp_path / "recipe.yaml").write_text(block)
-        found = read(["--config", str(tmp_path / "recipe.yaml")], htpo.flags(), launcher)
+        found = read(["--config", str(tmp_path / "recipe.yaml")], htpo.TITLES, launcher)
         launch_arguments(found.launch)
         _, training, _ = htpo.parse([*found.script, "--use_cpu=true", "--bf16=false"], found.defaults)
         assert training.table

@@ -13,6 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 from htpo_trl.cli import make_parser
 from htpo_trl.cli.launch import launch_arguments
 from htpo_trl.data.names import is_ours
+from htpo_trl.demo.laptop import LaptopConfig
 from htpo_trl.scripts import evaluate, htpo
 from htpo_trl.scripts.arguments import (
     RECIPES,
@@ -20,10 +21,11 @@ from htpo_trl.scripts.arguments import (
     load_recipe,
     mendable,
     names,
+    parser_of,
     read,
     set_environment,
 )
-from htpo_trl.scripts.flags import is_true_by_default
+from htpo_trl.scripts.flags import flags_of
 
 from ..markdown import DOCUMENTS, blocks
 from ..place import ARGUMENTS
@@ -40,7 +42,7 @@ def fields_of(cls):
 )
 def test_flags_are_those_of_the_parser(script, parser):
     """What was read from the source is what the classes have."""
-    flags = script.flags()
+    flags = flags_of(script.TITLES)
     actions = {action.dest: action for action in parser._actions}
     defaults = {f.name: f.default for cls in parser.dataclass_types for f in dataclasses.fields(cls) if f.init}
     made = {f.name: f.default_factory for cls in parser.dataclass_types for f in dataclasses.fields(cls)}
@@ -52,14 +54,14 @@ def test_flags_are_those_of_the_parser(script, parser):
         default = made[name]() if defaults[name] is dataclasses.MISSING else defaults[name]
         if flag.default != "default_optim":
             assert ast.literal_eval(flag.default) == default
-        assert is_true_by_default(flag) == any(f"--no_{name}" in a.option_strings for a in parser._actions)
+        assert flag.is_true_by_default == any(f"--no_{name}" in a.option_strings for a in parser._actions)
 
 
 class TestArguments:
-    FLAGS = htpo.flags()
+    TITLES = htpo.TITLES
 
     def read(self, *argv):
-        return read(argv, self.FLAGS, {"num_processes": 1, "num_machines": 1})
+        return read(argv, self.TITLES, {"num_processes": 1, "num_machines": 1})
 
     def test_command_line_wins_over_recipe(self, place, monkeypatch):
         monkeypatch.chdir(place)
@@ -168,16 +170,19 @@ def test_documented_commands(line):
     argv = shlex.split(line.split("(")[0], comments=True)
     launcher = vars(launch_command_parser().parse_args(["script"]))
     if "htpo_trl.scripts.htpo" in argv:
-        arguments = read(argv[argv.index("htpo_trl.scripts.htpo") + 1 :], htpo.flags())
+        arguments = read(argv[argv.index("htpo_trl.scripts.htpo") + 1 :], htpo.TITLES)
     elif argv[1] == "eval":
-        found = read(argv[2:], evaluate.flags())
+        found = read(argv[2:], evaluate.TITLES)
         benchmarks = found.script[found.script.index("--benchmarks") + 1 :]
         benchmarks = benchmarks[: next((i for i, b in enumerate(benchmarks) if b.startswith("--")), None)]
         assert all(is_ours(name) for name in benchmarks)
         return
     elif argv[1] == "train":
-        arguments = read([token for token in argv[2:] if token != "--dry_run"], htpo.flags(), launcher)
+        arguments = read([token for token in argv[2:] if token != "--dry_run"], htpo.TITLES, launcher)
         launch_arguments(arguments.launch)
+    elif argv[1] == "demo":
+        parser_of(LaptopConfig).parse_args(argv[2:])
+        return
     else:
         make_parser().parse_args(argv[1:])
         return

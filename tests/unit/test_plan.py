@@ -29,7 +29,7 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path):
         assert word in text.split("\nmodel_name_or_path")[0]
     processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
     monkeypatch.chdir(tmp_path)
-    arguments = read(["--config", name, "--objective", objective], htpo.flags(), {})
+    arguments = read(["--config", name, "--objective", objective], htpo.TITLES, {})
     planned = plan_run(arguments, Parallelism(processes, 1, 3 if processes > 1 else 0))
     assert "Of 4 optimizer steps on a generation batch the first is on-policy, 3 are off-policy." in planned
     assert ("3 groups keep gradients" in planned) == (objective == "htpo")
@@ -43,7 +43,7 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path):
 class TestPlan:
     def plan(self, place, monkeypatch, *argv, processes=1):
         monkeypatch.chdir(place)
-        found = read(["--config", "recipe.yaml", *argv], htpo.flags())
+        found = read(["--config", "recipe.yaml", *argv], htpo.TITLES)
         return plan_run(found, Parallelism(processes))
 
     def test_of_local_data(self, place, monkeypatch):
@@ -119,12 +119,12 @@ class TestMemory:
 
     def test_a_model_that_is_not_here_is_not_estimated(self, place, monkeypatch):
         monkeypatch.chdir(place)
-        found = read(["--config", "recipe.yaml", "--model_name_or_path", "org/absent"], htpo.flags())
+        found = read(["--config", "recipe.yaml", "--model_name_or_path", "org/absent"], htpo.TITLES)
         assert "  not estimated: org/absent is not on this machine\n" in plan_run(found, Parallelism())
 
     def test_of_a_local_model(self, place, monkeypatch):
         monkeypatch.chdir(place)
-        text = plan_run(read(["--config", "recipe.yaml"], htpo.flags()), Parallelism(4, 1, 2))
+        text = plan_run(read(["--config", "recipe.yaml"], htpo.TITLES), Parallelism(4, 1, 2))
         n = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained("model").parameters())
         assert f"{n:,} parameters, {n:,} of them trained" in text
         assert f"weights           {4 * n / 2**20:7.2f} MiB" in text
@@ -200,7 +200,7 @@ def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
             processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
             found = re.search(
                 r"batch +\d+ responses = (\d+ prompts x \d+).*step +(\d+) ",
-                plan_run(read(["--config", name], htpo.flags()), Parallelism(processes)),
+                plan_run(read(["--config", name], htpo.TITLES), Parallelism(processes)),
                 re.DOTALL,
             )
             assert re.search(rf"\| `{name}` \|.* = {found[1].replace(' prompts', '')} \| {found[2]} \|", text)

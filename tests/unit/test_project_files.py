@@ -13,6 +13,9 @@ from packaging.requirements import Requirement
 
 from htpo_trl import HTPOTrainer
 from htpo_trl.cli import make_parser
+from htpo_trl.cli.commands import COMMANDS
+from htpo_trl.demo.laptop import LaptopConfig
+from htpo_trl.scripts.arguments import parser_of
 
 
 ROOT = Path(__file__).parents[2]
@@ -178,7 +181,9 @@ def check_command(command, job=()):
     elif name == "htpo":
         with contextlib.suppress(SystemExit) if "--help" in words else contextlib.nullcontext():
             arguments, options = make_parser().parse_known_args(words)
-            assert not options or arguments.command in ("train", "eval"), command
+            assert not options or COMMANDS[arguments.command].titles, command
+            if arguments.command == "demo":
+                LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(options)))
     elif name == "python":
         assert words[0] == "-m"
         installed = re.findall(r"(\w+)==", "\n".join(job))
