@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import socket
 import threading
 
@@ -12,48 +11,12 @@ import pytest
 from htpo_trl.lock import LOCK, OutputError, held
 from htpo_trl.output import check_free, overwrite
 
-
-class Child:
-    """A forked process that does something and then waits to be told to end, or to be killed."""
-
-    def __init__(self, do):
-        ready, self._ready = os.pipe()
-        end, self._end = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._end)
-            try:
-                do(lambda: (os.write(self._ready, b"."), os.read(end, 1)))
-            finally:
-                os._exit(0)
-        os.close(self._ready)
-        os.close(end)
-        self.said = os.read(ready, 1)
-        os.close(ready)
-
-    def end(self):
-        os.close(self._end)
-        os.waitpid(self.pid, 0)
-
-    def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        os.close(self._end)
+from ..other_process import Child, holder
 
 
 def take(directory, what="htpo eval"):
     with held(directory, what):
         pass
-
-
-def holder(directory, what="htpo train"):
-    def hold(wait):
-        with held(directory, what):
-            wait()
-
-    child = Child(hold)
-    assert child.said == b"."
-    return child
 
 
 def test_a_second_process_is_refused_and_told_by_whom(tmp_path, monkeypatch):
