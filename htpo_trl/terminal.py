@@ -91,11 +91,18 @@ def _to_nowhere(descriptor: int) -> None:
 
 def warnings_to_heed() -> list[signal.Signals]:
     """Those of `WARNINGS` that would end this process: not what `nohup` ignores, and not what another one handles."""
-    return [signum for signum in WARNINGS if signal.getsignal(signum) is signal.SIG_DFL]
+    return [signum for signum in WARNINGS if signal.getsignal(signum) in (signal.SIG_DFL, _stop)]
 
 
 class Stopped(KeyboardInterrupt):
     """A signal other than SIGINT, handled as Ctrl-C is; its number is the argument."""
+
+
+def _stop(signum: int, frame: Any) -> None:
+    for each in (signal.SIGTERM, *WARNINGS):  # launchers pass one on several times
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_IGN)
+    raise Stopped(signum)
 
 
 @contextmanager
@@ -105,14 +112,8 @@ def stoppable(command: str, advice: str) -> Iterator[None]:
     go on, and the exit code is 128 + the signal's number.
     """
     handlers: dict[signal.Signals, Any] = {}
-
-    def stop(signum: int, frame: Any) -> None:
-        for each in handlers:  # launchers pass one on several times
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(signum)
-
     if threading.current_thread() is threading.main_thread():
-        handlers = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, *warnings_to_heed())}
+        handlers = {signum: signal.signal(signum, _stop) for signum in (signal.SIGTERM, *warnings_to_heed())}
     try:
         yield
     except KeyboardInterrupt as error:
