@@ -1,19 +1,61 @@
 """`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
+import json
 import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
 from .redaction import redacted
-from .utils import option
+from .utils import UsageError, check_numbers, option
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
 PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+#: Where numbers must lie, those of TRL's and transformers' options too: range → names. Others need only be finite.
+RANGES = {
+    "-1 or [1, inf)": ("max_steps",),
+    "[-1, inf)": ("local_rank",),
+    "[2, inf)": ("num_generations",),  # an advantage is a difference within the group
+    "[1, inf)": (
+        *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+        *("num_generations_eval", "generation_batch_size", "steps_per_generation", "num_iterations"),
+        *("max_completion_length", "pad_to_multiple_of", "ref_model_sync_steps", "torch_empty_cache_steps"),
+        *("eval_accumulation_steps", "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout"),
+        *("vllm_max_model_length", "vllm_tensor_parallel_size", "max_sampling_rounds"),
+    ),
+    "(0, inf)": (
+        *("learning_rate", "num_train_epochs", "temperature", "repetition_penalty"),
+        *("logging_steps", "eval_steps", "save_steps", "sapo_temperature_neg", "sapo_temperature_pos"),
+        *("vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"),
+    ),
+    "(0, inf]": ("delta",),
+    "[0, inf]": ("max_grad_norm",),  # 0 clips nothing
+    "[0, inf)": (
+        *("epsilon", "epsilon_high", "beta", "weight_decay", "adam_epsilon", "warmup_steps", "eval_delay", "top_k"),
+        *("neftune_noise_alpha", "router_aux_loss_coef", "off_policy_mask_threshold", "entropy_target"),
+        *("entropy_coef_delta", "vllm_importance_sampling_clip_min", "vllm_server_timeout", "save_total_limit"),
+        *("dataloader_num_workers", "max_tool_calling_iterations", "num_completions_to_print"),
+        *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
+    ),
+    "(0, 1]": ("top_p", "vllm_gpu_memory_utilization", "difficulty_threshold", "top_entropy_share"),
+    "[0, 1]": ("min_p", "warmup_ratio", "label_smoothing_factor", "ref_model_mixup_alpha", "top_entropy_quantile"),
+    "[0, 1)": ("adam_beta1", "adam_beta2"),
+    "[1, 65535]": ("vllm_server_port", "vllm_group_port"),
+    "[0, 4294967295]": ("seed", "data_seed"),  # NumPy's
+}
+#: Names that nobody else checks before the model is loaded.
+CHOICES: dict[str, tuple] = {
+    "on_sampling_exhausted": ("error", "train"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}
 
 
 @dataclass
@@ -33,7 +75,7 @@ class HTPOConfig(GRPOConfig):
     >   which is not the policy's on tokens whose gradient is kept.
 
     Raises:
-        ValueError: for an option that contradicts the objective, with the mend.
+        UsageError: for a number out of its range, or an option that contradicts the objective, with the mend.
     """
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides"]
@@ -98,25 +140,38 @@ class HTPOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        check_numbers(self, RANGES)
+        for name, choices in CHOICES.items():
+            check_choice("HTPOConfig", name, getattr(self, name), choices)
+        for name in self._VALID_DICT_FIELDS:
+            self._check_mapping(name)
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
+        if isinstance(self.resume_from_checkpoint, str):  # as recipes and flags write a bool
+            given: dict[str, Any] = {"true": True, "false": None}
+            self.resume_from_checkpoint = given.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
         try:
             super().__post_init__()
+            get_reporting_integration_callbacks(self.report_to)
         except ValueError as error:
             group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
             if not group or not batch or batch % group == 0:
-                raise
+                # transformers tells a name that it does not know, and not of which option.
+                unknown = (f"{f.name}: " for f in fields(self) if str(error).startswith(_unknown(self, f.name)))
+                raise UsageError(f"{next(unknown, '')}{error}") from error
             # Groups do not fit the generation batch: these numbers would.
             per_row = batch // size  # of the generation batch, per row on each device
             rows = group // math.gcd(group, per_row)
             nearest = max(rows, round(size / rows) * rows)
             groups = [n for n in range(2, batch + 1) if batch % n == 0]
-            choices = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
-            raise ValueError(
+            near = [*(n for n in groups if n < group)][-1:] + [*(n for n in groups if n > group)][:1]
+            raise UsageError(
                 f"{error} A generation batch of {batch} = per_device_train_batch_size={size} x {per_row} must hold "
                 f"whole groups of num_generations={group}. Set per_device_train_batch_size={nearest} (or a multiple "
-                f"of {rows}), or num_generations={' or '.join(map(str, choices))}."
+                f"of {rows}), or num_generations={' or '.join(map(str, near))}."
             ) from None
+        except (ImportError, OSError, TypeError) as error:  # of a package or a file that an option names, or its keys
+            raise UsageError(str(error)) from error
 
         table = self.table  # raises for an unknown preset, group or rule
         if self.objective_overrides is not None:  # written out: JSON holds no rules
@@ -124,59 +179,66 @@ class HTPOConfig(GRPOConfig):
             self.objective_overrides = {
                 group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
             }
-        for name in ("difficulty_threshold", "top_entropy_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is a share and must lie in (0, 1].")
-        if self.max_sampling_rounds < 1:
-            raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1.")
-        check_choice("HTPOConfig", "on_sampling_exhausted", self.on_sampling_exhausted, ("error", "train"))
         if self.loss_type not in PPO_LOSS_TYPES:
-            raise ValueError(
+            raise UsageError(
                 f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
                 f"{', '.join(PPO_LOSS_TYPES)}, or `GRPOTrainer`."
             )
         if self.loss_type == "bnpo" and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
-            raise ValueError(
+            raise UsageError(
                 "loss_type='bnpo' divides by the tokens of each micro-batch: with gradient_accumulation_steps="
                 f"{self.gradient_accumulation_steps} and {self.world_size} processes, a token's weight depends on the "
                 "others that share its micro-batch. Use loss_type='dapo', the token mean over all micro-batches and "
                 "processes, or, on one process, gradient_accumulation_steps=1."
             )
         if self.importance_sampling_level != "token":
-            raise ValueError(
+            raise UsageError(
                 f"importance_sampling_level={self.importance_sampling_level!r}: HTPO gives every token an objective "
                 "of its own and needs importance ratios per token. Use importance_sampling_level='token'."
             )
         if self.top_entropy_quantile < 1.0:
-            raise ValueError(
+            raise UsageError(
                 f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
                 "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
             )
         if self.use_liger_kernel:
             # Up to TRL 1.13, `compute_loss` hands over to Liger's, with no error and without our forward pass.
-            raise ValueError(
+            raise UsageError(
                 "use_liger_kernel=True: some versions of TRL then compute the loss in Liger's kernel, where the "
                 "objective table has no say. Set use_liger_kernel=False; for faster layers alone, pass "
                 "model_init_kwargs={'use_kernels': True}."
             )
         highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= highest:
-            raise ValueError(
+            raise UsageError(
                 f"delta={self.delta} must lie above the clip range, which ends at {highest:g}: it bounds the ratio of "
                 "negative advantages beyond the range. Raise delta (10.0 in the recipe), or set it to None."
             )
         kept = [row for row in table.rows if isinstance(row, KeepGradient)]
         if kept and self.beta != 0.0 and self.use_bias_correction_kl:
-            raise ValueError(
+            raise UsageError(
                 f"use_bias_correction_kl=True with beta={self.beta} weighs the KL term by the importance ratio, but "
                 f"objective={self.objective!r} replaces that ratio on tokens whose gradient is kept. Set "
                 "use_bias_correction_kl=False, or beta=0.0."
             )
         if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
-            raise ValueError(
+            raise UsageError(
                 f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, "
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
+
+    def _check_mapping(self, name: str) -> None:
+        """A string must be JSON, or where transformers reads one the name of a file."""
+        value = getattr(self, name)
+        may_be_file = name in ("accelerator_config", "fsdp_config", "deepspeed")
+        if not isinstance(value, str) or (may_be_file and "{" not in value):
+            return
+        try:
+            is_mapping = isinstance(json.loads(value), dict)
+        except ValueError as error:
+            raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line: {error}.") from None
+        if not is_mapping:
+            raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line.")
 
     _is_published = False  # set by the trainer, while it writes `training_args.bin`
 
@@ -199,7 +261,7 @@ class HTPOConfig(GRPOConfig):
         """The objective table in use: the preset with its overrides."""
         overrides = self.objective_overrides
         if overrides is not None and not isinstance(overrides, dict):
-            raise ValueError(f"objective_overrides={overrides!r} must map groups to rules: JSON on the command line.")
+            raise UsageError(f"objective_overrides={overrides!r} must map groups to rules: JSON on the command line.")
         return get_table(self.objective, overrides)
 
     @property
@@ -207,3 +269,10 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
+
+
+def _unknown(config: HTPOConfig, name: str) -> tuple[str, ...]:
+    value = getattr(config, name)
+    return tuple(
+        f"{each} is not " for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
+    )

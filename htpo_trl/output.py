@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .lock import OutputError, check_not_held, held
+from .utils import check_writable
 
 
 #: The options of a run, and the versions of its packages.
@@ -53,11 +54,7 @@ def check_free(
         OutputError: if the directory is in use, cannot be written to, or holds another run, with the mend.
     """
     directory, name = Path(output_dir), f"output_dir={str(output_dir)!r}"
-    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise OutputError(f"{name} cannot be written to: {existing} is a file.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{name} cannot be written to: you have no permission to write in {existing}.")
+    check_writable("output_dir", output_dir)
     check_not_held(directory)
     if _goes_on(directory, resume_from_checkpoint):
         return

@@ -22,6 +22,7 @@ from torch import Tensor
 from .config import HTPOConfig
 from .objective.rules import KeepGradient
 from .objective.transform import Control, control, token_sums
+from .training import checks
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
@@ -92,25 +93,39 @@ class HTPOTrainer(ResumableGRPOTrainer):
             }"""),
     }
 
-    def __init__(self, model, reward_funcs=None, args: HTPOConfig | None = None, *other_args, **kwargs):
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: HTPOConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        *other_args,
+        **kwargs,
+    ):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = HTPOConfig(f"{name.split('/')[-1]}-HTPO")
         if not isinstance(args, HTPOConfig):
             raise TypeError(f"`args` must be an `HTPOConfig`, got `{type(args).__name__}`.")
-        super().__init__(model, reward_funcs, args, *other_args, **kwargs)
+        has_own_rollouts = any(kwargs.get(name) for name in ("rollout_func", "environment_factory"))
+        checks.check_run(
+            *(args, model, reward_funcs, train_dataset, processing_class),
+            peft_config=kwargs.get("peft_config"),
+            has_own_rollouts=has_own_rollouts,
+        )
+        super().__init__(
+            model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *other_args, **kwargs
+        )
+        checks.check_trainable(self.model)
+        self.add_callback(checks.StepsTaken())
 
         self._reward_errors = RewardErrors(self.accelerator.process_index)
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         self.loss_observers = []
-        name = args.correctness_reward
-        if name is not None and self.reward_func_names.count(name) != 1:
-            raise ValueError(
-                f"correctness_reward={name!r} must name one reward function; there are "
-                f"{', '.join(self.reward_func_names)}."
-            )
-        self._correctness_index = 0 if name is None else self.reward_func_names.index(name)
+        self._correctness_index = checks.correctness_index(args.correctness_reward, self.reward_func_names)
         self._sampler = DynamicSampler(self)
         keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
         if args.is_on_policy and keeps and self.accelerator.is_main_process:
@@ -123,6 +138,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 "num_iterations.",
                 stacklevel=2,
             )
+
+    def get_train_dataloader(self):
+        """TRL's, of a data set that has prompts for one generation batch."""
+        checks.check_prompts(self.args, self.train_dataset)
+        return super().get_train_dataloader()
 
     def _generate(self, prompts):
         return super()._generate(prompts) if self._sampled is None else self._sampled.generated

@@ -2,13 +2,16 @@
 
 import difflib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import field
+from dataclasses import field, fields
 from importlib.metadata import distributions
+from inspect import get_annotations
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,14 @@ class UsageError(ValueError):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*(redact_text(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class MissingFileError(UsageError, FileNotFoundError):
+    """A file that an option names is not there."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """A package that an option needs is not installed; the message has the command that installs it."""
 
 
 def versions() -> dict[str, str]:
@@ -104,6 +115,16 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
+def check_writable(option: str, directory: str | Path) -> None:
+    """Raise a [`UsageError`] where output cannot go to a directory, which may still have to be made."""
+    path = Path(directory).absolute()
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise UsageError(f"{option}={str(directory)!r}: {there} is no directory. Name another one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option}={str(directory)!r}: {there} cannot be written to. Name another directory.")
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -116,3 +137,43 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass, with its help."""
     made: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
     return field(**made, metadata={"help": text, **metadata})
+
+
+def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
+    """
+    Raise a [`UsageError`] for a field of a dataclass whose number, or one of a list, is out of its range: `(0, 1]`,
+    `[1, inf)`, or `-1 or [1, inf)`, each with the names of its fields. Others need only be finite; infinity is in
+    ranges that end with `inf]`. What is an `int` must be whole.
+    """
+    known = {name: within for within, names in ranges.items() for name in names}
+    # Not the fields' own types: transformers' parser takes `None` out of them.
+    types = {name: str(kind) for cls in type(options).__mro__[::-1] for name, kind in get_annotations(cls).items()}
+    for each in fields(options):
+        kinds, value = set(re.findall(r"\w+", types[each.name])), getattr(options, each.name)
+        if not kinds & {"int", "float"} or (value is None and kinds & {"None", "Optional"}):
+            continue
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not (isinstance(number, str) and "str" in kinds):
+                reason = _reason(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
+                if reason:
+                    raise UsageError(f"{each.name}={value!r} must be {reason}.")
+
+
+def _reason(value: Any, within: str, is_whole: bool) -> str:
+    """What a number must be, if it is not; or nothing."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return "a number"
+    number = float(value)
+    other, _, interval = within.rpartition(" or ")
+    low, high = map(float, interval[1:-1].split(","))
+    is_above = number >= low if interval[0] == "[" else number > low
+    is_below = number <= high if interval[-1] == "]" else number < high
+    if is_above and is_below:
+        return "a whole number" if is_whole and not number.is_integer() else ""
+    if other and number == float(other):
+        return ""
+    if high < math.inf:
+        return f"in {interval}"
+    least = f"{'at least' if interval[0] == '[' else 'above'} {low:g}"
+    parts = ["" if math.isfinite(number) else "finite", least if low > -math.inf else ""]
+    return f"{other} or " * bool(other) + " and ".join(filter(None, parts))

@@ -55,16 +55,15 @@ class Train(Command):
     def run(self, args: Namespace) -> None:
         from .launch import launch, launch_arguments, parallelism
 
-        with mendable("htpo train", ValueError, ImportError, OSError):
-            arguments = htpo.read_options(args.options)
-            accelerate = launch_arguments(arguments.launch, args.options)
-            spread = parallelism(accelerate)
-            if args.dry_run:
-                from .plan import plan_run
+        arguments = htpo.read_options(args.options)
+        accelerate = launch_arguments(arguments.launch, args.options)
+        spread = parallelism(accelerate)
+        if not args.dry_run:
+            launch(accelerate)
+            return
+        from .plan import plan_run
 
-                print(plan_run(arguments, spread))
-                return
-        launch(accelerate)
+        print(plan_run(arguments, spread))
 
 
 class Eval(Command):
@@ -93,9 +92,7 @@ class Demo(Command):
     def run(self, args: Namespace) -> None:
         from ..demo.laptop import LaptopConfig, run
 
-        with mendable("htpo demo", ValueError, ImportError):
-            config = LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options)))
-        run(config)
+        run(LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options))))
 
 
 class Tokens(Command):
@@ -116,7 +113,7 @@ class Tokens(Command):
     def run(self, args: Namespace) -> None:
         from ..tokens import print_token_map, write_token_map
 
-        with mendable("htpo tokens", ValueError, ImportError, OSError):
+        with mendable("htpo tokens", OSError):
             if args.terminal:
                 print_token_map(args.run, args.step, args.versus)
             else:
@@ -137,9 +134,9 @@ class Report(Command):
         parser.add_argument("--output_dir", default="report", help="of the page and its pictures, by default report/")
 
     def run(self, args: Namespace) -> None:
-        from ..report import RunError, write_report
+        from ..report import write_report
 
-        with mendable("htpo report", RunError, ImportError, OSError):
+        with mendable("htpo report", OSError):
             print(write_report(args.runs, args.output_dir))
 
 

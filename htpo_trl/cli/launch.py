@@ -48,7 +48,11 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
     config: Any = {}
     if name:
         path = find(name, ACCELERATE_CONFIGS, "configuration of accelerate")
-        config, accelerate.config_file = yaml.safe_load(path.read_text()), str(path)
+        accelerate.config_file = str(path)
+        try:
+            config = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not YAML: {error}.") from error
         if not isinstance(config, dict):
             raise UsageError(f"{path} is no configuration of accelerate.")
     is_one_machine = (accelerate.num_machines or config.get("num_machines") or 1) == 1
@@ -58,9 +62,12 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
 
 
 def parallelism(accelerate: Namespace) -> Parallelism:
-    """How `accelerate launch` will spread a run. Raises a `ValueError` for arguments that it would refuse."""
+    """How `accelerate launch` will spread a run. Raises a [`UsageError`] for arguments that it would refuse."""
     accelerate_launch.logger.disabled = True  # it warns of what it fills in, which the plan tells
-    filled, *_ = accelerate_launch._validate_launch_command(accelerate)
+    try:
+        filled, *_ = accelerate_launch._validate_launch_command(accelerate)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     offloaded = {filled.offload_param_device, filled.offload_optimizer_device} - {None, "none"}
     return Parallelism(
         max(filled.num_processes or 1, 1),
@@ -88,7 +95,8 @@ def launch(accelerate: Namespace) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        print(f"htpo train: rank {rank} failed first, with exit code {code}.", file=sys.stderr)
+        if code != 2:  # a line has said it
+            print(f"htpo train: rank {rank} failed first, with exit code {code}.", file=sys.stderr)
         sys.exit(code)
     except SignalException as error:
         sys.exit(128 + error.sigval)

@@ -36,6 +36,14 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
     return Sizes(total, linear, trainable)
 
 
+def cache_per_token(name: str, dtype: str) -> int:
+    """Bytes that generation keeps per token of a response: keys and values of every layer."""
+    config = AutoConfig.from_pretrained(name, local_files_only=True).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * (4 if dtype == "float32" else 2)
+
+
 def estimate(
     size: Sizes, spread: Parallelism, *, dtype: str, mixed_precision: bool, quantized_bits: int | None
 ) -> dict[str, float]:

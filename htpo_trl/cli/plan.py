@@ -2,38 +2,40 @@
 
 from typing import Any
 
-from trl import get_peft_config
-
 from ..config import HTPOConfig
-from ..data.names import hub_id
-from ..objective.rules import Detach, KeepGradient
+from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import check_output, load_data, missing_packages, parse
-from ..scripts.reward_names import check_columns, reward_functions
-from ..utils import UsageError
+from ..scripts.htpo import Parts, check_output, missing_packages, model_init_kwargs, parse, prepare, remote
+from ..training.checks import check_run
 from .launch import Parallelism
-from .memory import estimate, sizes
+from .memory import cache_per_token, estimate, sizes
+
+
+#: GB of the usual GPUs.
+DEVICES = (16, 24, 40, 48, 80, 96, 141, 192)
 
 
 def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     """
     The plan of a run as text. Options, local files, procedural tasks and reward functions are resolved as the run
-    would resolve them; data and models of the Hub are not touched. Raises a `ValueError` for what it would refuse.
+    would resolve them; data and models of the Hub are not touched. Raises a [`UsageError`] for what it would refuse.
     """
     # On as many processes as are planned, whose devices are not looked for here. What a device of another machine can
     # do is not known; the CPU takes every precision.
     planned = type("Planned", (HTPOConfig,), {"world_size": spread.processes})
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, planned)
-    if not model.model_name_or_path:
-        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     check_output(script, args, model)
-    missing = missing_packages(args, model)
+    parts = prepare(script, args, model, is_plan=True)
+    args.model_init_kwargs = model_init_kwargs(args, model)
+    adapter = parts.peft_config
+    check_run(args, model.model_name_or_path, parts.rewards, parts.train, peft_config=adapter, is_plan=True)
+    missing = missing_packages(args, model, bool(spread.zero_stage))
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
         "Off-policy": _off_policy(args),
-        "Data": _data(script, args),
-        "Memory": _memory(args, model, spread),
+        "Data": _data(script, args, parts),
+        "Memory": _memory(args, model, spread, adapter),
         "Missing here": [f"pip install {' '.join(map(repr, missing))}"] if missing else [],
         "Objective": str(args.table).splitlines(),
     }
@@ -44,8 +46,6 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
     kind = "LoRA" if model.use_peft else "all parameters"
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
-    if len(weights) != len(names):
-        raise UsageError(f"reward_weights={weights} must be one number for each of reward_funcs={names}.")
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))
     correct = f"{args.correctness_reward or names[0]} above {args.correctness_threshold:g}"
     generation = f"vLLM, {args.vllm_mode}" if args.use_vllm else "transformers"
@@ -76,7 +76,13 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
 
 
 def _off_policy(args: Any) -> list[str]:
-    keeps, detaches = (sum(isinstance(row, rule) for row in args.table.rows) for rule in (KeepGradient, Detach))
+    keeps = sum(isinstance(row, KeepGradient) for row in args.table.rows)
+    lengths = args.table.detaches_from(args.top_entropy_share).values()
+    shortest, longest = min(lengths, default=0), args.max_completion_length
+    acting = sum(n <= longest for n in lengths)
+    detached = f"{acting} groups detach tokens, in every step: of responses of {shortest} tokens and more."
+    if not acting:
+        detached = f"No group detaches tokens: that takes {shortest} tokens, max_completion_length is {longest}."
     steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
     if args.is_on_policy:
         first = "Every importance ratio is 1: each generation batch is used up within one optimizer step."
@@ -88,35 +94,25 @@ def _off_policy(args: Any) -> list[str]:
     lines = {
         first: True,
         kept: keeps,
-        f"{detaches} groups detach tokens, in every step.": detaches,
+        detached: bool(lengths),
         "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
     }
     return [line for line, applies in lines.items() if applies]
 
 
-def _data(script: Any, args: Any) -> list[str]:
-    rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
-    if remote := [name for name in named if name != "test" and hub_id(name)]:
-        return [f"from the Hub, not looked at: {', '.join(remote)}"]
-    train, _, benchmarks = load_data(script, args)
-    check_columns(rewards, train)
-    batches = len(train) * args.num_generations / args.generation_batch_size
-    if batches < 1:
-        raise UsageError(
-            f"{len(train)} problems are fewer than the {args.generation_batch_size // args.num_generations} "
-            "prompts of a generation batch: TRL would train on none. Lower per_device_train_batch_size or "
-            "steps_per_generation, or add data."
-        )
+def _data(script: Any, args: Any, parts: Parts) -> list[str]:
+    if parts.train is None:
+        return [f"from the Hub, not looked at: {', '.join(remote(script))}"]
+    batches = len(parts.train) * args.num_generations / args.generation_batch_size
     return [
-        f"train  {script.dataset_name}: {len(train)} problems, {batches:.1f} generation batches an epoch",
-        *(f"benchmark {name}: {len(problems)} problems" for name, problems in benchmarks.items()),
+        f"train  {script.dataset_name}: {len(parts.train)} problems, {batches:.1f} generation batches an epoch",
+        *(f"benchmark {name}: {len(problems)} problems" for name, problems in parts.benchmarks.items()),
     ]
 
 
-def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
+def _memory(args: Any, model: Any, spread: Parallelism, adapter: Any) -> list[str]:
     try:
-        size = sizes(model.model_name_or_path, get_peft_config(model))
+        size = sizes(model.model_name_or_path, adapter)
     except (OSError, ValueError) as error:  # no such model here, or none that transformers knows
         lines = [f"not estimated: {str(error).splitlines()[0]}"]
     else:
@@ -125,9 +121,20 @@ def _memory(args: Any, model: Any, spread: Parallelism) -> list[str]:
         states = estimate(size, spread, **precision, quantized_bits=bits)
         counts = f"{size.parameters:,} parameters, {size.trainable:,} of them trained"
         lines = [f"{counts}; per device, but for activations:"]
-        for name, n in {**states, "together": sum(states.values())}.items():
-            lines.append(f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB")
+        together = sum(states.values())
+        lines += [_amount(name, n) for name, n in {**states, "together": together}.items()]
+        if not args.use_vllm:
+            rows, length = args.per_device_train_batch_size * args.steps_per_generation, args.max_completion_length
+            cache = rows * length * cache_per_token(model.model_name_or_path, model.dtype)
+            lines.append(f"{_amount('generation', cache)} more, the cache of {rows} responses at their full length")
+            together += cache
+        fitting = next((f"in {size} GB" for size in DEVICES if together < size * 1e9), "on no usual GPU")
+        lines.append(f"fits {fitting}, activations, prompts and libraries aside")
     if args.use_vllm and args.vllm_mode == "colocate":
         kept = "none while the policy trains" if args.vllm_enable_sleep_mode else "at all times"
         lines.append(f"vLLM takes {args.vllm_gpu_memory_utilization:.0%} of the device, {kept}")
     return lines
+
+
+def _amount(name: str, n: float) -> str:
+    return f"{name:16}  {n / 2**30:7.2f} GiB" if n >= 2**30 else f"{name:16}  {n / 2**20:7.2f} MiB"

@@ -14,6 +14,8 @@ from functools import cache
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
+from ..utils import UsageError
+
 
 #: All characters of prompts and completions.
 SYMBOLS = "0123456789+-*=,>:?!"
@@ -42,7 +44,7 @@ class Problem(NamedTuple):
 def problems(split: str) -> list[Problem]:
     """All solvable problems of a split, one of `SPLITS`."""
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} of countdown is none of {', '.join(SPLITS)}.")
+        raise UsageError(f"split={split!r} of countdown is none of {', '.join(SPLITS)}.")
     digests = {p: hashlib.sha256(f"{p.numbers}>{p.target}".encode()).digest() for p in _derivations()}
     return [problem for problem, digest in digests.items() if SPLITS[min(digest[0] % 10, 2)] == split]
 
@@ -82,7 +84,7 @@ def write_search(problem: Problem, rng: random.Random) -> str:
 def is_solution(prompt: str, completion: str) -> bool:
     """Whether the attempt that a completion submits is a correct derivation of the prompt's target."""
     if (problem := _PROMPT.fullmatch(prompt)) is None:
-        raise ValueError(f"Not a countdown prompt: {prompt!r}; expected one like '2,5,9>43:'.")
+        raise UsageError(f"Not a countdown prompt: {prompt!r}; expected one like '2,5,9>43:'.")
     *numbers, target = map(int, problem.groups())
     submitted = completion[:-1].rpartition("?")[2] if completion.endswith("!") else ""
     if (attempt := _ATTEMPT.fullmatch(submitted)) is None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..utils import MissingFileError, UsageError
+
 
 #: Place of a row, for errors, and its columns.
 Row = tuple[str, dict[str, Any]]
@@ -15,9 +17,9 @@ def rows_of(path: str | Path) -> Iterator[Row]:
     """Place (`train.jsonl, line 3`; counted from 1, rows in parquet) and columns of every row of a file in UTF-8."""
     path = Path(path)
     if path.suffix not in READERS:
-        raise ValueError(f"{path}: expected a file of {', '.join(READERS)}; convert it.")
+        raise UsageError(f"{path}: expected a file of {', '.join(READERS)}; convert it.")
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r} in {Path.cwd()}.")
+        raise MissingFileError(f"There is no file {str(path)!r} in {Path.cwd()}.")
     return READERS[path.suffix](path)
 
 
@@ -29,9 +31,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 try:
                     row = json.loads(str(line, "utf-8-sig"))
                 except ValueError as error:  # of JSON or of UTF-8
-                    raise ValueError(f"{place}: broken JSON, {error}.") from None
+                    raise UsageError(f"{place}: broken JSON, {error}.") from None
                 if not isinstance(row, dict):
-                    raise ValueError(f"{place}: expected an object in braces, found {row!r:.60}.")
+                    raise UsageError(f"{place}: expected an object in braces, found {row!r:.60}.")
                 yield place, row
 
 
@@ -43,14 +45,14 @@ def _csv(path: Path) -> Iterator[Row]:
         try:
             for fields in reader:
                 if header and fields and len(fields) != len(header):
-                    raise ValueError(
+                    raise UsageError(
                         f"{place}: {len(fields)} fields where the header has {len(header)}. Quote fields with commas."
                     )
                 if header and fields:
                     yield place, dict(zip(header, fields, strict=True))
                 header, place = header or fields, f"{path}, line {reader.line_num + 1}"
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{place}: broken CSV, {error}.") from None
+            raise UsageError(f"{place}: broken CSV, {error}.") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -59,7 +61,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         yield from arrow_rows(path, parquet.ParquetFile(path).iter_batches())
     except (ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: broken parquet, {error}.") from None
+        raise UsageError(f"{path}: broken parquet, {error}.") from None
 
 
 def arrow_rows(source: Any, tables: Iterable[Any]) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils import nearest
+from ..utils import MissingPackageError, UsageError, nearest
 from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
 from .files import READERS, Row, arrow_rows, rows_of
@@ -31,6 +31,10 @@ PROCEDURAL_TASKS = (
 )
 #: Generated here; they take `dataset_options`.
 TASKS = (*PROCEDURAL_TASKS, "countdown")
+
+
+class NotReachedError(UsageError, ConnectionError):
+    """A data set of the Hub cannot be had from there."""
 
 
 def load(
@@ -86,12 +90,12 @@ def load(
     name = name.hub_id if isinstance(name, Benchmark) else str(name)
     as_it_is = not (spec or prompts.problem_column or prompts.solution_column)
     if path and not spec:
-        raise ValueError(f"dataset_path={path!r} is a copy of one of {', '.join(BENCHMARKS)}, which {name!r} is not.")
+        raise UsageError(f"dataset_path={path!r} is a copy of one of {', '.join(BENCHMARKS)}, which {name!r} is not.")
     if spec or is_ours(name):
         part = None if name == "countdown" else split
         for option, value in (("dataset_config", config), ("split", part), ("dataset_streaming", streaming)):
             if value:
-                raise ValueError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
+                raise UsageError(f"{option}={value!r} is for data sets of the Hub by their id, which {name!r} is not.")
     if not spec:
         path = name if is_ours(name) else None
         columns = prompts.problem_column or "problem", prompts.solution_column or "solution"
@@ -124,10 +128,14 @@ def generate(task: str, size: int = 1000, seed: int = 0, **options: Any) -> Iter
     try:
         import reasoning_gym
     except ImportError as error:
-        raise ImportError(f"{task} needs reasoning-gym: pip install 'htpo_trl[procedural]'.") from error
+        raise MissingPackageError(f"{task} needs reasoning-gym: pip install 'htpo_trl[procedural]'.") from error
     # reasoning-gym seeds problem i with seed + i: sets of neighbouring seeds would be the same but for a shift by one.
     start = random.Random(seed).getrandbits(32)
-    for number, entry in enumerate(reasoning_gym.create_dataset(task, size=size, seed=start, **options), 1):
+    try:
+        problems = reasoning_gym.create_dataset(task, size=size, seed=start, **options)
+    except (AssertionError, TypeError, ValueError) as error:  # it asserts what an option must be
+        raise UsageError(f"dataset_options={options | {'size': size}} are not those of {task}: {error}.") from error
+    for number, entry in enumerate(problems, 1):
         yield f"{task}, problem {number}", {"problem": entry["question"], "solution": entry["answer"]}
 
 
@@ -152,7 +160,7 @@ def hub_id(name: str | None) -> str | None:
 def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
     """Refuse options of procedural tasks where none of the data sets is one."""
     if prompts.dataset_options and not {*names} & {*TASKS}:
-        raise ValueError(
+        raise UsageError(
             f"dataset_options={prompts.dataset_options} are for procedural tasks, which {', '.join(names)} is not. "
             f"The tasks: {', '.join(TASKS)}."
         )
@@ -163,24 +171,24 @@ def _from_hub(spec: Benchmark, streaming: bool) -> Any:
 
     try:
         return load_dataset(spec.hub_id, spec.config, split=spec.split, streaming=streaming)
-    except (ConnectionError, FileNotFoundError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # not there, not reached, no such part, or a script
         if spec in BENCHMARKS.values():
-            raise ConnectionError(
+            raise NotReachedError(
                 f"{error}. Download {spec.hub_id} elsewhere and pass its file as path=..., or --dataset_path."
             ) from error
         names = [*BENCHMARKS, *TASKS]
         mend = f"{nearest(spec.hub_id, names)}Names that are known: {', '.join(names)}."
-        raise ValueError(f"dataset {spec.hub_id!r}: {error}. {mend}") from error
+        raise UsageError(f"dataset {spec.hub_id!r}: {error}. {mend}") from error
 
 
 def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], str]) -> str:
     """A column of a row; an error says where the row stands."""
     if column not in row:
-        raise ValueError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
+        raise UsageError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
     try:
         return read(row[column])
     except ValueError as error:
-        raise ValueError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
+        raise UsageError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
 
 
 def _columns(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> dict[str, Any]:
@@ -194,7 +202,7 @@ def _columns(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: 
     kept = [(problem, *answers) for problem, answers in found.values() if len(answers) == 1]
     conflicts = len(found) - len(kept)
     if not kept:
-        raise ValueError(f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers.")
+        raise UsageError(f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers.")
     if len(kept) < count:
         _logger.warning(
             "%s: %d rows, %d problems. Dropped: %d rows that repeat a problem, %d problems with conflicting answers.",

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ..utils import option
+from ..utils import UsageError, option
 
 
 #: What surrounds a problem; `answer` is the instruction of DAPO-Math-17k, to the letter.
@@ -47,9 +47,9 @@ class PromptArguments:
             try:
                 self.dataset_options = json.loads(self.dataset_options)
             except ValueError as error:
-                raise ValueError(f"dataset_options={self.dataset_options!r} is not JSON: {error}.") from None
+                raise UsageError(f"dataset_options={self.dataset_options!r} is not JSON: {error}.") from None
         if "{problem}" not in TEMPLATES.get(self.template, self.template):
-            raise ValueError(
+            raise UsageError(
                 f"template={self.template!r} is none of {', '.join(TEMPLATES)} and has no {{problem}} in it."
             )
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate, combinations
 from typing import TYPE_CHECKING
 
+from ..utils import UsageError
+
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -28,7 +30,7 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
     from datasets import DatasetDict
 
     if not math.isclose(sum(shares.values()), 1) or min(shares.values()) <= 0:
-        raise ValueError(f"shares={dict(shares)} must be positive and add up to 1.")
+        raise UsageError(f"shares={dict(shares)} must be positive and add up to 1.")
     names, bounds = list(shares), list(accumulate(shares.values()))[:-1]
     members: dict[str, list[int]] = {name: [] for name in names}
     for row, key in enumerate(_keys(dataset)):
@@ -36,16 +38,16 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
         members[names[bisect(bounds, int.from_bytes(digest[:8]) / 2**64)]].append(row)
     for name, rows in members.items():
         if not rows:
-            raise ValueError(f"shares={dict(shares)} leave no row of {len(dataset)} for {name!r}: raise its share.")
+            raise UsageError(f"shares={dict(shares)} leave no row of {len(dataset)} for {name!r}: raise its share.")
     return DatasetDict({name: dataset.select(rows) for name, rows in members.items()})
 
 
 def check_disjoint(datasets: Mapping[str, "Dataset"]) -> None:
-    """Raise a `ValueError` if two of the data sets, which have the column `problem` and a name, share a problem."""
+    """Raise a [`UsageError`] if two of the data sets, which have the column `problem` and a name, share a problem."""
     keys = {name: set(_keys(dataset)) for name, dataset in datasets.items()}
     for first, second in combinations(keys, 2):
         if shared := keys[first] & keys[second]:
-            raise ValueError(
+            raise UsageError(
                 f"{first!r} ({len(keys[first])} problems) and {second!r} ({len(keys[second])}) share {len(shared)}, "
                 f"such as {min(shared)!r:.200}. Remove them from one: exclude({first}, {second})."
             )
@@ -64,5 +66,5 @@ def key_of(problem: str) -> str:
 
 def _keys(dataset: "Dataset") -> Iterator[str]:
     if "problem" not in dataset.column_names:
-        raise ValueError(f"There is no column 'problem', only {dataset.column_names}: load the data by htpo_trl.data.")
+        raise UsageError(f"There is no column 'problem', only {dataset.column_names}: load the data by htpo_trl.data.")
     return map(key_of, dataset["problem"])

@@ -7,7 +7,6 @@ alone and is kept beside the runs, so that objectives are compared from the same
 
 import json
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -25,12 +24,13 @@ from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
 from ..lock import held
+from ..objective.rules import check_choice
 from ..objective.table import PRESETS
 from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
 from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
-from ..utils import UsageError, option, write_json
+from ..utils import UsageError, check_numbers, check_writable, option, write_json
 from .warm_start import Progress, build_model, build_tokenizer, warm_start
 
 
@@ -53,13 +53,15 @@ class LaptopConfig:
     threads: int | None = option(None, "CPU threads; by default one or two, whichever is faster now.")
     quick: bool = option(False, "A smoke run: a few steps of everything, learns nothing.")
 
+    RANGES = {"[1, inf)": ("steps", "warm_start_steps", "threads"), "[0, 4294967295]": ("seed",)}
+
     def __post_init__(self) -> None:
         require_matplotlib()  # before the work, so that it does not fail after it
+        check_numbers(self, self.RANGES)
+        check_choice("LaptopConfig", "objective", self.objective, tuple(PRESETS))
+        check_writable("output_dir", self.output_dir)
         if self.quick:
             self.steps, self.warm_start_steps = min(self.steps, 4), min(self.warm_start_steps, 8)
-        for name in ("steps", "warm_start_steps", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
 
 
 def prepare(config: LaptopConfig, directory: Path) -> None:
@@ -78,7 +80,7 @@ def prepare(config: LaptopConfig, directory: Path) -> None:
         print(f"Validation mean@16: {accuracy:.3f}; reinforcement needs {MIN_WARM_START_ACCURACY}.")
         if accuracy >= MIN_WARM_START_ACCURACY or config.quick:
             return
-    sys.exit(
+    raise UsageError(
         f"The warm start reached a validation mean@16 of {accuracy:.3f}, below {MIN_WARM_START_ACCURACY}: too weak "
         "for reinforcement to learn from. Raise --warm_start_steps or try another --seed."
     )

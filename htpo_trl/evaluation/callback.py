@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
-from ..utils import WriteError
+from ..utils import UsageError, WriteError
 from .generation import TransformersGenerator
 from .results import check_ks
 from .runner import Judge, Problems, SamplingRun
@@ -47,7 +47,7 @@ class EvaluationCallback(TrainerCallback):
         ks: Iterable[int] | None = None,
     ) -> None:
         if trainer.args.eval_steps is None:
-            raise ValueError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
+            raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
         self.trainer, self.judge = trainer, judge
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         self.sampling = sampling or Sampling()

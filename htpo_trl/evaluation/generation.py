@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, TopPLogitsWarper
 
+from ..utils import MissingPackageError, UsageError
 from .sampling import Sampling
 
 
@@ -51,11 +52,11 @@ def load_generator(
             Options of `vllm.LLM`, such as `{"tensor_parallel_size": 4}`.
 
     Raises:
-        ValueError, ImportError: if the backend is unknown, takes no `vllm_options`, or is not installed.
+        UsageError: if the backend is unknown, takes no `vllm_options`, or is not installed.
         TypeError: if `model` is none of these.
     """
     if backend not in ("auto", "vllm", "transformers"):
-        raise ValueError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
+        raise UsageError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
     if isinstance(model, tuple):
         return TransformersGenerator(*model)
     if not isinstance(model, str | Path):
@@ -69,12 +70,12 @@ def load_generator(
         backend = "vllm" if find_spec("vllm") else "transformers"
     if backend == "vllm":
         if not find_spec("vllm"):
-            raise ImportError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
+            raise MissingPackageError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
         from vllm import LLM  # type: ignore[import-not-found]
 
         return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})))
     if vllm_options:
-        raise ValueError("vllm_options are of backend='vllm', but this is 'transformers'.")
+        raise UsageError("vllm_options are of backend='vllm', but this is 'transformers'.")
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
     return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
 

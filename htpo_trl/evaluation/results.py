@@ -98,7 +98,7 @@ def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:
     """`ks` after a check, by default the powers of two below n, and n."""
     ks = sorted({n, *(2**i for i in range(n.bit_length()))} if ks is None else set(ks))
     if not ks or not 1 <= ks[0] <= ks[-1] <= n:
-        raise ValueError(f"ks={ks} must lie in 1..num_samples={n}: raise num_samples, or ask for smaller ks.")
+        raise UsageError(f"ks={ks} must lie in 1..num_samples={n}: raise num_samples, or ask for smaller ks.")
     return ks
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .. import verifier
 from ..lock import held
-from ..utils import WriteError, write_json, writing
+from ..utils import UsageError, WriteError, write_json, writing
 from ..verifier.answers import gold_text
 from . import results
 from .generation import Generator, load_generator
@@ -82,6 +82,14 @@ def evaluate(
     return summaries
 
 
+def check_benchmark(name: str) -> None:
+    """The name of a benchmark must be able to name its files."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(
+            f"The benchmark's name {name!r} names files: use letters, digits, '_', '-' and '.'. Rename its file."
+        )
+
+
 class SamplingRun:
     """The samples of a benchmark, in the order of `keys`; `path` holds the first `done` of them."""
 
@@ -94,8 +102,7 @@ class SamplingRun:
         sampling: Sampling,
         judge: Judge | None,
     ) -> None:
-        if not re.fullmatch(r"[\w.-]+", benchmark):
-            raise ValueError(f"The benchmark's name {benchmark!r} names files: use letters, digits, '_', '-' and '.'.")
+        check_benchmark(benchmark)
         self.path, self.done = directory / f"{benchmark}.jsonl", 0
         self.generator, self.sampling, self.judge = generator, sampling, judge
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
@@ -103,7 +110,7 @@ class SamplingRun:
         digest = hashlib.sha256()
         for row in problems:
             if missing := ({"prompt"} if judge else {"prompt", "solution"}) - row.keys():
-                raise ValueError(f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(row)}.")
+                raise UsageError(f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(row)}.")
             # The bare problem, where there is one, so that models with different prompts can be compared.
             content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -119,7 +126,7 @@ class SamplingRun:
             digest.update(f"{problem} {tokens}".encode())
             self.problems[problem] = row, tokens
         if not self.problems:
-            raise ValueError(f"There are no problems in {benchmark!r}.")
+            raise UsageError(f"There are no problems in {benchmark!r}.")
         self.keys = [(problem, sample) for problem in self.problems for sample in range(sampling.num_samples)]
         self.settings = {
             "benchmark": benchmark,

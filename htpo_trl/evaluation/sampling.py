@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..utils import option
+from ..utils import UsageError, check_numbers, option
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Sampling:
         "line as JSON.",
     )
 
+    RANGES = {
+        "[1, inf)": ("num_samples", "max_new_tokens", "batch_size"),
+        "[0, inf)": ("temperature", "seed"),
+        "(0, 1]": ("top_p",),
+    }
+
     def __post_init__(self) -> None:
-        for name in ("num_samples", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must be positive, or 0 to decode greedily.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 samples from all tokens.")
+        check_numbers(self, self.RANGES)
         if self.temperature == 0 and self.num_samples > 1:
-            raise ValueError(
+            raise UsageError(
                 f"temperature=0 decodes greedily: num_samples={self.num_samples} samples of a problem would all be "
                 "the same. Set num_samples=1, or a temperature above 0."
             )

@@ -7,7 +7,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
+
+from ..utils import UsageError
 
 
 #: Of a kept gradient; see [`KeepGradient`].
@@ -17,7 +20,13 @@ Weight = Literal["bound", "inverse_ratio"] | float | None
 def check_choice(owner: str, name: str, value: object, choices: tuple) -> None:
     """Raise an error that names the option, the value and the choices there are."""
     if value not in choices:
-        raise ValueError(f"{owner}: {name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+        raise UsageError(f"{owner}: {name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+
+
+def share_of(share: float, n):
+    """⌊share·n⌋ in whole numbers: 0.29 of 100 is 29, although 0.29 * 100 is less in floating point."""
+    fraction = Fraction(repr(float(share)))
+    return n * fraction.numerator // fraction.denominator
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Detach:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"Detach: share={self.share} must lie in (0, 1]; use the rule `clip` to detach nothing.")
+            raise UsageError(f"Detach: share={self.share} must lie in (0, 1]; use the rule `clip` to detach nothing.")
         check_choice("Detach", "which", self.which, ("lowest", "highest"))
 
     def __str__(self) -> str:
@@ -87,17 +96,17 @@ class KeepGradient:
             if isinstance(weight, str):
                 check_choice("KeepGradient", name, weight, ("bound", "inverse_ratio"))
             elif weight is not None and not weight > 0:
-                raise ValueError(
+                raise UsageError(
                     f"KeepGradient: {name}={weight} must be positive; use sign=-1 for the other direction."
                 )
         if self.above is None and self.inside is None and self.below is None:
-            raise ValueError("KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.")
+            raise UsageError("KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.")
         if self.inside == "bound":
-            raise ValueError("KeepGradient: inside='bound' has no meaning; use 'inverse_ratio' or a number.")
+            raise UsageError("KeepGradient: inside='bound' has no meaning; use 'inverse_ratio' or a number.")
         if self.inside is not None and self.when == "clipped":
-            raise ValueError("KeepGradient: nothing is clipped inside the range; drop `inside` or change `when`.")
+            raise UsageError("KeepGradient: nothing is clipped inside the range; drop `inside` or change `when`.")
         if not self.cap > 0:
-            raise ValueError(f"KeepGradient: cap={self.cap} must be positive.")
+            raise UsageError(f"KeepGradient: cap={self.cap} must be positive.")
         check_choice("KeepGradient", "when", self.when, ("agrees", "clipped", "positive", "always"))
         check_choice("KeepGradient", "sign", self.sign, (1, -1))
 
@@ -133,17 +142,17 @@ def parse_rule(spec: Rule | str | Mapping) -> Rule:
     """A rule from its written form: `"clip"`, or `{"rule": "detach", "share": 0.01, "which": "lowest"}` and alike."""
     if isinstance(spec, Rule):
         return spec
-    arguments = {"rule": spec} if isinstance(spec, str) else dict(spec)
+    arguments = dict(spec) if isinstance(spec, Mapping) else {"rule": spec}
     name = arguments.pop("rule", None)
-    if name not in _RULES:
-        raise ValueError(f"Unknown rule {name!r} in {spec!r}; the rules are {', '.join(_RULES)}.")
+    if not isinstance(name, str) or name not in _RULES:
+        raise UsageError(f"Unknown rule {name!r} in {spec!r}; the rules are {', '.join(_RULES)}.")
     fields = [field.name for field in dataclasses.fields(_RULES[name])]
     if unknown := sorted(set(arguments) - set(fields)):
-        raise ValueError(f"Rule {name!r} has no option {', '.join(unknown)}; it takes {', '.join(fields) or 'none'}.")
+        raise UsageError(f"Rule {name!r} has no option {', '.join(unknown)}; it takes {', '.join(fields) or 'none'}.")
     try:
         return _RULES[name](**arguments)
     except TypeError as error:
-        raise ValueError(f"Rule {spec!r} is incomplete or of a wrong type: {error}.") from error
+        raise UsageError(f"Rule {spec!r} is incomplete or of a wrong type: {error}.") from error
 
 
 def rule_spec(rule: Rule) -> dict[str, object]:

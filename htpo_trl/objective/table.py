@@ -11,12 +11,15 @@ htpo
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from fractions import Fraction
+from itertools import count, product
 from typing import Literal
 
-from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule
+from ..utils import UsageError
+from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule, share_of
 
 
 #: The eight groups, in the order of the paper's figure; a group's place is the code that `control` returns.
@@ -49,15 +52,32 @@ class Table:
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(GROUPS):
-            raise ValueError(
+            raise UsageError(
                 f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}."
             )
         check_choice("Table", "selection", self.selection, ("exact", "released"))
 
+    def detaches_from(self, top_entropy_share: float) -> dict[str, int]:
+        """Group → how many tokens the shortest response has in which its [`Detach`] takes a gradient away."""
+        found = {}
+        for group, rule in zip(GROUPS, self.rows, strict=True):
+            if isinstance(rule, Detach):
+                wanted, exact = 1, self.selection == "exact"
+                if not exact and rule.which == "lowest" and rule.share < 1:
+                    wanted = 2  # the token at the threshold stays
+                n = math.ceil(wanted / Fraction(repr(float(rule.share)))) if exact or wanted == 2 else 1
+                high = Fraction(repr(float(top_entropy_share)))
+                if group.endswith("high"):
+                    found[group] = 1 if n == 1 else math.ceil(n / high)
+                elif high < 1:
+                    lengths = count(max(n, math.floor((n - 1) / (1 - high))))
+                    found[group] = next(t for t in lengths if t - max(share_of(top_entropy_share, t), 1) >= n)
+        return found
+
     def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
         """A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules."""
         if unknown := sorted(set(overrides) - set(GROUPS)):
-            raise ValueError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
+            raise UsageError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
         rows = tuple(parse_rule(overrides.get(group, row)) for group, row in zip(GROUPS, self.rows, strict=True))
         return dataclasses.replace(self, rows=rows)
 
@@ -123,5 +143,5 @@ PRESETS: dict[str, Table] = {
 def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = None) -> Table:
     """The preset called `name`, with the rows in `overrides` replaced."""
     if name not in PRESETS:
-        raise ValueError(f"Unknown objective {name!r}; the presets are {', '.join(PRESETS)}.")
+        raise UsageError(f"Unknown objective {name!r}; the presets are {', '.join(PRESETS)}.")
     return PRESETS[name].replace(overrides or {})

@@ -14,14 +14,13 @@ Pure tensor code: no TRL, any device, any floating dtype, no host synchronisatio
 """
 
 import math
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int8, Shaped
 from torch import Tensor
 
-from .rules import Clip, Detach, KeepGradient, Rule
+from .rules import Clip, Detach, KeepGradient, Rule, share_of
 from .table import EFFECTS, GROUPS, Table, get_table
 
 
@@ -112,7 +111,7 @@ def control(
                 -entropies if lowest else entropies,
                 tokens,
                 rule.share,
-                of_at_most=max(_share_of(top_entropy_share, width), 1) if exact and entropy == "high" else width,
+                of_at_most=max(share_of(top_entropy_share, width), 1) if exact and entropy == "high" else width,
                 at_least=0 if exact else 1,
                 ties="out" if lowest and not exact else ties,
             )
@@ -231,12 +230,6 @@ def _rows_by_rule(table: Table) -> dict[tuple[Rule, str], list[tuple[bool, bool]
     return merged
 
 
-def _share_of(share: float, n):
-    """⌊share·n⌋ in whole numbers: 0.29 of 100 is 29, although 0.29 * 100 is less in floating point."""
-    fraction = Fraction(repr(float(share)))
-    return n * fraction.numerator // fraction.denominator
-
-
 def _select(
     values: Float[Tensor, "batch token"],
     eligible: Bool[Tensor, "batch token"],
@@ -249,11 +242,11 @@ def _select(
     """The `share` of each row's eligible cells (of which there are at most `of_at_most`) with the largest values."""
     if share == 1:
         return eligible
-    most = min(max(_share_of(share, of_at_most), at_least), values.shape[1])
+    most = min(max(share_of(share, of_at_most), at_least), values.shape[1])
     if most == 0:
         return torch.zeros_like(eligible)
     n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # summing bools in int64 takes three times as long
-    count = _share_of(share, n).clamp(min=at_least)  # (B, 1)
+    count = share_of(share, n).clamp(min=at_least)  # (B, 1)
     # Each row has a rank of its own, but topk takes one for all: with `most - count` infinities appended, a row's
     # count-th largest value becomes its most-th largest. Unsorted topk only partitions, which is cheaper than a sort.
     infinite = torch.arange(most, device=values.device) < most - count

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..utils import write_atomically
+from ..utils import MissingPackageError, write_atomically
 from .runs import read_sets
 
 
 def require_matplotlib() -> None:
     """Raise with the mend where matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("Reports need matplotlib: pip install 'htpo_trl[report]'.")
+        raise MissingPackageError("Reports need matplotlib: pip install 'htpo_trl[report]'.")
 
 
 def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") -> Path:

@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -18,7 +19,7 @@ import yaml
 
 from ..data.prompts import PromptArguments
 from ..redaction import redact_text
-from ..utils import UsageError, nearest, option
+from ..utils import UsageError, check_numbers, nearest, option
 from .flags import flags_of
 
 
@@ -26,18 +27,40 @@ from .flags import flags_of
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: Folder of the packaged configurations of accelerate.
 ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
+#: Where the numbers of TRL's `ModelConfig` must lie.
+MODEL_RANGES = {"[1, inf)": ("lora_r", "lora_alpha"), "[0, 1)": ("lora_dropout",)}
 
 
 @contextmanager
 def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
-    """End a command on what its user can mend: a line on stderr, from the first process alone, and exit code 2."""
+    """
+    End a command on a [`UsageError`], which its user can mend, or one of `errors`: a line on stderr, with the rank
+    where there are several processes, and exit code 2. Any other error is a bug, here or in what a user wrote, and
+    keeps its traceback.
+    """
     try:
         yield
     except (UsageError, *errors) as error:  # type: ignore[misc]
-        if os.environ.get("RANK", "0") == "0":
-            line = " ".join(line.strip() for line in str(error).splitlines())
-            print(f"{command}: {redact_text(line)}", file=sys.stderr)
+        parts = [str(error), *getattr(error, "__notes__", [])]
+        text = redact_text(" ".join(line.strip() for part in parts for line in part.splitlines()))
+        rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        if not rank or _is_first_to_tell(text):
+            print(f"{command}{rank}: {text}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _is_first_to_tell(text: str) -> bool:
+    """Whether no other process of the run has said this line. Where all fail on the same, one tells."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import TCPStore
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
+        return store.add(f"htpo_trl/{text}", 1) == 1
+    except RuntimeError:  # the launcher is gone
+        return True
 
 
 def strict(parser: ArgumentParser) -> ArgumentParser:
@@ -103,11 +126,20 @@ class HTPOScriptArguments(PromptArguments):
     verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
     verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
 
+    RANGES = {
+        "[1, inf)": (
+            *("soft_punish_cache", "eval_num_samples", "eval_max_new_tokens", "eval_batch_size", "verifier_workers"),
+            *("record_tokens_steps", "record_tokens_completions", "verifier_memory_limit"),
+        ),
+        "(0, inf)": ("verifier_deadline",),
+        "[0, inf)": ("eval_temperature",),
+        "(0, 1]": ("eval_top_p",),
+        "(0, 1)": ("test_split_size",),
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("record_tokens_steps", "record_tokens_completions"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        check_numbers(self, self.RANGES)
 
 
 class Arguments(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
 from ..lock import held
-from ..utils import UsageError, option
+from ..utils import UsageError, check_writable, option
 from .arguments import mendable, parser_of, read, set_environment
 from .reward_names import reward_functions
 
@@ -53,26 +53,34 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation import compare, comparison_table, evaluate
     from ..evaluation.generation import load_generator
     from ..evaluation.results import check_ks
+    from ..evaluation.runner import check_benchmark
+    from ..training.checks import check_chat_template, check_judge, check_model
 
-    with mendable("htpo eval", ValueError, ImportError, OSError):
+    with mendable("htpo eval"):
         arguments = read(argv, TITLES)
         set_environment(arguments.env)
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
-        check_ks(sampling.num_samples, args.ks)  # what follows takes hours
+        # Before the model is loaded: what follows takes hours.
+        output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
+        check_ks(sampling.num_samples, args.ks)
         check_options(args.benchmarks, args)
+        check_writable("output_dir", output_dir)
+        judge = reward_functions([args.judge], option="judge")[0] if args.judge else None
         benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
+        for name, problems in benchmarks.items():
+            check_benchmark(name)
+            check_judge(judge, name, problems)
         others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
         if missing := [str(path) for path in others.values() if not path.is_file()]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
-        judge = reward_functions([args.judge])[0] if args.judge else None
-        output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
-    with mendable("htpo eval"), held(output_dir, "htpo eval"):
-        with mendable("htpo eval", ValueError, ImportError, OSError):
-            options = {"backend": args.backend, "dtype": args.dtype, "vllm_options": args.vllm_options}
-            generator = load_generator(args.model, **options)
-        evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks)
+        check_model(args.model, "model")
+        if any(isinstance(problems[0]["prompt"], list) for problems in benchmarks.values()):
+            check_chat_template(args.model, option="model")
+        options = {"backend": args.backend, "dtype": args.dtype, "vllm_options": args.vllm_options}
+        with held(output_dir, "htpo eval"):
+            evaluate(load_generator(args.model, **options), benchmarks, output_dir, sampling, judge, args.ks)
         print(f"Samples and summaries: {output_dir}")
         if others:
             pairs = [(path, Path(output_dir, f"{name}.jsonl")) for name, path in others.items()]

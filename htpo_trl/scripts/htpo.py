@@ -17,16 +17,16 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data.names import check_options, evaluation_problems, hub_id, load
 from ..lock import held
 from ..output import SETTINGS, check_free, overwrite
 from ..redaction import redacted
 from ..terminal import steady_streams, stoppable
-from ..utils import UsageError, versions, write_json, writing
-from .arguments import Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
-from .reward_names import check_columns, reward_functions
+from ..utils import UsageError, check_numbers, versions, write_json, writing
+from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
+from .reward_names import reward_functions
 
 
 #: Class -> its title in the help.
@@ -69,13 +69,92 @@ def parse(tokens: Sequence[str], defaults: dict[str, Any], config_class: type | 
         # transformers reads `use_cpu` as "no DeepSpeed". What the user means, DeepSpeed on CPU, is this.
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         values |= {"use_cpu": False, "ddp_backend": values["ddp_backend"] or "gloo"}
-    if str(values["resume_from_checkpoint"]).lower() == "true":
-        values["resume_from_checkpoint"] = True
     try:
-        return parser.parse_dict(values)
-    except ValueError as error:
+        script, args, model = parser.parse_dict(values)
+    except ValueError as error:  # of the classes of TRL and transformers too
         hint = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
         raise UsageError(f"{error}{hint * ('bf16' in str(error))}") from error
+    check_numbers(model, MODEL_RANGES)
+    return script, args, model
+
+
+class Parts(NamedTuple):
+    """What the options name, ready for the trainer; of a plan whose data are on the Hub without these."""
+
+    rewards: list[Any]
+    train: Any = None
+    evaluation: Any = None  #: for TRL's evaluation
+    benchmarks: dict[str, Any] = {}
+    sampling: Any = None  #: of the benchmarks
+    judge: Any = None
+    peft_config: Any = None
+    quantization_config: Any = None
+
+
+def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = False) -> Parts:
+    """
+    Whatever the options name, but for the model: one way for the run and for its plan, so that both refuse the same.
+    """
+    from trl import get_peft_config, get_quantization_config
+
+    from ..evaluation import Sampling
+    from ..evaluation.runner import check_benchmark
+    from ..training.checks import check_judge
+
+    if not model.model_name_or_path:
+        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
+    if not is_plan and (missing := missing_packages(args, model)):
+        raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
+    if args.enable_jit_checkpoint:
+        raise UsageError(
+            "enable_jit_checkpoint=True: leave it out, htpo train saves a checkpoint on SIGTERM by itself."
+        )
+    try:
+        adapter: dict[str, Any] = {"peft_config": get_peft_config(model)}
+        adapter["quantization_config"] = None if is_plan else get_quantization_config(model)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
+    judge = reward_functions([script.eval_judge], option="eval_judge")[0] if script.eval_judge else None
+    names = script.eval_benchmarks or []
+    if not script.dataset_name:
+        raise UsageError("Set dataset_name: the data to train on.")
+    check_options([script.dataset_name, *names], script)
+    if "test" in names and script.test_split_size is None:
+        raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
+    if script.dataset_streaming and script.test_split_size is not None:
+        raise UsageError(
+            f"test_split_size={script.test_split_size} takes the data as a whole: set dataset_streaming=False."
+        )
+    if names and args.eval_steps is None:
+        raise UsageError("eval_benchmarks need eval_steps, the steps between two evaluations: set it, e.g. to 50.")
+    if args.eval_strategy != "no" and script.test_split_size is None and not script.dataset_test_split:
+        raise UsageError(
+            f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
+            "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
+        )
+    if is_plan and remote(script):
+        return Parts(rewards, **adapter)
+    train, evaluation, benchmarks = load_data(script, args)
+    for benchmark, problems in benchmarks.items():
+        check_benchmark(benchmark)
+        check_judge(judge, benchmark, problems)
+    sampling = Sampling(
+        script.eval_num_samples,
+        script.eval_temperature,
+        script.eval_top_p,
+        script.eval_max_new_tokens or args.max_completion_length,
+        script.eval_batch_size,
+        args.seed,
+        args.chat_template_kwargs,
+    )
+    return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
+
+
+def remote(script: HTPOScriptArguments) -> list[str]:
+    """The data sets of a run that are on the Hub."""
+    named = [None if script.dataset_path else script.dataset_name, *(script.eval_benchmarks or [])]
+    return [name for name in named if name and name != "test" and hub_id(name)]
 
 
 def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -85,11 +164,7 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     """
     from ..data.splits import exclude, split
 
-    name, names = script.dataset_name, script.eval_benchmarks or []
-    if not name:
-        raise UsageError("Set dataset_name: the data to train on.")
-    check_options([name, *names], script)
-
+    name, names = script.dataset_name or "", script.eval_benchmarks or []
     path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
     of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
     train, held_out = of_split(split=script.dataset_train_split), None
@@ -97,8 +172,6 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
         # Whatever the run's seed: runs are compared on the same problems.
         parts = split(train, {"train": 1 - script.test_split_size, "test": script.test_split_size})
         train, held_out = parts["train"], parts["test"]
-    if "test" in names and held_out is None:
-        raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
     benchmarks = dict(("test", held_out) if each == "test" else evaluation_problems(each, script) for each in names)
     if benchmarks and "problem" in (train.column_names or []):
         before = len(train)
@@ -107,26 +180,34 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
             print(f"{before - len(train)} training problems are in the benchmarks: left out.")
     if args.eval_strategy == "no":
         held_out = None
-    elif held_out is None and script.dataset_test_split:
-        held_out = of_split(split=script.dataset_test_split)
     elif held_out is None:
-        raise UsageError(
-            f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
-            "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
-        )
+        held_out = of_split(split=script.dataset_test_split)
     return train, held_out, benchmarks
 
 
-def missing_packages(args: Any, model: Any) -> list[str]:
+#: Part of an optimizer's name → the package that it is in.
+OPTIMIZERS = {
+    **dict.fromkeys(("bnb", "paged", "lion", "ademamix", "adamw_8bit"), "bitsandbytes"),
+    **dict.fromkeys(("torch_4bit", "torch_8bit"), "torchao"),
+    **{"galore": "galore_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree", "apollo": "apollo_torch"},
+}
+TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab", "codecarbon")
+#: Packages that an extra of this one brings.
+EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
+
+
+def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
     """Packages that the options need and that are not installed, as arguments of pip."""
-    needed = {
+    named = {
         "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
         "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed),
-        **{tracker: tracker in args.report_to for tracker in ("wandb", "trackio", "tensorboard")},
+        "deepspeed": bool(args.deepspeed) or uses_deepspeed,
+        "flash_attn": model.attn_implementation == "flash_attention_2",
+        **{tracker: tracker in args.report_to for tracker in TRACKERS},
+        **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},
     }
-    missing = [package for package, needs in needed.items() if needs and not find_spec(package)]
-    return [package if package == "bitsandbytes" else f"htpo_trl[{package}]" for package in missing]
+    missing = [package for package, needs in named.items() if needs and not find_spec(package)]
+    return [f"htpo_trl[{package}]" if package in EXTRAS else package.replace("_", "-") for package in missing]
 
 
 def check_output(script: HTPOScriptArguments, args: Any, model: Any) -> None:
@@ -135,30 +216,9 @@ def check_output(script: HTPOScriptArguments, args: Any, model: Any) -> None:
     check_free(args.output_dir, args.resume_from_checkpoint, script.overwrite_output_dir, read)
 
 
-def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
-    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
-    from transformers import set_seed
-    from trl import get_peft_config, get_quantization_config
-
-    from .. import verifier
-    from ..evaluation import EvaluationCallback, Sampling
-    from ..tokens.callback import TokenRecorder
-    from ..trainer import HTPOTrainer
-
-    name = model.model_name_or_path
-    if not name:
-        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
-    if not os.path.isdir(name) and name.count("/") > 1:
-        raise UsageError(f"model_name_or_path={name!r} is no directory here, and cannot be an id on the Hub.")
-    if missing := missing_packages(args, model):
-        raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
-    verifier.configure(
-        verifier.VerifierConfig(script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit)
-    )
-    rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    train_dataset, eval_dataset, benchmarks = load_data(script, args)
-    check_columns(rewards, train_dataset)
-    args.model_init_kwargs = {
+def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
+    """How the model is loaded."""
+    return {
         "revision": model.model_revision,
         "trust_remote_code": args.trust_remote_code,
         "attn_implementation": model.attn_implementation,
@@ -166,28 +226,34 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         "use_safetensors": True,
         **(args.model_init_kwargs or {}),
     }
+
+
+def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
+    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
+    from transformers import set_seed
+
+    from .. import verifier
+    from ..evaluation import EvaluationCallback
+    from ..tokens.callback import TokenRecorder
+    from ..trainer import HTPOTrainer
+
+    verifier.configure(
+        verifier.VerifierConfig(script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit)
+    )
+    parts = prepare(script, args, model)
+    args.model_init_kwargs = model_init_kwargs(args, model)
     set_seed(args.seed)
     trainer = HTPOTrainer(
-        model=name,
-        reward_funcs=rewards,
+        model=model.model_name_or_path,
+        reward_funcs=parts.rewards,
         args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
+        train_dataset=parts.train,
+        eval_dataset=parts.evaluation,
+        quantization_config=parts.quantization_config,
+        peft_config=parts.peft_config,
     )
-    if benchmarks:
-        sampling = Sampling(
-            script.eval_num_samples,
-            script.eval_temperature,
-            script.eval_top_p,
-            script.eval_max_new_tokens or args.max_completion_length,
-            script.eval_batch_size,
-            args.seed,
-            args.chat_template_kwargs,
-        )
-        judge = reward_functions([script.eval_judge])[0] if script.eval_judge else None
-        trainer.add_callback(EvaluationCallback(trainer, benchmarks, sampling, judge))
+    if parts.benchmarks:
+        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if trainer.accelerator.is_main_process:
@@ -231,14 +297,11 @@ def finish(trainer: Any, dataset_name: str | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """One process of perhaps many. What is wrong with the options ends it with exit code 2 and one line."""
+    """One process of perhaps many. What its user can mend ends it with exit code 2 and one line."""
     steady_streams()
     with ExitStack() as stack:
         stack.enter_context(mendable("htpo train"))
-        with (
-            mendable("htpo train", ValueError, ImportError, OSError),
-            stoppable("htpo train", "Training had not begun."),
-        ):
+        with stoppable("htpo train", "Training had not begun."):
             arguments = read_options(sys.argv[1:] if argv is None else argv)
             configs = parse(arguments.script, arguments.defaults)
             if configs[1].process_index == 0:

@@ -1,13 +1,11 @@
 """Names of reward functions, as given on the command line or in a recipe → the functions."""
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pkgutil import resolve_name
-from typing import Any
+from importlib import import_module
 
-from ..utils import nearest
+from ..utils import UsageError, nearest
 
 
 #: The reward that is made for a length.
@@ -23,16 +21,20 @@ REWARDS = {
 
 
 def reward_functions(
-    names: Sequence[str], max_completion_length: int | None = None, soft_punish_cache: int = 4096
+    names: Sequence[str],
+    max_completion_length: int | None = None,
+    soft_punish_cache: int = 4096,
+    option: str = "reward_funcs",
 ) -> list[Callable]:
     """
     Reward functions by name, of this package or TRL's, or by dotted path; the working directory can be imported from.
-    `get_soft_overlong_punishment` is made for `max_completion_length` and `soft_punish_cache`, in tokens.
+    `get_soft_overlong_punishment` is made for `max_completion_length` and `soft_punish_cache`, in tokens. Errors are
+    told of the option that has the names; one within a user's module is raised as it is.
     """
-    functions = {name: _import(name) for name in names}
+    functions = {name: _import(name, option) for name in names}
     if OVERLONG in functions:
         if not max_completion_length or not 0 < soft_punish_cache < max_completion_length:
-            raise ValueError(
+            raise UsageError(
                 f"soft_punish_cache={soft_punish_cache} must lie between 0 and max_completion_length="
                 f"{max_completion_length}: the penalty grows over the last soft_punish_cache tokens."
             )
@@ -40,32 +42,24 @@ def reward_functions(
     return [functions[name] for name in names]
 
 
-def _import(name: str) -> Callable:
-    if name not in REWARDS and "." not in name:
-        raise ValueError(
-            f"reward_funcs: {nearest(name, REWARDS)}{name!r} is neither a dotted path nor one of {', '.join(REWARDS)}."
+def _import(name: str, option: str) -> Callable:
+    module, _, attribute = (REWARDS[name], ".", name) if name in REWARDS else name.rpartition(".")
+    if not module or not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(
+            f"{option}: {nearest(name, REWARDS)}{name!r} is neither a dotted path nor one of {', '.join(REWARDS)}."
         )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = resolve_name(f"{REWARDS[name]}:{name}" if name in REWARDS else name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward_funcs: {name!r} cannot be imported: {error}.") from error
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # of an import within the user's module, whose line the traceback shows
+        raise UsageError(f"{option}: {name!r} cannot be imported: {error}.") from error
+    function = getattr(found, attribute, None)
+    if function is None:
+        near = nearest(attribute, vars(found))
+        raise UsageError(f"{option}: {name!r} cannot be imported: {module} has no {attribute!r}. {near}".rstrip())
     if not callable(function):
-        raise ValueError(f"reward_funcs: {name!r} is a `{type(function).__name__}`, not a function.")
+        raise UsageError(f"{option}: {name!r} is a `{type(function).__name__}`, not a function.")
     return function
-
-
-def check_columns(functions: Sequence[Callable], dataset: Any) -> None:
-    """Refuse reward functions with an argument that neither TRL nor a column of the data set gives."""
-    given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
-    columns = dataset.column_names
-    for function in functions if columns is not None else ():
-        for parameter in inspect.signature(function).parameters.values():
-            is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
-            if not is_optional and parameter.name not in {*given, *columns}:
-                raise ValueError(
-                    f"The reward function {function.__name__!r} needs the column {parameter.name!r}; the data has "
-                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
-                    "them."
-                )

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
-from ..utils import WriteError, versions
+from ..utils import UsageError, WriteError, versions
 from .record import LABELS, OF_CONTROL, RecordSettings, write_record
 
 
@@ -46,7 +46,7 @@ class TokenRecorder(TrainerCallback):
     def __init__(self, trainer: Any, steps: int = 10, completions: int = 16) -> None:
         for name, value in (("steps", steps), ("completions", completions)):
             if value < 1:
-                raise ValueError(f"TokenRecorder: {name}={value} must be at least 1.")
+                raise UsageError(f"TokenRecorder: {name}={value} must be at least 1.")
         self.trainer, self.steps, self.completions = trainer, steps, completions
         processor = trainer.processing_class
         self.tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor

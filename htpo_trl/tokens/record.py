@@ -20,7 +20,7 @@ from pyarrow import compute, parquet
 from ..objective.rules import parse_rule, rule_spec
 from ..objective.table import EFFECTS, GROUPS, Table
 from ..objective.transform import Control, control, effective_weight
-from ..utils import write_atomically
+from ..utils import MissingFileError, UsageError, write_atomically
 
 
 #: Of the records that are written here. A file that names none is of version 1.
@@ -177,17 +177,17 @@ def read_record(run: str | Path, step: int | None = None) -> Record:
     A recorded step of a run, by default the last.
 
     Raises:
-        FileNotFoundError: if there is no such record, with those there are.
-        ValueError: if the file is damaged, was not written here, or was written by a newer version.
+        MissingFileError: if there is no such record, with those there are.
+        UsageError: if the file is damaged, was not written here, or was written by a newer version.
     """
     recorded = recorded_steps(run)
     if not recorded:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{run} has no recorded tokens. Train with --record_tokens_steps, or add a TokenRecorder to the trainer."
         )
     step = max(recorded) if step is None else step
     if step not in recorded:
-        raise FileNotFoundError(f"step={step} was not recorded in {run}; there are {', '.join(map(str, recorded))}.")
+        raise MissingFileError(f"step={step} was not recorded in {run}; there are {', '.join(map(str, recorded))}.")
     path = recorded[step]
     try:
         table = parquet.read_table(path)
@@ -197,7 +197,7 @@ def read_record(run: str | Path, step: int | None = None) -> Record:
         return Record(settings, _completions(table, len(settings.reward_funcs)))
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split()).rstrip(".")
-        raise ValueError(f"{path} cannot be read as a record of tokens: {reason}.") from error
+        raise UsageError(f"{path} cannot be read as a record of tokens: {reason}.") from error
 
 
 def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from ..objective.table import EFFECTS, GROUPS, Table, get_table
 from ..palette import group_colour, group_label, ink
-from ..utils import write_atomically
+from ..utils import MissingPackageError, write_atomically
 from .record import Outcome, Record, RecordedCompletion, read_record, recorded_steps
 
 
@@ -88,6 +89,8 @@ def print_token_map(
         console (`rich.console.Console`, *optional*):
             Where to print; by default standard output.
     """
+    if find_spec("rich") is None:
+        raise MissingPackageError("The token map in a terminal needs rich: pip install 'htpo_trl[report]'.")
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..utils import UsageError
+
 
 class PromptStream:
     """
@@ -60,7 +62,7 @@ class PromptStream:
             for item in items:
                 yield n_pass, item
             if item is None:
-                raise ValueError("The training data is empty.")
+                raise UsageError("The training data is empty.")
 
 
 def prompt_key(prompt: Any) -> str:

@@ -171,7 +171,7 @@ class DynamicSampler:
     `completions/*` and token counts are of all that was generated, its rewards of what is trained on.
 
     Raises:
-        ValueError: if the trainer samples dynamically, and has something that cannot follow prompts drawn here.
+        UsageError: if the trainer samples dynamically, and has something that cannot follow prompts drawn here.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -181,12 +181,12 @@ class DynamicSampler:
             return
         for name in ("rollout_func", "environment_factories", "tools"):
             if getattr(trainer, name):
-                raise ValueError(
+                raise UsageError(
                     f"dynamic_sampling=True draws prompts of its own, which `{name}` cannot follow: it keeps state "
                     "per row of the batch. Set dynamic_sampling=False, or leave the argument out."
                 )
         if columns := {"image", "images"} & set(next(iter(trainer.train_dataset))):
-            raise ValueError(
+            raise UsageError(
                 f"dynamic_sampling=True supports text only; the training data has the column {min(columns)!r}. Set "
                 "dynamic_sampling=False, or remove the column."
             )

@@ -16,6 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from ..utils import check_numbers
 from .answers import bare_answer, bare_gold, compare_plainly, extract_answer, is_prose
 
 
@@ -59,10 +60,10 @@ class VerifierConfig:
     memory_limit: int = 512
     max_length: int = 2000
 
+    RANGES = {"[1, inf)": ("workers", "memory_limit", "max_length"), "(0, inf)": ("deadline",)}
+
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise ValueError(f"{name}={value} must be positive; the default is {getattr(VerifierConfig, name)}.")
+        check_numbers(self, self.RANGES)
 
 
 class Verifier(AbstractContextManager["Verifier"]):

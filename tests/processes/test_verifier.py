@@ -125,7 +125,7 @@ def test_the_answer_handed_back_is_cut():
 
 @pytest.mark.parametrize("option", ["workers", "deadline", "memory_limit", "max_length"])
 def test_limits_must_be_positive(option):
-    with pytest.raises(ValueError, match=f"{option}=0 must be positive"):
+    with pytest.raises(ValueError, match=f"{option}=0 must be (at least 1|above 0)"):
         VerifierConfig(**{option: 0})
 
 

@@ -9,6 +9,7 @@ import shlex
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from torch.distributed import TCPStore
 
 from htpo_trl.cli import make_parser
 from htpo_trl.cli.launch import launch_arguments
@@ -139,11 +140,35 @@ class TestFailures:
             raise OSError("no such\n  model")
         assert (ended.value.code, capsys.readouterr().err) == (2, "htpo train: no such model\n")
 
-    def test_of_many_processes_the_first_tells(self, capsys, monkeypatch):
-        monkeypatch.setenv("RANK", "1")
-        with pytest.raises(SystemExit) as ended, mendable("htpo train"):
-            raise UsageError("wrong")
-        assert (ended.value.code, capsys.readouterr().err) == (2, "")
+    def test_what_an_error_notes_is_told_too(self, capsys):
+        """That a checkpoint was saved, for one."""
+        error = UsageError("wrong")
+        error.add_note("The run is saved\nat step 3.")
+        with pytest.raises(SystemExit), mendable("htpo train"):
+            raise error
+        assert capsys.readouterr().err == "htpo train: wrong The run is saved at step 3.\n"
+
+    def test_of_many_processes_each_says_its_rank(self, capsys, monkeypatch):
+        """Where no launcher's store lets them agree on one that tells."""
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        for rank in ("0", "3"):
+            monkeypatch.setenv("RANK", rank)
+            with pytest.raises(SystemExit) as ended, mendable("htpo train"):
+                raise UsageError("wrong")
+            assert (ended.value.code, capsys.readouterr().err) == (2, f"htpo train, rank {rank}: wrong\n")
+
+    def test_under_a_launcher_one_tells_what_all_fail_on(self, capsys, monkeypatch):
+        """And what one fails on that one tells, whichever it is."""
+        store = TCPStore("localhost", 0, is_master=True)
+        launched = {"MASTER_ADDR": "localhost", "MASTER_PORT": store.port, "WORLD_SIZE": 4}
+        for name, value in (launched | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+            monkeypatch.setenv(name, str(value))
+        for rank, text in enumerate(("all", "all", "all", "alone")):
+            monkeypatch.setenv("RANK", str(rank))
+            with pytest.raises(SystemExit) as ended, mendable("htpo train"):
+                raise UsageError(text)
+            assert ended.value.code == 2
+        assert capsys.readouterr().err == "htpo train, rank 0: all\nhtpo train, rank 3: alone\n"
 
     def test_a_fault_of_the_program_keeps_its_traceback(self):
         with pytest.raises(ValueError, match="a bug"), mendable("htpo demo"):

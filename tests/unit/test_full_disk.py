@@ -132,9 +132,7 @@ def test_training_goes_on_without_its_diagnoses(make_trainer, tmp_path):
         assert " MB free." in found[0]
     assert same_parameters(whole, stricken)
     assert not any("eval_digits" in key for row in stricken.state.log_history for key in row)
-    with pytest.warns(
-        UserWarning, match=r"The model card .*README.md could not be written: .*trainer\.create_model_card"
-    ):
+    with pytest.warns(UserWarning, match=r"README.md could not be written: .* Nothing else is lost"):
         stricken.create_model_card()
     stricken.save_last_step()
     check(tmp_path / "full" / "checkpoint-2")

@@ -1,9 +1,11 @@
-"""What those who look at the loss are given: all of it, as it was before the objective replaced anything."""
+"""What is shown of a loss: to observers all of it, as it was before the objective replaced anything; its metrics."""
+
+import math
 
 import pytest
 import torch
 
-from htpo_trl.objective import control
+from htpo_trl.objective import GROUPS, control
 
 from ..losses import forward, loss_and_grads
 
@@ -50,3 +52,20 @@ def test_each_row_has_its_rewards(make_trainer):
     assert seen
     # Negative control: rows differ, so that a mix-up would show.
     assert any(len({tuple(row) for row in rewards.tolist()}) > 2 for _, rewards in seen)
+
+
+@pytest.mark.parametrize("trained", ["all", "none"])
+def test_a_group_without_tokens_has_no_entropy_and_no_tokens_have_no_shares(make_trainer, batch, trained):
+    trainer = make_trainer()
+    mask = batch["completion_mask"] * (trained == "all")
+    loss_and_grads(trainer, {**batch, "completion_mask": mask, "is_hard": torch.ones_like(batch["is_hard"])})
+    metrics = {name: value for name, (value,) in trainer._metrics["train"].items() if name.startswith("htpo/")}
+    shares = {group: metrics[f"htpo/share/{group}"] for group in GROUPS}
+    entropies = {name.rpartition("/")[2] for name in metrics if name.startswith("htpo/entropy/")}
+    if trained == "none":
+        assert all(map(math.isnan, shares.values()))
+        assert not entropies
+    else:
+        assert entropies == {group for group in GROUPS if group.startswith("hard")}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert [shares[group] for group in GROUPS if group.startswith("easy")] == [0] * 4

@@ -10,6 +10,7 @@ import pytest
 
 from htpo_trl.lock import LOCK, OutputError, held
 from htpo_trl.output import check_free, overwrite
+from htpo_trl.utils import UsageError
 
 from ..other_process import Child, holder
 
@@ -122,7 +123,7 @@ def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "to").symlink_to(tmp_path / "file")
     for place in ("file", "file/below"):
-        with pytest.raises(OutputError, match=f"output_dir='.*{place}' cannot be written to"):
+        with pytest.raises(UsageError, match=f"output_dir='.*{place}': .*file is no directory"):
             check_free(tmp_path / place)
         with pytest.raises(OutputError, match=f"output_dir='.*{place}' cannot be written to"):
             take(tmp_path / place)

@@ -31,7 +31,9 @@ MAY_IMPORT = {
         "verifier",
     },
     "demo": {"config", "data", "evaluation", "objective", "report", "rewards", "scripts", "tokens", "trainer"},
-    "cli": {"config", "data", "demo", "evaluation", "objective", "report", "scripts", "tokens", "verifier"},
+    "cli": {
+        *("config", "data", "demo", "evaluation", "objective", "report", "scripts", "tokens", "training", "verifier"),
+    },
     "__main__": {"cli"},
     "__init__": {"config", "trainer"},
     "utils": set(),

@@ -78,13 +78,14 @@ def test_clip_ratio_is_what_ppo_clips(advantages, low, high):
     assert (sums["clip_ratio/low"].item(), sums["clip_ratio/high"].item()) == (low, high)
 
 
-def test_counts_of_half_precision_go_beyond_256():
-    ones = torch.ones(1, 1000, dtype=torch.bfloat16)
-    codes = torch.zeros(1, 1000, dtype=torch.int8)
+def test_counts_of_half_precision_go_beyond_256_and_carry_no_gradient():
+    ones = torch.ones(1, 1001, dtype=torch.bfloat16, requires_grad=True)  # 1001 is no number of bfloat16
+    codes = torch.zeros(1, 1001, dtype=torch.int8)
     values = dict.fromkeys(("per_token_logps", "old_per_token_logps", "entropies", "advantages"), ones)
     result = Control(ones, ones, codes, codes)
     sums = token_sums(result, mask=ones.bool(), epsilon_low=0.2, epsilon_high=0.28, **values)
-    assert sums["tokens"].item() == sums[f"entropy/{GROUPS[0]}"].item() == 1000
+    assert sums["tokens"].item() == sums[f"entropy/{GROUPS[0]}"].item() == 1001
+    assert not any(value.requires_grad for value in sums.values())
 
 
 def test_values_that_are_not_finite_are_counted_where_trained():

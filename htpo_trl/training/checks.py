@@ -1,0 +1,264 @@
+"""
+What can be known of a run before its model is loaded, in one place: [`~htpo_trl.HTPOTrainer`], `htpo train` and its
+plan ask here, so that they give the same answer. The numbers of the options are the configuration's to check.
+"""
+
+import copy
+import functools
+import inspect
+import os
+from collections.abc import Callable, Collection, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
+
+from ..utils import UsageError, check_writable
+from . import checkpoint
+from .checkpoint import CheckpointError
+
+
+#: What TRL gives every reward function, beside the columns of the data.
+GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
+
+
+def check_run(
+    args: Any,
+    model: Any,
+    reward_funcs: Any,
+    dataset: Any,
+    processing_class: Any = None,
+    *,
+    peft_config: Any = None,
+    has_own_rollouts: bool = False,
+    is_plan: bool = False,
+) -> None:
+    """
+    Raise a [`UsageError`] for what a run would fail on.
+
+    Args:
+        args ([`HTPOConfig`]):
+            The configuration, whose own contradictions it has refused.
+        model (`str` or model):
+            As the trainer takes it; what is a name is looked for.
+        reward_funcs (`Callable`, `str`, model or `list`):
+            As the trainer takes them.
+        dataset (`Dataset`, `IterableDataset` or `None`):
+            The training data; `None` where they are not known.
+        processing_class (*optional*):
+            Tokenizer or processor; by default the model's.
+        peft_config (`PeftConfig`, *optional*):
+            The adapter that is trained.
+        has_own_rollouts (`bool`, *optional*, defaults to `False`):
+            Whether an environment or a rollout function adds rewards and columns, so that these are not known.
+        is_plan (`bool`, *optional*, defaults to `False`):
+            Whether nothing is to be downloaded: what only the Hub knows is left out.
+    """
+    loading = {**(args.model_init_kwargs or {}), "local_files_only": is_plan}
+    loading.setdefault("trust_remote_code", args.trust_remote_code)
+    if isinstance(model, str):
+        config = check_model(model, is_plan=is_plan, **loading)
+        if config is not None and peft_config is not None:
+            check_adapter(config, peft_config)
+    check_writable("output_dir", args.output_dir)
+    _check_resume(args)
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
+    if not has_own_rollouts:
+        names = [_name(function) for function in functions]
+        correctness_index(args.correctness_reward, names)
+        if args.reward_weights is not None and len(args.reward_weights) != len(names):
+            raise UsageError(
+                f"reward_weights={args.reward_weights} must be one number for each of the reward functions "
+                f"{', '.join(names)}."
+            )
+    if dataset is None:
+        return
+    if not has_own_rollouts:
+        check_columns(functions, dataset)
+    if isinstance(model, str):  # of one that is loaded when it trains: it may only be evaluated
+        check_prompts(args, dataset)
+    first: Any = next(iter(dataset), {})
+    if isinstance(first.get("prompt"), list):
+        name = model if isinstance(model, str) else model.config._name_or_path
+        check_chat_template(name, processing_class, **loading)
+
+
+def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = False, **loading: Any) -> Any:
+    """
+    A directory must hold a model, or an adapter; another name must be that of a model on the Hub. Returns the model's
+    configuration; nothing of an adapter, nor of what a plan would have to download.
+    """
+    path, what = Path(name), f"{option}={name!r}"
+    if path.is_dir():
+        if "gguf_file" in loading or (path / "adapter_config.json").is_file():
+            return None
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{what} is no directory of a model: it has no config.json.")
+        suffixes = ("safetensors",) if loading.get("use_safetensors") else ("safetensors", "bin")
+        if not any(file for suffix in suffixes for file in path.glob(f"*.{suffix}")):
+            raise UsageError(
+                f"{what} has no weights: there is no file {' or '.join(f'*.{s}' for s in suffixes)} in it."
+            )
+    else:
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise UsageError(f"{what} is no directory here, and cannot be an id on the Hub.") from error
+        is_cached = isinstance(try_to_load_from_cache(name, "config.json", revision=loading.get("revision")), str)
+        if constants.HF_HUB_OFFLINE and not is_cached and ("/" not in name or path.parent.is_dir()):
+            raise UsageError(f"{what} is no directory here, nor in the Hub's cache, and HF_HUB_OFFLINE is set.")
+        if is_plan and not is_cached:
+            return None
+    kept = ("revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only")
+    try:
+        return AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{what} cannot be loaded: {error}") from error
+
+
+def check_adapter(config: Any, peft_config: Any) -> None:
+    """An adapter must find its layers in a model of this configuration; no weights are made."""
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError:  # a model of several modalities, say
+        return
+    try:
+        get_peft_model(model, copy.deepcopy(peft_config))
+    except ValueError as error:
+        raise UsageError(f"peft_config (lora_target_modules, lora_modules_to_save): {error}") from error
+
+
+def check_chat_template(
+    model: str, processing_class: Any = None, option: str = "model_name_or_path", **loading: Any
+) -> None:
+    """Conversations need the chat template of a tokenizer or processor, by default the model's."""
+    if processing_class is None:
+        kept = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only")
+        try:
+            processing_class = AutoProcessor.from_pretrained(
+                model, **{key: loading[key] for key in kept if key in loading}
+            )
+        except (OSError, ValueError) as error:
+            is_remote = loading.get("local_files_only") and not os.path.isdir(model)
+            if is_remote or os.path.isfile(os.path.join(model, "adapter_config.json")):  # the tokenizer is elsewhere
+                return
+            raise UsageError(f"{option}={model!r} has no tokenizer that can be loaded: {error}") from error
+    if not getattr(processing_class, "chat_template", None):
+        raise UsageError(
+            f"The prompts are conversations, and the tokenizer of {model!r} has no chat template. Set chat=False "
+            "(--chat false), so that prompts are plain text, or give the tokenizer a chat_template."
+        )
+
+
+def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str] = GIVEN) -> None:
+    """Refuse reward functions with an argument that is neither given to all nor a column of the data set."""
+    columns = dataset.column_names
+    if columns is None:  # a stream does not know
+        return
+    if "prompt" not in columns:
+        raise UsageError(
+            f"The data has no column 'prompt', only {', '.join(columns)}. Name the columns by problem_column and "
+            "solution_column, or rename them."
+        )
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values() if inspect.isroutine(function) else ()
+        for parameter in parameters:
+            is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
+            if not is_optional and parameter.name not in {*given, *columns}:
+                raise UsageError(
+                    f"The reward function {_name(function)!r} needs the column {parameter.name!r}; the data has "
+                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
+                    "them."
+                )
+
+
+def check_judge(judge: Callable | None, name: str, problems: Any) -> None:
+    """A benchmark must have the columns that its judge takes; the math verifier takes the solution."""
+    if judge is not None:
+        check_columns([judge], problems, given={"prompts", "completions"})
+    elif "solution" not in problems.column_names:
+        raise UsageError(
+            f"{name!r} has no column 'solution', only {', '.join(problems.column_names)}: the math verifier needs it. "
+            "Name it by solution_column, or another judge."
+        )
+
+
+def check_prompts(args: Any, dataset: Any) -> None:
+    """There must be prompts for one generation batch: TRL drops what is less."""
+    prompts = args.generation_batch_size // args.num_generations
+    if isinstance(dataset, Sized) and len(dataset) < prompts:
+        raise UsageError(
+            f"{len(dataset)} problems are fewer than the {prompts} prompts of a generation batch: TRL would train on "
+            "none. Lower per_device_train_batch_size or steps_per_generation, or add data."
+        )
+
+
+def correctness_index(name: str | None, names: Sequence[str]) -> int:
+    """Which of the reward functions judges correctness: the one of this name, or the first."""
+    if name is not None and names.count(name) != 1:
+        raise UsageError(f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}.")
+    return 0 if name is None else names.index(name)
+
+
+def check_trainable(model: Any) -> None:
+    """There must be something to train."""
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return
+    mend = "unfreeze it: model.requires_grad_(True)"
+    if hasattr(model, "peft_config"):
+        mend = "load the adapter for training: PeftModel.from_pretrained(model, directory, is_trainable=True)"
+    raise UsageError(f"None of the model's parameters is trainable (requires_grad is False for all): {mend}.")
+
+
+class StepsTaken(TrainerCallback):
+    """Ends a training that has nothing left to do, and one that did nothing, with a [`UsageError`]."""
+
+    def __init__(self) -> None:
+        self._first = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._first = state.global_step
+        if self._first >= state.max_steps:
+            raise UsageError(
+                f"There is nothing left to train: the checkpoint is of step {self._first}, and the run ends at step "
+                f"{state.max_steps}. Raise {'max_steps' if args.max_steps > 0 else 'num_train_epochs'} to go on; the "
+                "checkpoint's directory is a model already."
+            )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.global_step == self._first:
+            prompts = args.generation_batch_size // args.num_generations
+            raise UsageError(
+                f"No optimizer step was taken: the training data gave no generation batch of {prompts} prompts. Add "
+                "data, or lower per_device_train_batch_size or steps_per_generation."
+            )
+
+
+def _check_resume(args: Any) -> None:
+    """The checkpoint that the options name must be there and complete."""
+    chosen = args.resume_from_checkpoint
+    if not chosen or args.process_index > 0:  # one process chooses
+        return
+    if chosen is not True:
+        checkpoint.check(chosen)
+    elif checkpoint.last_complete(args.output_dir) is None:
+        raise CheckpointError(
+            f"resume_from_checkpoint=True, but there is no complete checkpoint in {args.output_dir}. Leave it out to "
+            "start from the beginning."
+        )
+
+
+def _name(function: Callable | str | Any) -> str:
+    """As TRL names it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, str):
+        return function.split("/")[-1]
+    if hasattr(function, "config"):
+        return function.config._name_or_path.split("/")[-1]
+    return getattr(function, "__name__", type(function).__name__)

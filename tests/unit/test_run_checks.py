@@ -1,0 +1,164 @@
+"""The checks of a run from Python: before the model is loaded, at construction, and where no step was taken."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, Qwen3ForCausalLM
+
+from htpo_trl import HTPOConfig
+from htpo_trl.training.checkpoint import CheckpointError
+from htpo_trl.training.checks import check_model, check_run
+from htpo_trl.utils import UsageError, check_writable
+
+
+def prompts(n):
+    return Dataset.from_dict({"prompt": [f"{i:02d}" for i in range(n)]})
+
+
+class TestTooFewPrompts:
+    """A generation batch is 32 responses = 8 prompts."""
+
+    @pytest.mark.parametrize("max_steps", [-1, 4])
+    def test_are_refused_before_a_step(self, make_trainer, max_steps):
+        trainer = make_trainer(train_dataset=prompts(7), max_steps=max_steps)
+        with pytest.raises(UsageError, match="7 problems are fewer than the 8 prompts of a generation batch"):
+            trainer.train()
+        trainer = make_trainer(train_dataset=prompts(8), max_steps=1)  # negative control
+        trainer.train()
+        assert trainer.state.global_step == 1
+
+    def test_of_a_stream_are_told_at_its_end(self, make_trainer):
+        """Whose length nobody knows before."""
+        stream = IterableDataset.from_generator(lambda: iter([{"prompt": "1"}] * 7))
+        with pytest.raises(
+            UsageError, match=r"No optimizer step was taken: the training data gave no .* of 8 prompts"
+        ):
+            make_trainer(train_dataset=stream).train()
+
+
+class TestNothingIsLeft:
+    def test_where_the_checkpoint_is_the_end(self, make_trainer, tmp_path):
+        options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+        make_trainer(**options).train()
+        again = make_trainer(**options)
+        with pytest.raises(
+            UsageError, match=r"the checkpoint is of step 2, and the run ends at step 2\. Raise max_steps"
+        ):
+            again.train(resume_from_checkpoint=True)
+        with pytest.raises(UsageError, match=r"ends at step 1\. Raise num_train_epochs"):  # 2 of 1, told by epochs
+            make_trainer(**options | {"max_steps": -1, "num_train_epochs": 0.03}).train(
+                str(tmp_path / "run" / "checkpoint-2")
+            )
+        more = make_trainer(**options | {"max_steps": 3})
+        more.train(resume_from_checkpoint=True)
+        assert more.state.global_step == 3
+
+
+class TestNothingIsTrainable:
+    def test_of_a_frozen_model(self, make_trainer, model):
+        with pytest.raises(UsageError, match=re.escape("model.requires_grad_(True)")):
+            make_trainer(model=model.requires_grad_(False))
+        make_trainer(model=model, peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+
+    def test_of_an_adapter_loaded_for_inference(self, make_trainer, make_model, tmp_path):
+        get_peft_model(make_model(), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(
+            tmp_path / "adapter"
+        )
+        with pytest.raises(UsageError, match="is_trainable=True"):
+            make_trainer(model=PeftModel.from_pretrained(make_model(), tmp_path / "adapter"))
+        make_trainer(model=PeftModel.from_pretrained(make_model(), tmp_path / "adapter", is_trainable=True))
+
+
+@pytest.fixture
+def no_model_is_loaded(monkeypatch):
+    def loads(*args, **kwargs):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", loads)
+
+
+def needs_answer(completions, answer, **kwargs):
+    return [0.0] * len(completions)
+
+
+@pytest.mark.usefixtures("no_model_is_loaded")
+class TestBeforeTheModelIsLoaded:
+    @pytest.fixture
+    def saved(self, model, tokenizer, tmp_path):
+        Qwen3ForCausalLM.save_pretrained(model, tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model")
+
+    def test_the_prompts_are_looked_at(self, saved, make_trainer):
+        with pytest.raises(UsageError, match="fewer than the 8 prompts"):
+            make_trainer(model=saved, train_dataset=prompts(3))
+        with pytest.raises(UsageError, match=r"The data has no column 'prompt', only question\."):
+            make_trainer(model=saved, train_dataset=Dataset.from_dict({"question": ["1"] * 20}))
+
+    def test_the_rewards_are_looked_at(self, saved, make_trainer):
+        with pytest.raises(UsageError, match="'needs_answer' needs the column 'answer'; the data has only prompt"):
+            make_trainer(model=saved, reward_funcs=needs_answer)
+        with pytest.raises(UsageError, match="must name one reward function; there are needs_answer, needs_answer"):
+            make_trainer(model=saved, reward_funcs=[needs_answer] * 2, correctness_reward="needs_answer")
+        with pytest.raises(UsageError, match=r"reward_weights=\[1.0\] must be one number for each"):
+            make_trainer(model=saved, reward_funcs=[needs_answer] * 2, reward_weights=[1.0])
+
+    def test_a_chat_template_is_looked_for(self, saved, make_trainer):
+        """In the tokenizer that is given, and else in the model's."""
+        conversations = Dataset.from_dict({"prompt": [[{"role": "user", "content": "1"}]] * 8})
+        with pytest.raises(UsageError, match=r"has no chat template. Set chat=False \(--chat false\)"):
+            make_trainer(model=saved, train_dataset=conversations)
+        args = HTPOConfig("out", use_cpu=True, bf16=False, num_generations=4)
+        with pytest.raises(UsageError, match="has no chat template"):
+            check_run(args, saved, needs_answer, conversations.add_column("answer", ["1"] * 8))
+        Path(saved, "chat_template.jinja").write_text("{{ messages[0].content }}")
+        check_run(args, saved, needs_answer, conversations.add_column("answer", ["1"] * 8))
+
+    @pytest.mark.parametrize(
+        ("resume", "message"),
+        [
+            (True, "no complete checkpoint in"),
+            ("true", "no complete checkpoint"),
+            ("out/checkpoint-3", "checkpoint-3"),
+        ],
+    )
+    def test_the_checkpoint_is_looked_for(self, saved, make_trainer, resume, message):
+        with pytest.raises(CheckpointError, match=message):
+            make_trainer(model=saved, resume_from_checkpoint=resume)
+
+    def test_the_output_is_tried(self, saved, make_trainer, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match=r"output_dir=.*file is no directory"):
+            make_trainer(model=saved, output_dir=str(tmp_path / "file" / "run"))
+
+    def test_the_model_is_looked_for(self, make_trainer, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UsageError, match="model_name_or_path='runs/x/model' is no directory here, and cannot be"):
+            make_trainer(model="runs/x/model")
+        with pytest.raises(UsageError, match="model_name_or_path='somebody/absent' cannot be loaded"):
+            make_trainer(model="somebody/absent")
+
+    def test_a_configuration_that_transformers_does_not_know(self, tmp_path):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "perceptron"}))
+        (tmp_path / "model.safetensors").touch()
+        with pytest.raises(UsageError, match=r"(?s)model_name_or_path=.*cannot be loaded: .*perceptron"):
+            check_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(("given", "kept"), [("false", None), ("False", None), ("TRUE", True), (False, False)])
+def test_resume_from_checkpoint_is_a_bool_where_it_is_written_as_one(make_config, given, kept):
+    assert make_config(resume_from_checkpoint=given).resume_from_checkpoint is kept
+
+
+def test_output_goes_where_it_can(tmp_path):
+    check_writable("output_dir", tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "file/run", "dangling"):
+        with pytest.raises(UsageError, match=f"output_dir='.*{name}': .* is no directory"):
+            check_writable("output_dir", tmp_path / name)

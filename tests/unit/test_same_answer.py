@@ -1,0 +1,147 @@
+"""`--dry_run` and the run refuse the same, by the same line, before any model is loaded."""
+
+import json
+
+import pytest
+from transformers import PreTrainedModel
+
+from htpo_trl.cli import main
+from htpo_trl.scripts import htpo
+
+
+OPTIONS = [
+    # Numbers: every field has its case in test_ranges.
+    (["--learning_rate", "nan"], "learning_rate=nan must be finite and above 0."),
+    (["--learning_rate=-1"], "learning_rate=-1.0 must be above 0."),
+    (["--temperature", "0"], "temperature=0.0 must be above 0."),
+    (["--top_p", "1.5"], "top_p=1.5 must be in (0, 1]."),
+    (["--epsilon=-0.2"], "epsilon=-0.2 must be at least 0."),
+    (["--max_completion_length", "0"], "max_completion_length=0 must be at least 1."),
+    (["--per_device_train_batch_size", "0"], "per_device_train_batch_size=0 must be at least 1."),
+    (["--max_steps", "0"], "max_steps=0 must be -1 or at least 1."),
+    (["--num_train_epochs", "0"], "num_train_epochs=0.0 must be above 0."),
+    (["--eval_top_p", "1.5"], "eval_top_p=1.5 must be in (0, 1]."),
+    (["--test_split_size", "1"], "test_split_size=1.0 must be in (0, 1)."),
+    (["--verifier_deadline", "inf"], "verifier_deadline=inf must be finite and above 0."),
+    (["--use_peft", "--lora_r", "0"], "lora_r=0 must be at least 1."),
+    (["--reward_weights", "nan"], "reward_weights=[nan] must be finite."),
+    # What does not fit together
+    (["--num_generations", "7"], "Set per_device_train_batch_size=21"),
+    (["--loss_type", "cispo"], "loss_type='cispo' has no PPO clipping"),
+    (["--reward_weights", "1", "2"], "reward_weights=[1.0, 2.0] must be one number for each"),
+    (["--load_in_4bit", "--load_in_8bit"], "You can't use 8 bit and 4 bit precision at the same time"),
+    (["--fp16", "true", "--bf16", "true"], "At most one of fp16 and bf16 can be True"),
+    (["--eval_strategy", "steps"], "needs data: set test_split_size"),
+    (["--eval_benchmarks", "test"], "set it, e.g. to 0.05"),
+    (["--eval_benchmarks", "prompts.jsonl"], "eval_benchmarks need eval_steps"),
+    (["--eval_benchmarks", "prompts.jsonl", "--eval_steps", "1"], "no column 'solution', only"),
+    (["--enable_jit_checkpoint"], "enable_jit_checkpoint=True: leave it out"),
+    # Names
+    (["--reward_funcs", "math_rewad"], "reward_funcs: Did you mean 'math_reward'?"),
+    (["--reward_funcs", "absent.judge"], "reward_funcs: 'absent.judge' cannot be imported: No module named 'absent'"),
+    (["--reward_funcs", "judge.even_digit"], "judge has no 'even_digit'. Did you mean 'even_digits'?"),
+    (["--reward_funcs", "judge.py:even_digits"], "'judge.py:even_digits' is neither a dotted path nor one of"),
+    (["--reward_funcs", "..even_digits"], "'..even_digits' is neither a dotted path nor one of"),
+    (["--reward_funcs", "math_reward"], "'math_reward' needs the column 'solution'; the data has only prompt"),
+    (["--eval_judge", "math_rewad"], "eval_judge: Did you mean 'math_reward'?"),
+    (["--eval_judge", "judge.odd"], "eval_judge: 'judge.odd' cannot be imported: judge has no 'odd'."),
+    (["--correctness_reward", "odd_digits"], "correctness_reward='odd_digits' must name one reward function"),
+    (["--objective", "htpq"], "'htpq'; the presets are"),
+    (["--objective_overrides", '{"hard_correct_low": 5}'], "Unknown rule 5"),
+    (["--template", "boxd"], "template='boxd' is none of"),
+    (["--report_to", "wandbb"], "wandbb is not supported"),
+    (["--optim", "adamm"], "argument --optim: invalid choice: 'adamm'"),
+    # Data
+    (["--dataset_name", "absent.jsonl"], "There is no file 'absent.jsonl'"),
+    (["--dataset_name", "few.jsonl"], "2 problems are fewer than the 3 prompts of a generation batch"),
+    (["--dataset_name", "broken.jsonl"], "broken.jsonl, line 1: broken JSON"),
+    (
+        ["--dataset_name", "untitled.jsonl", "--reward_funcs", "judge.even_digits"],
+        "untitled.jsonl, line 1: no column 'problem', only",
+    ),
+    (["--per_device_train_batch_size", "512"], "63 problems are fewer than the 64 prompts"),
+    (["--problem_column", "question"], "no column 'question', only 'prompt'"),
+    (["--dataset_options", "{"], "is not JSON"),
+    # Paths
+    (["--model_name_or_path", "runs/x/absent"], "'runs/x/absent' is no directory here, and cannot be an id"),
+    (["--model_name_or_path", "./absent"], "model_name_or_path='./absent' is no directory here"),
+    (["--model_name_or_path", "absent"], "model_name_or_path='absent' is no directory here, nor in the Hub's cache"),
+    (["--model_name_or_path", "empty"], "model_name_or_path='empty' is no directory of a model: it has no config"),
+    (["--model_name_or_path", "weightless"], "model_name_or_path='weightless' has no weights"),
+    (["--resume_from_checkpoint", "true"], "there is no complete checkpoint in out"),
+    (["--resume_from_checkpoint", "out/checkpoint-9"], "out/checkpoint-9"),
+    (["--output_dir", "prompts.jsonl"], "output_dir='prompts.jsonl': "),
+    (["--output_dir", "prompts.jsonl/run"], "output_dir='prompts.jsonl/run': "),
+    # The tokenizer has no chat template.
+    (["--dataset_name", "chat.jsonl"], "Set chat=False (--chat false)"),
+    (["--dataset_name", "own.jsonl", "--reward_funcs", "math_reward"], "Set chat=False (--chat false)"),
+]
+
+
+@pytest.fixture(scope="module")
+def here(place):
+    """More of what can be wrong."""
+    message = [{"role": "user", "content": "1"}]
+    files = {
+        "few.jsonl": '{"prompt": "1"}\n{"prompt": "2"}',
+        "broken.jsonl": "{",
+        "untitled.jsonl": '{"text": "1"}',
+        "chat.jsonl": "\n".join([json.dumps({"prompt": message})] * 64),
+        "own.jsonl": "\n".join(json.dumps({"problem": f"{i} + 1", "solution": str(i + 1)}) for i in range(64)),
+        "weightless/config.json": (place / "model" / "config.json").read_text(),
+        "raises.py": "import judge\n\n\nvalue = int('x')\n",
+        "needs.py": "import a_package_of_theirs\n",
+        "empty/README.md": "",
+    }
+    for name, text in files.items():
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(text)
+    return place
+
+
+@pytest.fixture
+def answers(here, monkeypatch, capsys):
+    """Options → exit code and last words of the plan, and of the run, which must not come to load a model."""
+    monkeypatch.chdir(here)
+
+    def loads(*args, **kwargs):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", loads)
+
+    def answer(*argv):
+        found = []
+        for command in (lambda rest: main(["train", *rest, "--dry_run"]), htpo.main):
+            with pytest.raises(SystemExit) as ended:
+                command(["--config", "recipe.yaml", *argv])
+            found.append((ended.value.code, capsys.readouterr().err))
+        return found
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"), OPTIONS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_the_plan_and_the_run_refuse_by_the_same_line(answers, here, argv, message):
+    before = {*here.rglob("*")}
+    plan, run = answers(*argv)
+    assert plan == run
+    assert run[0] == 2
+    assert run[1].startswith("htpo train: ")
+    assert message in run[1]
+    assert run[1].count("\n") == 1
+    assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} <= before
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "line"),
+    [("raises.value", ValueError, "int('x')"), ("needs.judge", ModuleNotFoundError, "import a_package_of_theirs")],
+)
+def test_a_bug_in_the_users_module_keeps_its_traceback(here, monkeypatch, name, error, line):
+    """It points at the user's line, of the plan and of the run."""
+    monkeypatch.chdir(here)
+    for command in (lambda rest: main(["train", *rest, "--dry_run"]), htpo.main):
+        with pytest.raises(error) as raised:
+            command(["--config", "recipe.yaml", "--reward_funcs", name])
+        assert line in str(raised.traceback[-1].statement)
