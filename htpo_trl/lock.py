@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .redaction import redact_command
-from .utils import UsageError
+from .utils import UsageError, check_writable
 
 
 #: The lock file of a directory, there while it is held. A push to the Hub leaves out what begins with `_`.
@@ -43,13 +43,15 @@ def held(output_dir: str | Path, what: str) -> Iterator[None]:
             Who holds it: the command.
 
     Raises:
-        OutputError: if it is in use, naming command, process and host; or cannot be written to.
+        OutputError: if it is in use, naming command, process and host.
+        UsageError: if it cannot be written to.
     """
     path = Path(output_dir).resolve() / LOCK
     thread = threading.get_ident()
     if path in _held and _held[path][1] == thread:
         yield
         return
+    check_writable("output_dir", output_dir)
     is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

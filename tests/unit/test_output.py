@@ -125,7 +125,7 @@ def test_where_nothing_can_be_written(tmp_path):
     for place in ("file", "file/below"):
         with pytest.raises(UsageError, match=f"output_dir='.*{place}': .*file is no directory"):
             check_free(tmp_path / place)
-        with pytest.raises(OutputError, match=f"output_dir='.*{place}' cannot be written to"):
+        with pytest.raises(UsageError, match=f"output_dir='.*{place}': .*file is no directory"):
             take(tmp_path / place)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(tmp_path / "file")
