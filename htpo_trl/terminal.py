@@ -119,7 +119,8 @@ def stoppable(command: str, advice: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         signum = signal.Signals(error.args[0] if isinstance(error, Stopped) else signal.SIGINT)
         said = "" if isinstance(error, Stopped) or not error.args else f" {error}"
-        print(f"\n{command}: stopped by {signum.name}.{said or f' {advice}'}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"\n{command}: stopped by {signum.name}.{said or f' {advice}'}", file=sys.stderr)
         sys.exit(128 + signum)
     finally:
         for signum, handler in handlers.items():
