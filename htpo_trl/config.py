@@ -5,13 +5,14 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
 from .redaction import redacted
-from .utils import UsageError, check_numbers, option
+from .utils import UsageError, check_numbers, nearest, option
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -51,6 +52,8 @@ RANGES = {
 #: Names that nobody else checks before the model is loaded.
 CHOICES: dict[str, tuple] = {
     "on_sampling_exhausted": ("error", "train"),
+    "loss_type": (*PPO_LOSS_TYPES, "cispo", "sapo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
     "scale_rewards": ("group", "batch", "none", True, False),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "vllm_mode": ("colocate", "server"),
@@ -118,8 +121,11 @@ class HTPOConfig(GRPOConfig):
     top_entropy_share: float = option(
         0.2, "Share of a response's tokens, by entropy, that count as forking (high) tokens; at least one token."
     )
-    correctness_reward: str | None = option(
-        None, "Name of the reward function that judges correctness (its `__name__`). Defaults to the first one."
+    # In this order, for transformers' parser: one that ends in `None` would leave a single string.
+    correctness_reward: list[str] | None | str = option(  # noqa: RUF036
+        None,
+        "Name of the reward function that judges correctness (its `__name__`); for several tasks several names, of "
+        "which the first that does not return None judges. Defaults to the first reward function.",
     )
     correctness_threshold: float = option(
         0.5, "A response is correct when the correctness reward exceeds this. The default fits 1/0 and +1/-1 rewards."
@@ -153,9 +159,11 @@ class HTPOConfig(GRPOConfig):
         try:
             super().__post_init__()
             get_reporting_integration_callbacks(self.report_to)
+            if not self.use_vllm:  # whose engine has options of its own
+                self._check_generation()
         except ValueError as error:
             group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
-            if not group or not batch or batch % group == 0:
+            if "by num_generations" not in str(error) or not group or not batch:
                 # transformers tells a name that it does not know, and not of which option.
                 unknown = (f"{f.name}: " for f in fields(self) if str(error).startswith(_unknown(self, f.name)))
                 raise UsageError(f"{next(unknown, '')}{error}") from error
@@ -179,6 +187,11 @@ class HTPOConfig(GRPOConfig):
             self.objective_overrides = {
                 group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
             }
+        if not table.is_plain:  # one that is changes nothing: every option is TRL's own
+            self._check_contradictions(table)
+
+    def _check_contradictions(self, table: Table) -> None:
+        """Refuse what cannot go together with an advantage and an old log-probability of each token's own."""
         if self.loss_type not in PPO_LOSS_TYPES:
             raise UsageError(
                 f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
@@ -201,12 +214,11 @@ class HTPOConfig(GRPOConfig):
                 f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
                 "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
             )
-        if self.use_liger_kernel:
-            # Up to TRL 1.13, `compute_loss` hands over to Liger's, with no error and without our forward pass.
+        if self.use_liger_kernel and _loss_is_ligers():
             raise UsageError(
-                "use_liger_kernel=True: some versions of TRL then compute the loss in Liger's kernel, where the "
-                "objective table has no say. Set use_liger_kernel=False; for faster layers alone, pass "
-                "model_init_kwargs={'use_kernels': True}."
+                "use_liger_kernel=True: this version of TRL then computes the loss in Liger's kernel, where the "
+                "objective table has no say. Set use_liger_kernel=False, or pip install 'trl>=1.14', which replaces "
+                "layers alone."
             )
         highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= highest:
@@ -221,11 +233,25 @@ class HTPOConfig(GRPOConfig):
                 f"objective={self.objective!r} replaces that ratio on tokens whose gradient is kept. Set "
                 "use_bias_correction_kl=False, or beta=0.0."
             )
+        if self.sync_ref_model and self.beta == 0.0:
+            raise UsageError(
+                "sync_ref_model=True with beta=0.0: there is no reference model to move. Set beta above 0, or "
+                "sync_ref_model=False."
+            )
         if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
             raise UsageError(
                 f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, "
                 f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
             )
+
+    def _check_generation(self) -> None:
+        given: Any = self.generation_kwargs or {}
+        known = vars(GenerationConfig())
+        for name in given.keys() - known.keys():
+            raise UsageError(
+                f"generation_kwargs: {nearest(name, known)}{name!r} is not an option of GenerationConfig."
+            )
+        GenerationConfig(**{"cache_implementation": self.cache_implementation, **given})  # raises for other values
 
     def _check_mapping(self, name: str) -> None:
         """A string must be JSON, or where transformers reads one the name of a file."""
@@ -257,6 +283,12 @@ class HTPOConfig(GRPOConfig):
     __str__ = __repr__  # a dataclass's own, and transformers', show secrets
 
     @property
+    def correctness_names(self) -> list[str]:
+        """The names in `correctness_reward`, one or several; none where it is left to the first reward function."""
+        names = self.correctness_reward or []
+        return [names] if isinstance(names, str) else names
+
+    @property
     def table(self) -> Table:
         """The objective table in use: the preset with its overrides."""
         overrides = self.objective_overrides
@@ -269,6 +301,12 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
+
+
+def _loss_is_ligers() -> bool:
+    from trl import GRPOTrainer  # seconds
+
+    return hasattr(GRPOTrainer, "compute_liger_loss")
 
 
 def _unknown(config: HTPOConfig, name: str) -> tuple[str, ...]:

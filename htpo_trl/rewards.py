@@ -1,7 +1,8 @@
 """Verifiable math rewards with TRL's signature. Module-level functions: picklable, and for any thread. Add yours like
 them, here (its short name: `scripts/reward_names.py`) or in a module of yours (`--reward_funcs module.function`).
 
-`HTPOConfig(correctness_reward="math_reward")` names the one that judges correctness; the first one does by default.
+`HTPOConfig(correctness_reward="math_reward")` names the one that judges correctness, a list of names one for
+each of several tasks; the first one does by default.
 DAPO's length penalty is TRL's own: `get_soft_overlong_punishment(max_completion_len=20480, soft_punish_cache=4096)`.
 """
 

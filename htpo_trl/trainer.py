@@ -26,7 +26,8 @@ from .training import checks
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
-from .training.sampling import DynamicSampler, Sampled
+from .training.sampling import DynamicSampler, Generated, Sampled
+from .training.verdicts import UnjudgedTeller, verdicts
 
 
 class HTPOTrainer(ResumableGRPOTrainer):
@@ -34,7 +35,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
     Trainer for Hierarchical Token-level Objective Control Policy Optimization (HTPO, arXiv 2605.08283).
 
     It takes the arguments of [`~trl.GRPOTrainer`], with an [`HTPOConfig`] as `args`. One of the reward functions, the
-    first unless `HTPOConfig.correctness_reward` names another, judges whether a response is correct.
+    first unless `HTPOConfig.correctness_reward` names another, judges whether a response is correct; of several that
+    it names, for several tasks, the first that does not return `None`.
 
     Besides TRL's metrics it logs, as shares of the tokens that are trained on unless said otherwise:
 
@@ -44,6 +46,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
+      `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
     - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
@@ -73,7 +76,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
     _sampler: Any = None
     _sampled: Sampled | None = None  # what was sampled dynamically, while TRL scores it
     _reward_errors: RewardErrors | None = None
-    _correctness_index: int = 0
+    _correctness_columns: Sequence[int] = (0,)  # of the rewards, in the order in which they judge
+    _unjudged: UnjudgedTeller | None = None
     _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
     _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
 
@@ -121,11 +125,12 @@ class HTPOTrainer(ResumableGRPOTrainer):
         checks.check_trainable(self.model)
         self.add_callback(checks.StepsTaken())
 
-        self._reward_errors = RewardErrors(self.accelerator.process_index)
+        self._reward_errors = RewardErrors(self.accelerator.process_index, checks_logs=args.dynamic_sampling)
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         self.loss_observers = []
-        self._correctness_index = checks.correctness_index(args.correctness_reward, self.reward_func_names)
+        self._correctness_columns = checks.correctness_columns(args.correctness_names, self.reward_func_names)
+        self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
         keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
         if args.is_on_policy and keeps and self.accelerator.is_main_process:
@@ -139,19 +144,31 @@ class HTPOTrainer(ResumableGRPOTrainer):
                 stacklevel=2,
             )
 
+    @property
+    def correctness_names(self) -> list[str]:
+        """Names of the reward functions that judge correctness, in the order in which they are asked."""
+        return [self.reward_func_names[column] for column in self._correctness_columns]
+
     def get_train_dataloader(self):
         """TRL's, of a data set that has prompts for one generation batch."""
         checks.check_prompts(self.args, self.train_dataset)
         return super().get_train_dataloader()
 
     def _generate(self, prompts):
-        return super()._generate(prompts) if self._sampled is None else self._sampled.generated
+        if self._sampled is not None:
+            return self._sampled.generated
+        generated = super()._generate(prompts)
+        if self._sampler is not None and self._sampler.is_generating:
+            raise Generated(prompts, generated)
+        return generated
 
     def _calculate_rewards(self, *args, **kwargs):
         if self._sampled is None:
             self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
             if self._reward_errors is not None:
                 self._reward_errors.raise_if_any(save=self.save_last_step)
+            if self._unjudged is not None and self._mode() == "train" and self.accelerator.is_main_process:
+                self._unjudged.tell(self._rewards_per_func)
         else:
             self._rewards_per_func = self._sampled.rewards
         return self._rewards_per_func
@@ -160,19 +177,24 @@ class HTPOTrainer(ResumableGRPOTrainer):
         """Which responses are correct and which were judged, both (P·B,); each prompt's accuracy (P·B/G,), or NaN."""
         # The rewards are gathered, so that a group that straddles processes is whole.
         group_size: int = self.num_generations if mode == "train" else self.num_generations_eval  # type: ignore
-        rewards = self._rewards_per_func[:, self._correctness_index]
-        judged = ~rewards.isnan()  # None came in as NaN
-        correct = rewards > self.args.correctness_threshold
+        judging = verdicts(self._rewards_per_func, self._correctness_columns)
+        judged = ~judging.isnan()
+        correct = judging > self.args.correctness_threshold
         return correct, judged, correct.view(-1, group_size).sum(dim=1) / judged.view(-1, group_size).sum(dim=1)
 
     def _generate_and_score_completions(self, inputs):
         mode = self._mode()  # read here, as TRL does: continuous batching leaves the model in training mode
+        score = super()._generate_and_score_completions
         if mode == "train" and self.args.dynamic_sampling:
-            inputs, self._sampled = self._sampler.sample(inputs)
-        try:
-            output = super()._generate_and_score_completions(inputs)
-        finally:
-            self._sampled = None
+            inputs, sampled = self._sampler.sample(inputs, score)
+            with self._sampler.episodes_over(len(inputs)):
+                self._sampled = sampled
+                try:
+                    output = score(inputs)
+                finally:
+                    self._sampled = None
+        else:
+            output = score(inputs)
         correct, judged, accuracy = self._labels(mode)
         hard = accuracy < self.args.difficulty_threshold
 
@@ -186,6 +208,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         counts = torch.stack([hard.sum(), (~accuracy.isnan()).sum(), correct.sum(), judged.sum()]).tolist()
         self._metrics[mode]["htpo/frac_hard"].append(_ratio(counts[0], counts[1]))
         self._metrics[mode]["htpo/accuracy"].append(_ratio(counts[2], counts[3]))
+        self._metrics[mode]["htpo/frac_unjudged"].append(1 - counts[3] / len(judged))
         return output
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[override]
@@ -239,10 +262,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)
         sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
-        inputs["advantages"] = result.advantages
-        inputs["old_per_token_logps"] = result.old_per_token_logps
-        # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
-        inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
+        if not self.table.is_plain:  # one that is leaves every option of TRL's its own way
+            inputs["advantages"] = result.advantages
+            inputs["old_per_token_logps"] = result.old_per_token_logps
+            # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
+            inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
         self._log_sums(sums)
         return result
 

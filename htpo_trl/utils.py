@@ -117,6 +117,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def check_writable(option: str, directory: str | Path) -> None:
     """Raise a [`UsageError`] where output cannot go to a directory, which may still have to be made."""
+    if not str(directory):
+        raise UsageError(f"{option} is empty. Name a directory.")
     path = Path(directory).absolute()
     there = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not there.is_dir():

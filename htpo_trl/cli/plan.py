@@ -47,7 +47,7 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))
-    correct = f"{args.correctness_reward or names[0]} above {args.correctness_threshold:g}"
+    correct = f"{', else '.join(args.correctness_names or names[:1])} above {args.correctness_threshold:g}"
     generation = f"vLLM, {args.vllm_mode}" if args.use_vllm else "transformers"
     return [
         f"model       {model.model_name_or_path}, {kind}, weights loaded in {model.dtype}",

@@ -98,9 +98,20 @@ def is_solution(prompt: str, completion: str) -> bool:
     return left == Counter((target,))
 
 
-def countdown_reward(prompts: list[str], completions: list[str], **kwargs) -> list[float]:
-    """TRL reward function: 1.0 for a submitted solution, else 0.0."""
-    return [float(is_solution(*pair)) for pair in zip(prompts, completions, strict=True)]
+def countdown_reward(prompts: list, completions: list, **kwargs) -> list[float | None]:
+    """
+    TRL reward function: 1.0 where the last line of a completion submits a solution, else 0.0; `None` where the last
+    line of the prompt is no problem of countdown but of another task. Both may be conversations.
+    """
+    pairs = zip(map(_last_line, prompts), map(_last_line, completions), strict=True)
+    return [float(is_solution(*pair)) if _PROMPT.fullmatch(pair[0]) else None for pair in pairs]
+
+
+def _last_line(text_or_messages: str | list[dict]) -> str:
+    text = text_or_messages if isinstance(text_or_messages, str) else text_or_messages[-1].get("content") or ""
+    if isinstance(text, list):  # a message in parts
+        text = "".join(part.get("text") or "" for part in text)
+    return (text.strip().splitlines() or [""])[-1]
 
 
 @cache

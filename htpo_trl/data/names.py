@@ -4,9 +4,12 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..utils import MissingPackageError, UsageError, nearest
 from . import countdown
@@ -101,12 +104,15 @@ def load(
         columns = prompts.problem_column or "problem", prompts.solution_column or "solution"
         spec = Benchmark(name, config, split or "train", *columns)
     if name == "countdown":
-        return Dataset.from_list(countdown.rows(split or "train", **task_options))
+        with _options_of(name, task_options):
+            return Dataset.from_list(countdown.rows(split or "train", **task_options))
     if name in PROCEDURAL_TASKS:
         rows = generate(name, **task_options)
     elif path:
         if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
-            return Dataset.from_list([row for _, row in rows_of(path)])
+            found = [row for _, row in rows_of(path)]
+            own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
+            return Dataset.from_dict({column: [row.get(column) for row in found] for column in own})
         rows = rows_of(path)
     else:
         found = _from_hub(spec, streaming)
@@ -131,12 +137,28 @@ def generate(task: str, size: int = 1000, seed: int = 0, **options: Any) -> Iter
         raise MissingPackageError(f"{task} needs reasoning-gym: pip install 'htpo_trl[procedural]'.") from error
     # reasoning-gym seeds problem i with seed + i: sets of neighbouring seeds would be the same but for a shift by one.
     start = random.Random(seed).getrandbits(32)
-    try:
+    with _options_of(task, options | {"size": size}):
         problems = reasoning_gym.create_dataset(task, size=size, seed=start, **options)
-    except (AssertionError, TypeError, ValueError) as error:  # it asserts what an option must be
-        raise UsageError(f"dataset_options={options | {'size': size}} are not those of {task}: {error}.") from error
     for number, entry in enumerate(problems, 1):
         yield f"{task}, problem {number}", {"problem": entry["question"], "solution": entry["answer"]}
+
+
+@contextmanager
+def _options_of(task: str, options: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, TypeError) as error:  # reasoning-gym asserts what an option must be
+        raise UsageError(f"dataset_options={options} are not those of {task}: {error}.") from error
+
+
+def check_hub_id(name: str) -> None:
+    """Raise a [`UsageError`] for a name that is neither known, nor here, nor can be that of a data set on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(
+            f"dataset_name={name!r}: there is no such file here, and it cannot be an id on the Hub."
+        ) from error
 
 
 def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
@@ -168,10 +190,13 @@ def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
 
 def _from_hub(spec: Benchmark, streaming: bool) -> Any:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
+    if not os.path.exists(spec.hub_id):
+        check_hub_id(spec.hub_id)
     try:
         return load_dataset(spec.hub_id, spec.config, split=spec.split, streaming=streaming)
-    except (OSError, ValueError, RuntimeError) as error:  # not there, not reached, no such part, or a script
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # not there, not reached, a script, damaged
         if spec in BENCHMARKS.values():
             raise NotReachedError(
                 f"{error}. Download {spec.hub_id} elsewhere and pass its file as path=..., or --dataset_path."

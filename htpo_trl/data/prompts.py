@@ -48,6 +48,8 @@ class PromptArguments:
                 self.dataset_options = json.loads(self.dataset_options)
             except ValueError as error:
                 raise UsageError(f"dataset_options={self.dataset_options!r} is not JSON: {error}.") from None
+        if self.dataset_options is not None and not isinstance(self.dataset_options, dict):
+            raise UsageError(f"dataset_options={self.dataset_options!r} must map options to values.")
         if "{problem}" not in TEMPLATES.get(self.template, self.template):
             raise UsageError(
                 f"template={self.template!r} is none of {', '.join(TEMPLATES)} and has no {{problem}} in it."

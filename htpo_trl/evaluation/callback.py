@@ -30,6 +30,10 @@ class EvaluationCallback(TrainerCallback):
     [`~htpo_trl.evaluation.evaluate`] writes them. Training goes on as if there had been no evaluation, bit for bit.
     The batches are divided among the processes, whose number does not change a sample.
 
+    Prompts are those of training: of the trainer's processor or tokenizer, with its `chat_template_kwargs`, which
+    those of `sampling` change, and its tools, or those of the environment that a problem's column `environment`
+    names. One turn is sampled: tools are offered, and not called. Problems with pictures are refused.
+
     Args:
         trainer ([`~transformers.Trainer`]):
             The trainer, whose `add_callback` takes this callback; one of TRL's that generates (GRPO, HTPO, RLOO).
@@ -50,6 +54,12 @@ class EvaluationCallback(TrainerCallback):
             raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
         self.trainer, self.judge = trainer, judge
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
+        for name, problems in self.benchmarks.items():
+            if any(map(_has_pictures, problems)):
+                raise UsageError(
+                    f"The benchmark {name!r} has pictures, which are not evaluated: EvaluationCallback samples text. "
+                    "Leave it out, and give the trainer an eval_dataset, of which TRL logs the reward."
+                )
         self.sampling = sampling or Sampling()
         self.ks = check_ks(self.sampling.num_samples, ks)
 
@@ -68,7 +78,7 @@ class EvaluationCallback(TrainerCallback):
         logs: dict[str, float] = {}
         gather = args.ds3_gather_for_generation
         with _random_states_kept(), unwrap_model_for_generation(trainer.model_wrapped, accelerator, gather) as model:
-            generator = TransformersGenerator(model, trainer.processing_class)
+            generator = _Policy(model, trainer, self.sampling.chat_template_kwargs or {})
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
                 try:
@@ -86,6 +96,38 @@ class EvaluationCallback(TrainerCallback):
         should_log = trainer.control.should_log
         Trainer.log(trainer, logs)
         trainer.control.should_log = should_log  # where the step is to be logged too, that is still to be done
+
+
+class _Policy(TransformersGenerator):
+    """The policy of a trainer, whose prompts are tokenized as for training, with `options` of the chat template."""
+
+    def __init__(self, model: Any, trainer: Any, options: Mapping[str, Any]) -> None:
+        super().__init__(model, trainer.processing_class)
+        self.trainer, self.options = trainer, options
+
+    def tokenize(self, row: Mapping[str, Any]) -> list[int]:
+        """The tokens of a problem's prompt."""
+        trainer, options = self.trainer, self.trainer.chat_template_kwargs
+        if getattr(trainer, "environment_factories", None) is not None:
+            name = row.get("environment") if trainer._multi_environment else None
+            if name not in trainer.environment_factories:
+                raise UsageError(
+                    f"The problem {row['prompt']!r:.60} has environment={name!r}: name one of environment_factory, "
+                    f"{', '.join(trainer.environment_factories)}, in its column 'environment'."
+                )
+            trainer._batch_environments = [name]
+        trainer.chat_template_kwargs = {**options, **self.options}
+        try:
+            return trainer._tokenize_prompts([row["prompt"]])[0][0]
+        finally:
+            trainer.chat_template_kwargs = options
+
+
+def _has_pictures(row: Mapping[str, Any]) -> bool:
+    contents = [] if isinstance(row["prompt"], str) else [message.get("content") for message in row["prompt"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    columns = row.get("image") is not None or bool(row.get("images"))
+    return columns or any(part["type"] == "image" for part in parts)
 
 
 @contextmanager

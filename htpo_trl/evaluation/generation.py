@@ -10,7 +10,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, TopPLogitsWarper
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    ProcessorMixin,
+    TopPLogitsWarper,
+)
 
 from ..utils import MissingPackageError, UsageError
 from .sampling import Sampling
@@ -84,6 +91,7 @@ class TransformersGenerator:
     """Generates by a transformers model, loaded and on its device."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
+        tokenizer = tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
         self.model, self.tokenizer = model, tokenizer
         self.name = f"transformers {model.config._name_or_path}".rstrip()
         eos = model.generation_config.eos_token_id

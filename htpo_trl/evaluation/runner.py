@@ -119,7 +119,9 @@ class SamplingRun:
                 problem += f"-{seen[problem]}"
             # As TRL does for training: special tokens are those of the chat template, or else the tokenizer's own.
             tokenizer, prompt, options = generator.tokenizer, row["prompt"], sampling.chat_template_kwargs or {}
-            if isinstance(prompt, str):
+            if hasattr(generator, "tokenize"):  # a policy in training: as its trainer does
+                tokens = generator.tokenize(row)
+            elif isinstance(prompt, str):
                 tokens = tokenizer(prompt).input_ids
             else:
                 tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)["input_ids"]

@@ -57,6 +57,11 @@ class Table:
             )
         check_choice("Table", "selection", self.selection, ("exact", "released"))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every token keeps plain J_PPO, so that the table changes nothing."""
+        return all(isinstance(row, Clip) for row in self.rows)
+
     def detaches_from(self, top_entropy_share: float) -> dict[str, int]:
         """Group → how many tokens the shortest response has in which its [`Detach`] takes a gradient away."""
         found = {}

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_options, evaluation_problems, hub_id, load
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
 from ..lock import held
 from ..output import SETTINGS, check_free, overwrite
 from ..redaction import redacted
@@ -95,6 +95,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     """
     Whatever the options name, but for the model: one way for the run and for its plan, so that both refuse the same.
     """
+    from huggingface_hub import get_token
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
@@ -109,6 +110,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         raise UsageError(
             "enable_jit_checkpoint=True: leave it out, htpo train saves a checkpoint on SIGTERM by itself."
         )
+    if args.push_to_hub and not (args.hub_token or get_token()):
+        raise UsageError("push_to_hub=True needs a token of the Hub: `hf auth login`, HF_TOKEN or hub_token.")
     try:
         adapter: dict[str, Any] = {"peft_config": get_peft_config(model)}
         adapter["quantization_config"] = None if is_plan else get_quantization_config(model)
@@ -133,6 +136,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
         )
+    for name in remote(script):
+        check_hub_id(name)
     if is_plan and remote(script):
         return Parts(rewards, **adapter)
     train, evaluation, benchmarks = load_data(script, args)
@@ -198,10 +203,11 @@ EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
 
 def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
     """Packages that the options need and that are not installed, as arguments of pip."""
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     named = {
         "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
         "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed) or uses_deepspeed,
+        "deepspeed": bool(args.deepspeed) or uses_deepspeed or launched,
         "flash_attn": model.attn_implementation == "flash_attention_2",
         **{tracker: tracker in args.report_to for tracker in TRACKERS},
         **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},

@@ -16,8 +16,9 @@ from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils import UsageError, check_writable
+from ..utils import UsageError, check_writable, nearest
 from . import checkpoint
 from .checkpoint import CheckpointError
 
@@ -64,12 +65,22 @@ def check_run(
         config = check_model(model, is_plan=is_plan, **loading)
         if config is not None and peft_config is not None:
             check_adapter(config, peft_config)
+        if args.router_aux_loss_coef and config and not hasattr(config.get_text_config(), "output_router_logits"):
+            raise UsageError(
+                f"router_aux_loss_coef={args.router_aux_loss_coef} weighs a loss of mixtures of experts, which "
+                f"{model!r} is not. Leave it out."
+            )
+    if peft_config is not None and args.sync_ref_model:
+        raise UsageError(
+            "sync_ref_model=True needs a reference model of its own; with an adapter it is the model without it. Set "
+            "sync_ref_model=False, or train all parameters."
+        )
     check_writable("output_dir", args.output_dir)
     _check_resume(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
         names = [_name(function) for function in functions]
-        correctness_index(args.correctness_reward, names)
+        correctness_columns(args.correctness_names, names)
         if args.reward_weights is not None and len(args.reward_weights) != len(names):
             raise UsageError(
                 f"reward_weights={args.reward_weights} must be one number for each of the reward functions "
@@ -93,6 +104,12 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
     configuration; nothing of an adapter, nor of what a plan would have to download.
     """
     path, what = Path(name), f"{option}={name!r}"
+    attention = loading.get("attn_implementation") or "eager"
+    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if isinstance(attention, str) and attention not in known and "/" not in attention:  # kernels on the Hub have one
+        raise UsageError(
+            f"attn_implementation={attention!r} is none of {', '.join(known)}. {nearest(attention, known)}".rstrip()
+        )
     if path.is_dir():
         if "gguf_file" in loading or (path / "adapter_config.json").is_file():
             return None
@@ -198,11 +215,17 @@ def check_prompts(args: Any, dataset: Any) -> None:
         )
 
 
-def correctness_index(name: str | None, names: Sequence[str]) -> int:
-    """Which of the reward functions judges correctness: the one of this name, or the first."""
-    if name is not None and names.count(name) != 1:
-        raise UsageError(f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}.")
-    return 0 if name is None else names.index(name)
+def correctness_columns(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """
+    The reward functions that judge correctness, in the order in which they are asked: those that are wanted, or the
+    first. No other is asked by default: what comes next may be a penalty for length, whose number is no verdict.
+    """
+    for name in wanted:
+        if names.count(name) != 1:
+            raise UsageError(
+                f"correctness_reward={name!r} must name one reward function; there are {', '.join(names)}."
+            )
+    return [names.index(name) for name in wanted or names[:1]]
 
 
 def check_trainable(model: Any) -> None:

@@ -85,7 +85,7 @@ def _card(trl_card: ModelCard, trainer: Any) -> ModelCard:
         trackers=re.findall(r'alt="Visualize in ([^"]+)"[^\]]*\]\(([^)\s]+)\)', trl_card.text),
         rules=zip(GROUPS, trainer.table.rows, strict=True),
         weights=zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True),
-        judge=trainer.reward_func_names[trainer._correctness_index],
+        judges=trainer.correctness_names,
         size=f"{len(trainer.train_dataset):,} rows" if hasattr(trainer.train_dataset, "__len__") else "a stream",
         source=_dataset_id(trainer.train_dataset),
         options={name: options[name] for name in OPTIONS if name in options},

@@ -1,5 +1,6 @@
 """Where the fresh prompts of dynamic sampling come from: an endless, seeded walk through the training data."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sized
@@ -26,14 +27,14 @@ class PromptStream:
         self._position = 0  # of the open walk; where it is not `drawn`, the walk is opened anew
         self._walk: Iterator[tuple[int, Any]] | None = None
 
-    def draw(self, n: int, held: set[str]) -> list[dict[str, Any]]:
+    def draw(self, n: int, held: set[str] | None) -> list[dict[str, Any]]:
         """
-        The next `n` examples whose prompts differ from each other and are not in `held` (keys by [`prompt_key`]).
-        Fewer, if a whole pass through the data offers no more.
+        The next `n` examples whose prompts differ from each other and are not in `held` (by [`example_key`]). Fewer,
+        if a whole pass through the data offers no more. With `held=None` just the next `n`.
         """
         if self._walk is None or self._position != self.drawn:
             self._walk = itertools.islice(self._endless(), self.drawn, None)
-        held = set(held)
+        seen = set(held or ())
         examples: list[dict[str, Any]] = []
         last_pass = 0
         while len(examples) < n:
@@ -43,8 +44,9 @@ class PromptStream:
             if current_pass > last_pass:
                 break
             example = self.dataset[item] if self._is_map else item
-            if (key := prompt_key(example["prompt"])) not in held:
-                held.add(key)
+            key = str(self.drawn) if held is None else example_key(example)
+            if key not in seen:
+                seen.add(key)
                 examples.append(example)
         self._position = self.drawn
         return examples
@@ -65,6 +67,20 @@ class PromptStream:
                 raise UsageError("The training data is empty.")
 
 
+def example_key(example: dict[str, Any]) -> str:
+    """What makes the prompts of two examples the same: the text, or conversation, and the pictures beside it."""
+    pictures = {name: example[name] for name in ("image", "images") if example.get(name) is not None}
+    prompt = example.get("prompt")
+    return prompt_key([prompt, pictures] if pictures else prompt)
+
+
 def prompt_key(prompt: Any) -> str:
-    """What makes two prompts, text or conversations, the same."""
-    return json.dumps(prompt, sort_keys=True)
+    """What makes two prompts, text or conversations, the same; pictures count by their content."""
+    return json.dumps(prompt, sort_keys=True, default=_content)
+
+
+def _content(value: Any) -> str:
+    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
+    if array.dtype == object:  # neither picture nor numbers
+        return repr(value)
+    return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"

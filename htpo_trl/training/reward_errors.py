@@ -9,18 +9,25 @@ judge may cost money. It can tell itself, by raising an error that has the attri
 import functools
 import inspect
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
+from ..utils import UsageError
+
 
 class RewardErrors:
-    """Holds the error of the reward functions of one process, that of `rank`."""
+    """
+    Holds the error of the reward functions of one process, that of `rank`. With `checks_logs` one that gives
+    `log_extra` more or fewer values than there are completions is in error too.
+    """
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    def __init__(self, rank: int, checks_logs: bool = False) -> None:
+        self.rank, self.checks_logs = rank, checks_logs
         self.error: Exception | None = None
 
     def guard(self, function: Any, name: str) -> Any:
@@ -31,18 +38,38 @@ class RewardErrors:
         @functools.wraps(function)
         def guarded(**kwargs):
             try:
-                return _checked(function(**kwargs), len(kwargs["prompts"]))
+                with self._logs_checked(kwargs) as checked:
+                    return _checked(function(**checked), len(kwargs["prompts"]))
             except Exception as error:
                 return self._hold(error, name, kwargs)
 
         @functools.wraps(function)
         async def guarded_async(**kwargs):
             try:
-                return _checked(await function(**kwargs), len(kwargs["prompts"]))
+                with self._logs_checked(kwargs) as checked:
+                    return _checked(await function(**checked), len(kwargs["prompts"]))
             except Exception as error:
                 return self._hold(error, name, kwargs)
 
         return guarded_async if _is_async(function) else guarded
+
+    @contextmanager
+    def _logs_checked(self, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The arguments of a function, with a `log_extra` that counts the values it is given."""
+        counts: Counter[str] = Counter()
+
+        def log_extra(column: str, values: list) -> None:
+            counts[column] += len(values)
+            kwargs["log_extra"](column, values)
+
+        yield kwargs | {"log_extra": log_extra} if self.checks_logs else kwargs
+        n = len(kwargs["prompts"])
+        for column, count in counts.items():
+            if count != n:
+                raise UsageError(
+                    f"log_extra({column!r}, ...) got {count} values for {n} completions. dynamic_sampling=True keeps "
+                    "the values of the completions that are trained on: give one for each, None where there is none."
+                )
 
     def _hold(self, error: Exception, name: str, kwargs: dict[str, Any]) -> list[float]:
         """Name function and batch, and the row that the error tells; returns rewards that nobody will use."""

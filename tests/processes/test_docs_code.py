@@ -51,7 +51,7 @@ def test_every_block_has_a_language(document):
 @pytest.fixture
 def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
     """What the pages name, on this machine, and shorter: data sets where `load_dataset` looks first, a model, runs."""
-    for each in ("dapo-math-17k", "aime24"):
+    for each in ("dapo-math-17k", "aime24", "gsm8k-train"):
         hub(each, ROWS[each][0])
     write_jsonl(tmp_path / "trl-lib/DeepMath-103K/train.jsonl", *CHAT)
     (tmp_path / "exercises.csv").write_text("question,answer\n" + "".join(f"{i} + 2,{i + 2}\n" for i in range(50)))

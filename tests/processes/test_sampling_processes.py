@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+from .. import scenario_run
+from ..forks import Forks
 from ..training_run import mixed_groups, start
 
 
@@ -36,3 +38,9 @@ def test_every_group_that_is_trained_on_is_mixed(make_model, tokenizer, tmp_path
                 assert set(Counter(ids).values()) == {4}, "a prompt is repeated, or a group is torn"
     assert share[True] == 1
     assert share[False] < 0.7
+
+
+def test_rows_keep_what_is_theirs_between_processes(tmp_path):
+    """Episodes, fields of a `rollout_func`, of which some cannot leave their process, and pictures."""
+    names = ["environment", "rollout_func", "pictures_in_messages"]
+    Forks(scenario_run.main, tmp_path, names, output=tmp_path / "output.txt", n_processes=2).finish()

@@ -47,6 +47,8 @@ def test_generation_batch_size_is_respected(make_config):
         ({"top_entropy_share": 1.2}, "top_entropy_share=1.2"),
         ({"loss_type": "cispo"}, "loss_type='cispo'.*Use one of grpo"),
         ({"loss_type": "sapo"}, "loss_type='sapo'"),
+        ({"loss_type": "dappo", "objective": "dapo"}, "loss_type='dappo' is not one of 'grpo'"),
+        ({"importance_sampling_level": "word", "objective": "dapo"}, "importance_sampling_level='word' is not one of"),
         ({"loss_type": "vespo"}, "loss_type='vespo'"),
         ({"loss_type": "bnpo", "gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2 and.*'dapo'"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'.*'token'"),
@@ -71,6 +73,8 @@ def test_contradictions_are_refused(make_config, options, message):
         {"delta": None},
         {"loss_type": "luspo", "gradient_accumulation_steps": 2},
         {"loss_type": "bnpo"},
+        {"objective": "dapo", "loss_type": "bnpo", "gradient_accumulation_steps": 2},
+        {"objective": "dapo", "loss_type": "cispo", "delta": 1.0},
     ],
 )
 def test_what_fits_is_accepted(make_config, options):

@@ -100,3 +100,15 @@ def test_reward_has_trls_form():
         1.0,
         0.0,
     ]
+
+
+def test_the_reward_reads_its_own_task_alone():
+    """Last lines count, of messages too; a prompt of another task gets no reward, not even a wrong one."""
+    asked = [{"role": "user", "content": "End with two equations.\n\n2,5,9>43:"}]
+    answered = [{"role": "assistant", "content": "5*9 is 45.\n5*9=45,45-2=43!\n"}]
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "5*9=45,45-2=43!"}]}]
+    called = [{"role": "assistant", "content": None}]
+    other = [{"role": "user", "content": "What is 2,5,9>43: about?"}]
+    prompts = ["2,5,9>43:", "1 + 1", asked, asked, asked, other, "2,5,9>43:"]
+    completions = ["5*9=45,45-2=43!", "2", answered, parts, called, answered, ""]
+    assert countdown_reward(prompts, completions) == [1.0, None, 1.0, 1.0, 0.0, None, 0.0]

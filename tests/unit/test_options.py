@@ -27,11 +27,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeFo
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.objective.table import GROUPS
 
 from ..losses import forward, loss_and_grads
 from ..reference import reference
 
 
+ALL_CLIP = dict.fromkeys(GROUPS, "clip")
 FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
 
 # Where HTPOConfig's defaults differ: given to both trainers.
@@ -194,7 +196,7 @@ EXERCISED = [
             {"vllm_importance_sampling_cap": 1.5},
         )
     ),
-    # TRL: parameters of loss types that are refused
+    # TRL: parameters of loss types that the table leaves to TRL, see `PLAIN`
     Case(
         {
             "sapo_temperature_neg": 2.0,
@@ -312,13 +314,30 @@ EXERCISED = [
     ),
 ]
 
+# With a table that changes nothing every option is TRL's own; with any other these are refused.
+PLAIN = [
+    Case({"loss_type": "cispo", "epsilon_high": 5.0}),
+    Case({"loss_type": "sapo"}),
+    Case({"sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0}, given={"loss_type": "sapo"}),
+    Case({"loss_type": "vespo"}),
+    Case({"vespo_k_pos": 1.0, "vespo_lambda_neg": 1.0}, given={"loss_type": "vespo"}),
+    Case({"importance_sampling_level": "sequence"}),
+    Case({"importance_sampling_level": "sequence", "loss_type": "grpo"}),
+    Case({"importance_sampling_level": "sequence", "loss_type": "luspo"}),
+    Case({"top_entropy_quantile": 0.2}),
+    Case({"loss_type": "bnpo"}, given={"gradient_accumulation_steps": 2}),
+    Case({"delta": 1.1}),
+    Case({"use_bias_correction_kl": True}, a_reference, given={"beta": 0.1}),
+]
+
 # A match for the message follows each.
 REFUSED = [
     ({"loss_type": "cispo"}, "loss_type='cispo'.*Use one of"),
+    ({"loss_type": "bnpo", "gradient_accumulation_steps": 2}, "loss_type='bnpo'.*Use loss_type='dapo'"),
+    ({"delta": 1.1}, "delta=1.1 must lie above.*Raise delta"),
     ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'.*Use importance"),
     ({"top_entropy_quantile": 0.2}, "top_entropy_quantile=0.2.*Leave it at 1.0"),
     ({"use_bias_correction_kl": True, "beta": 0.1}, "use_bias_correction_kl=True.*Set use_bias_correction_kl=False"),
-    ({"use_liger_kernel": True}, "use_liger_kernel=True.*use_kernels"),
     ({"auto_find_batch_size": True}, "auto_find_batch_size is not supported.*Set auto_find_batch_size=False"),  # TRL
 ]
 
@@ -371,7 +390,7 @@ ACCEPTED = {
     },
     "optimizers of other packages, after the gradient": {"optim_args": "rank=4", "optim_target_modules": ["q_proj"]},
     "the code generator's own setting; another generator is exercised": {"torch_compile_mode": "default"},
-    "settings of what is refused": {"liger_kernel_config": {"rope": True}},
+    "Triton kernels, for a GPU": {"use_liger_kernel": True, "liger_kernel_config": {"rope": True}},
 }
 
 # Not even the config takes them on a CPU, without a launcher, or without a package.
@@ -456,6 +475,29 @@ def test_exercised(case, train, without_options):
         if key not in without_options:
             without_options[key] = train(cls, case.needs, **case.given, **extra)
         assert same(end, without_options[key]) is not case.acts
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=lambda case: "-".join(case.options))
+def test_a_table_that_changes_nothing_leaves_every_option_to_trl(case, train, without_options):
+    options = case.given | case.options
+    theirs = train(GRPOTrainer, case.needs, **options)
+    assert same(train(HTPOTrainer, case.needs, **options, objective="dapo"), theirs)
+    assert same(train(HTPOTrainer, case.needs, **options, objective="gppo", objective_overrides=ALL_CLIP), theirs)
+    key = (GRPOTrainer, case.needs, repr(case.given))
+    if key not in without_options:
+        without_options[key] = train(GRPOTrainer, case.needs, **case.given)
+    assert not same(theirs, without_options[key])
+
+
+@pytest.mark.parametrize("objective", ["htpo", "dapo"])
+def test_liger_is_refused_where_it_replaces_the_loss(make_config, monkeypatch, objective):
+    """Up to TRL 1.13. Later versions replace layers alone."""
+    monkeypatch.setattr(GRPOTrainer, "compute_liger_loss", print, raising=False)
+    if objective == "dapo":
+        assert make_config(use_liger_kernel=True, objective=objective).use_liger_kernel
+        return
+    with pytest.raises(ValueError, match=r"use_liger_kernel=True.*trl>=1.14"):
+        make_config(use_liger_kernel=True, objective=objective)
 
 
 @pytest.mark.parametrize(

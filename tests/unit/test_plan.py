@@ -15,8 +15,16 @@ from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, load_recipe, names, read
 from htpo_trl.utils import UsageError
 
+from ..hub_files import write_jsonl
+
 
 ROOT = Path(__file__).parents[2]
+
+
+def write_tasks(directory):
+    """The data of two tasks, which their recipe does not bring."""
+    rows = [{"prompt": "1 + 1?", "solution": "2"}, {"prompt": "2,5,9>43:"}] * 16
+    return write_jsonl(directory / "tasks.jsonl", *rows)
 
 
 @pytest.mark.parametrize("name", names(RECIPES))
@@ -29,6 +37,8 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model):
         assert word in text.split("\nmodel_name_or_path")[0]
     processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
     monkeypatch.chdir(tmp_path)
+    if name == "two-tasks-qwen3-0.6b":
+        write_tasks(tmp_path)
     if name == "laptop":  # whose model `htpo demo` makes
         model.save_pretrained("runs/laptop/warm_start-seed0")
     before = {*tmp_path.rglob("*")}
@@ -40,6 +50,9 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model):
     if name.startswith("paper"):
         assert "2048 responses = 128 prompts x 16" in planned
         assert "512 responses = 1 a device x 32 x 16 accumulated" in planned
+    if name == "two-tasks-qwen3-0.6b":
+        assert "1 math_reward + 1 countdown_reward; correct: math_reward, else countdown_reward above 0.5" in planned
+        assert "tasks.jsonl: 32 problems" in planned
     assert {*tmp_path.rglob("*")} == before, "a plan leaves nothing behind"
 
 
@@ -94,6 +107,43 @@ class TestPlan:
             self.plan(place, monkeypatch, *argv, processes=processes)
 
 
+class TestMissingPackages:
+    @pytest.fixture
+    def bare(self, monkeypatch):
+        """A machine where only what is always there is installed."""
+        monkeypatch.setattr(htpo, "find_spec", lambda name: None)
+
+    @pytest.mark.usefixtures("bare")
+    @pytest.mark.parametrize(
+        ("argv", "spread", "expected"),
+        [
+            ([], Parallelism(8, 1, 3), "'htpo_trl[deepspeed]'"),
+            (["--use_vllm", "--report_to", "wandb"], Parallelism(), "'htpo_trl[vllm]' 'htpo_trl[wandb]'"),
+            (["--report_to", "mlflow"], Parallelism(), "'mlflow'"),
+            (
+                ["--optim", "paged_adamw_8bit", "--attn_implementation", "flash_attention_2"],
+                Parallelism(),
+                "'bitsandbytes' 'flash-attn'",
+            ),
+        ],
+    )
+    def test_are_listed_with_the_command(self, place, monkeypatch, argv, spread, expected):
+        monkeypatch.chdir(place)
+        argv = ["--config", "recipe.yaml", "--per_device_train_batch_size", "8", *argv]
+        text = plan_run(read(argv, htpo.TITLES), spread)
+        assert f"Missing here:\n  pip install {expected}\n" in text
+
+    def test_a_run_under_deepspeed_needs_it(self, place, monkeypatch):
+        """As accelerate launches it, whose configuration the script does not see."""
+        monkeypatch.chdir(place)
+        found = read(["--config", "recipe.yaml"], htpo.TITLES)
+        configs = htpo.parse(found.script, found.defaults)
+        monkeypatch.setattr(htpo, "find_spec", lambda name: None)
+        assert htpo.missing_packages(*configs[1:]) == []
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        assert htpo.missing_packages(*configs[1:]) == ["htpo_trl[deepspeed]"]
+
+
 class TestMemory:
     def test_states_are_what_a_model_and_adamw_hold(self, place):
         model = AutoModelForCausalLM.from_pretrained(place / "model")
@@ -133,6 +183,9 @@ class TestMemory:
         assert f"weights           {4 * n / 2**20:7.2f} MiB" in text
         assert f"gradients         {n / 2**20:7.2f} MiB" in text
         assert f"together          {7 * n / 2**20:7.2f} MiB" in text
+        # 24 responses of 12 tokens; keys and values of 2 heads of 16 in one layer, in float32.
+        assert f"generation        {24 * 12 * 2 * 2 * 16 * 4 / 2**20:7.2f} MiB more, the cache of 24 responses" in text
+        assert "fits in 16 GB, activations, prompts and libraries aside" in text
 
 
 class TestParallelism:
@@ -197,6 +250,7 @@ def test_packaged_configurations_are_accelerates():
 
 def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_tasks(tmp_path)
     text = (ROOT / "docs" / "recipes.md").read_text()
     for name in names(RECIPES):
         if name != "laptop":  # whose model is made by `htpo demo`

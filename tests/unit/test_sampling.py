@@ -8,14 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htpo_trl import HTPOTrainer
+from htpo_trl.training.collect import Round, collect
+from htpo_trl.training.prompts import prompt_key
 from htpo_trl.training.sampling import (
     PromptStream,
-    Rollouts,
     SamplingExhaustedError,
-    collect,
-    join_rows,
-    prompt_key,
-    split_rows,
 )
 
 from ..training_run import half_solvable, prompts
@@ -69,13 +66,6 @@ class TestPromptStream:
         )
         with pytest.raises(ValueError, match="The training data is empty"):
             walk.draw(1, set())
-
-
-def test_rows_and_columns():
-    columns = ([1, 2], ["a", "b"], None, {}, [])
-    rows = split_rows(columns, 2)
-    assert rows == [(1, "a", None, {}, []), (2, "b", None, {}, [])]
-    assert join_rows(rows[::-1] + rows[:1], columns, 2) == ([2, 1, 1], ["b", "a", "a"], None, {}, [])
 
 
 class Processes:
@@ -145,7 +135,8 @@ def test_collect(n_processes, group_size, n_batch, max_rounds, n_data, solvable,
             rewards = torch.tensor([rewards_of[i] for i in groups])
             offset = rank * len(inputs)
             rows = [(row["number"], (offset + k) % group_size) for k, row in enumerate(inputs)]
-            return Rollouts(rows, rewards.view(-1, 1), rewards.mean(dim=1).tolist())
+            accuracy = rewards.mean(dim=1).tolist()
+            return Round(rows, rewards.view(-1, 1), accuracy, [0 < share < 1 for share in accuracy])
 
         first = [row for row in data[:wanted] for _ in range(group_size)]
         return collect(
@@ -361,21 +352,7 @@ def test_data_without_other_prompts(make_trainer, make_config, make_model, token
         trainer.train()
 
 
-def test_refusals(make_config, make_model, tokenizer, reward, monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is one of TRL's experiments
-    for column in ("image", "images"):
-        dataset = Dataset.from_dict({"prompt": ["1"], column: [None]})
-        with pytest.raises(ValueError, match=f"text only; the training data has the column '{column}'"):
-            HTPOTrainer(make_model(), reward, make_config(dynamic_sampling=True), dataset, processing_class=tokenizer)
-    with pytest.raises(ValueError, match=r"dynamic_sampling=True .*`rollout_func`"):
-        HTPOTrainer(
-            make_model(),
-            reward,
-            make_config(dynamic_sampling=True),
-            Dataset.from_list(prompts(8)),
-            processing_class=tokenizer,
-            rollout_func=lambda prompts, trainer: {},
-        )
+def test_refusals(make_config):
     with pytest.raises(ValueError, match="max_sampling_rounds=0"):
         make_config(max_sampling_rounds=0)
     with pytest.raises(ValueError, match="on_sampling_exhausted='stop' is not one of 'error', 'train'"):

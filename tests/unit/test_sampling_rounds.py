@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from htpo_trl.training.sampling import Batch, PromptStream, Rollouts, collect
+from htpo_trl.training.collect import Batch, Round, collect, informative_groups
+from htpo_trl.training.prompts import PromptStream
 
 from ..training_run import prompts
 
@@ -24,7 +25,8 @@ def rounds(informative, *, wanted, group_size=2, max_rounds=10):
         assert n_informative <= n_groups
         rewards = torch.zeros(n_groups, group_size)
         rewards[:n_informative, 0] = 1
-        return Rollouts(list(range(len(inputs))), rewards.view(-1, 1), rewards.mean(dim=1).tolist())
+        accuracy = rewards.mean(dim=1).tolist()
+        return Round(list(range(len(inputs))), rewards.view(-1, 1), accuracy, [0 < share < 1 for share in accuracy])
 
     data = prompts(200)
     batch = collect(
@@ -62,12 +64,13 @@ def test_sizes_of_rounds(informative, sizes):
 def test_metrics_are_shares_of_all_groups_that_were_generated():
     """Ten groups of four, of which five are trained on; in two of the ten, no response was judged."""
     accuracy = [0.25, math.nan, 1.0, 0.0, 0.5, math.nan, 0.0, 0.75, 0.0, 0.5]
-    batch = Batch(rows=[], rewards=torch.zeros(20, 1), rounds=3, accuracy=accuracy, missing=1)
+    batch = Batch(rows=[], rewards=torch.zeros(20, 1), rounds=3, accuracy=accuracy, informative=4, missing=1)
     assert batch.metrics(group_size=4) == {
         "rounds": 3,
         "frac_informative": 4 / 10,
         "frac_all_correct": 1 / 10,
         "frac_all_wrong": 3 / 10,
+        "frac_unjudged": pytest.approx(2 / 10),
         "accuracy": pytest.approx(3.0 / 8),  # of those judged
         "generated_per_trained": 40 / 20,
         "frac_filled": 1 / 5,
@@ -75,8 +78,33 @@ def test_metrics_are_shares_of_all_groups_that_were_generated():
 
 
 def test_metrics_where_nothing_was_judged():
-    batch = Batch(rows=[], rewards=torch.zeros(8, 1), rounds=1, accuracy=[math.nan] * 2, missing=2)
+    batch = Batch(rows=[], rewards=torch.zeros(8, 1), rounds=1, accuracy=[math.nan] * 2, informative=0, missing=2)
     metrics = batch.metrics(group_size=4)
     assert metrics["frac_informative"] == metrics["frac_all_correct"] == metrics["frac_all_wrong"] == 0
     assert math.isnan(metrics["accuracy"])
-    assert metrics["frac_filled"] == 1
+    assert metrics["frac_filled"] == metrics["frac_unjudged"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rewards", "accuracy", "informative"),
+    [
+        ([[1.0], [0.0]], 0.5, True),
+        ([[1.0], [0.5]], 1.0, False),  # both correct: a shaped reward does not rescue a group that was judged
+        # Nobody judged: the sum of the weighted rewards decides.
+        ([[math.nan, 1.0], [math.nan, 0.0]], math.nan, True),
+        ([[math.nan, 1.0], [math.nan, 1.0]], math.nan, False),
+        ([[1.0, 0.0], [0.0, 2.0]], math.nan, False),  # weights 2 and 1
+        ([[1.0, 0.0], [0.0, 1.0]], math.nan, True),
+        (
+            [[0.0, math.nan], [math.nan, math.nan]],
+            math.nan,
+            False,
+        ),  # a single reward, nothing to compare with
+        ([[math.nan, math.nan], [math.nan, math.nan]], math.nan, False),
+    ],
+)
+def test_what_is_informative(rewards, accuracy, informative):
+    beside = [[5.0] * len(rewards[0])] * 2  # another group, all equal
+    groups = torch.tensor(rewards + beside)
+    weights = torch.tensor([2.0, 1.0])[: len(rewards[0])]
+    assert informative_groups([accuracy, math.nan], groups, weights) == [informative, False]

@@ -405,7 +405,7 @@ class _Logs(TrainerCallback):
 def test_logs_are_json_and_named_as_promised(make_trainer):
     logs = _Logs()
     make_trainer(max_steps=1, callbacks=[logs]).train()
-    names = {"htpo/frac_hard", "htpo/accuracy", "htpo/clip_ratio/low", "htpo/clip_ratio/high"}
+    names = {"htpo/frac_hard", "htpo/frac_unjudged", "htpo/accuracy", "htpo/clip_ratio/low", "htpo/clip_ratio/high"}
     names |= {f"htpo/{kind}/{group}" for kind in ("share", "entropy") for group in GROUPS}
     names |= {f"htpo/special/{effect}" for effect in EFFECTS}
     assert {name for name in logs.rows[0] if name.startswith("htpo/")} == names

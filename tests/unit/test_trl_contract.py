@@ -9,6 +9,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from htpo_trl import HTPOTrainer
+from htpo_trl.config import CHOICES
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
 
@@ -70,8 +71,44 @@ def test_rewards_are_gathered_per_function_with_nan_for_none(make_trainer):
     assert trainer.reward_func_names == ["first", "second"]
 
 
+def test_loss_types_and_levels_of_the_ratio():
+    """TRL checks them in the first loss; the config does before."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(GRPOTrainer._compute_loss)))
+    found = {"loss_type": set(), "importance_sampling_level": set()}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Compare)
+            and getattr(node.left, "attr", "") in found
+            and isinstance(node.ops[0], ast.Eq | ast.In)
+        ):
+            values = ast.literal_eval(node.comparators[0])
+            found[node.left.attr] |= {values} if isinstance(values, str) else set(values)
+    assert found == {name: set(CHOICES[name]) for name in found}
+
+
+def test_rows_are_prepared_before_they_are_generated_from():
+    """Dynamic sampling leaves TRL's method in `_generate`: environments and pictures come before, and no metric."""
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    before, after = source.split("self._generate(prompts)")
+    for preparation in ("environment.reset(", "prepare_multimodal_messages(", "self._sync_tool_dicts"):
+        assert preparation in before
+        assert preparation not in after
+    assert "self._metrics" not in before
+    assert "pool = self._environment_pool[name]" in before
+    assert "inp[key] = values[i]" in after, "fields of a rollout_func are added to the rows as `rollouts.split` does"
+
+
+def test_prompts_are_tokenized_one_by_one(make_trainer):
+    """The evaluation callback asks for the tokens of one prompt."""
+    trainer = make_trainer()
+    ids, images, fields = trainer._tokenize_prompts(["12"])
+    assert trainer.processing_class.batch_decode(ids) == ["12"]
+    assert (images, fields) == (None, {})
+    assert trainer.chat_template_kwargs == {}
+
+
 def test_generation_returns_eight_columns(make_trainer, monkeypatch):
-    """Dynamic sampling reads the second and the fourth, and treats lists of one entry per prompt as columns."""
+    """Dynamic sampling cuts them into rows."""
     trainer = make_trainer()
     trainer.model.train()
     prompts = ["01", "01", "02", "02"]

@@ -1,0 +1,105 @@
+"""`htpo eval` and `htpo demo` refuse by one line, before any model is loaded or trained."""
+
+import json
+
+import pytest
+from transformers import PreTrainedModel
+
+from htpo_trl.cli import main
+from htpo_trl.evaluation import generation
+
+
+@pytest.fixture(scope="module")
+def here(place):
+    rows = "\n".join(json.dumps({"problem": f"{i} + 1", "solution": str(i + 1)}) for i in range(4))
+    (place / "with space.jsonl").write_text(rows)
+    (place / "sums.jsonl").write_text(rows)
+    (place / "nothing").mkdir()
+    (place / "breaks.py").write_text("raise ValueError('of their own')\n")
+    return place
+
+
+@pytest.fixture
+def refusal(here, monkeypatch, capsys):
+    """Arguments → the line that the command ends with."""
+    monkeypatch.chdir(here)
+
+    def loads(*args, **kwargs):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", loads)
+    monkeypatch.setattr(generation.AutoModelForCausalLM, "from_pretrained", loads)
+
+    def refused(*argv):
+        with pytest.raises(SystemExit) as ended:
+            main([*argv])
+        error = capsys.readouterr().err
+        assert (ended.value.code, error.count("\n")) == (2, 1), error
+        return error
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--num_samples", "2", "--ks", "4"],
+            "must lie in 1..num_samples=2: raise num_samples, or ask for smaller ks.",
+        ),
+        (["--num_samples", "2", "--ks", "0"], "must lie in 1..num_samples=2"),
+        ([], "the tokenizer of 'model' has no chat template. Set chat=False (--chat false)"),
+        (["--output_dir", "recipe.yaml"], "output_dir='recipe.yaml': "),
+        (["--output_dir", "recipe.yaml/results"], "output_dir='recipe.yaml/results': "),
+        (["--against", "absent"], "against='absent': there is no absent/sums.jsonl."),
+        (["--model", "absent"], "model='absent' is no directory here, nor in the Hub's cache"),
+        (["--model", "nothing"], "model='nothing' is no directory of a model: it has no config.json."),
+        (["--judge", "judge.odd"], "judge: 'judge.odd' cannot be imported: judge has no 'odd'."),
+        (["--judge", "math_rewart"], "judge: Did you mean 'math_reward'?"),
+        (["--no_chat", "--benchmarks", "prompts.jsonl"], "has no column 'solution', only prompt"),
+        (["--no_chat", "--backend", "vlm"], "backend='vlm' is none of"),
+        (["--no_chat", "--backend", "vllm"], "backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'"),
+        (["--temperature", "nan"], "temperature=nan must be finite and at least 0."),
+        (["--temperature", "0"], "temperature=0 decodes greedily"),
+        (["--max_new_tokens", "0"], "max_new_tokens=0 must be at least 1."),
+        (["--top_p", "nan"], "top_p=nan must be in (0, 1]."),
+        (["--dataset_options", '{"size": 3}'], "are for procedural tasks, which sums.jsonl is not"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_evaluation(refusal, here, argv, message):
+    before = {*here.rglob("*")}
+    line = refusal("eval", "--model", "model", "--benchmarks", "sums.jsonl", *argv)
+    assert line.startswith("htpo eval: ")
+    assert message in line
+    assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} <= before
+
+
+def test_a_name_that_cannot_name_files(refusal):
+    line = refusal("eval", "--model", "model", "--no_chat", "--benchmarks", "with space.jsonl")
+    assert "The benchmark's name 'with space' names files" in line
+    assert "Rename its file." in line
+
+
+def test_an_error_in_a_judges_module_is_not_a_line(here, monkeypatch):
+    monkeypatch.chdir(here)
+    with pytest.raises(ValueError, match="of their own") as raised:
+        main(["eval", "--model", "model", "--benchmarks", "sums.jsonl", "--judge", "breaks.judge"])
+    assert raised.traceback[-1].path.name == "breaks.py"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--steps", "0"], "steps=0 must be at least 1."),
+        (["--warm_start_steps=-5"], "warm_start_steps=-5 must be at least 1."),
+        (["--threads", "0"], "threads=0 must be at least 1."),
+        (["--seed=-1"], "seed=-1 must be in [0, 4294967295]."),
+        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["--quick", "--steps", "0"], "steps=0 must be at least 1."),
+        (["--objective", "htpq"], "argument --objective: invalid choice: 'htpq'"),
+        (["--output_dir", "recipe.yaml"], "output_dir='recipe.yaml': "),
+    ],
+)
+def test_demo(refusal, argv, message):
+    assert refusal("demo", *argv).startswith(f"htpo demo: {message}")
