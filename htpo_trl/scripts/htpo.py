@@ -7,7 +7,6 @@ torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --lear
 ```
 """
 
-import json
 import os
 import sys
 import warnings
@@ -21,10 +20,9 @@ from typing import Any, NamedTuple
 
 from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
 from ..lock import held
-from ..output import SETTINGS, check_free, overwrite
-from ..redaction import redacted
+from ..output import SETTINGS, check_free, overwrite, write_settings
 from ..terminal import steady_streams, stoppable
-from ..utils import UsageError, check_numbers, versions, write_json, writing
+from ..utils import UsageError, check_numbers, writing
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .reward_names import reward_functions
 
@@ -266,8 +264,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         if script.overwrite_output_dir:
             overwrite(args.output_dir)
         options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
-        settings = json.dumps({"versions": versions(), **options}, default=str)
-        write_json(Path(args.output_dir, SETTINGS), redacted(json.loads(settings)))
+        write_settings(args.output_dir, options)
     return trainer
 
 
