@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..objective.table import PRESETS
+from ..redaction import redact_text
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
@@ -63,7 +64,7 @@ class Train(Command):
             return
         from .plan import plan_run
 
-        print(plan_run(arguments, spread))
+        print(redact_text(plan_run(arguments, spread)))
 
 
 class Eval(Command):

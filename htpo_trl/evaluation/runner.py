@@ -75,7 +75,8 @@ def evaluate(
     with held(output_dir, "evaluate()"):
         runs = [SamplingRun(Path(output_dir), *each, generator, sampling, judge) for each in benchmarks.items()]
         for run in runs:
-            run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
+            with writing(run.path):
+                run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
         summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
         print(results.summary_table(summaries))

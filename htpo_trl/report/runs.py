@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.results import Results, ResultsError, check_ks, read, scores
+from ..redaction import redacted
 from ..utils import UsageError
 
 
@@ -108,7 +109,7 @@ def read_run(directory: str | Path) -> Run:
         sections = _json(settings)
         if not isinstance(versions := sections.pop("versions", {}), dict):
             raise RunError(f"{settings}: expected versions in braces, found {versions!r:.60}.")
-        source, options = "htpo train", _flatten(sections)
+        source, options = "htpo train", _flatten(redacted(sections))
     log, notes = _newest_log(path)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"

@@ -10,7 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
 from ..output import one_at_a_time
-from ..utils import writing
+from ..utils import free_space, writing
 from . import checkpoint
 from .checkpoint import CheckpointError
 
@@ -80,6 +80,14 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._warn_of_failed_push()
             with self._without_token():
                 super()._push_from_checkpoint(str(directory))
+
+    def log(self, logs, start_time=None):
+        try:
+            super().log(logs, start_time)
+        except OSError as error:  # of a tracker, or of the table of `log_completions`: training is worth more
+            self._metrics["train" if self.model.training else "eval"].clear()  # type: ignore[union-attr]
+            what = f"The log of step {self.state.global_step} is not complete: {error}."
+            warnings.warn(f"{what} {free_space(self.args.output_dir)} Training goes on.", stacklevel=2)
 
     def _save(self, output_dir=None, state_dict=None):
         with self._without_token():

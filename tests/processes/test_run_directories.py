@@ -64,7 +64,7 @@ def refusal(capsys, run, *argv):
 
 
 def test_in_use(here, capsys):
-    demo = here / "laptop" / "htpo-seed0"
+    demo = (main, "demo", "--quick", "--threads", 1, "--output_dir", "laptop")
     for directory, commands in {
         here / "busy": [
             (htpo.main, *TRAIN, "busy"),
@@ -73,7 +73,8 @@ def test_in_use(here, capsys):
             (htpo.main, *TRAIN, "busy", "--overwrite_output_dir", "true"),
             (main, "eval", *EVAL, "busy"),
         ],
-        demo: [(main, "demo", "--quick", "--threads", 1, "--output_dir", "laptop")],
+        here / "laptop" / "htpo-seed0": [demo],
+        here / "laptop" / "warm_start-seed0": [demo],
     }.items():
         other = holder(directory)
         for command in commands:

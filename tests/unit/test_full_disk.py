@@ -5,10 +5,11 @@ before is as it was, and training goes on without a diagnosis.
 
 import json
 import resource
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from matplotlib.figure import Figure
+from transformers import TrainerCallback
 
 from htpo_trl.evaluation import EvaluationCallback, Sampling
 from htpo_trl.evaluation.runner import evaluate
@@ -136,6 +137,34 @@ def test_training_goes_on_without_its_diagnoses(make_trainer, tmp_path):
         stricken.create_model_card()
     stricken.save_last_step()
     check(tmp_path / "full" / "checkpoint-2")
+
+
+def test_training_goes_on_without_its_log(make_trainer, tmp_path):
+    """TRL writes a table of completions within the log; trackers write, too."""
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if state.global_step == 2:
+                raise OSError(28, "No space left on device")
+            seen.append(logs.get("htpo/accuracy"))
+
+    def train(**kwargs):
+        trainer = make_trainer(max_steps=3, num_iterations=1, steps_per_generation=1, **kwargs)
+        table = tmp_path / "run" / "completions" / "completions_00001.parquet"
+        with suppress(FileExistsError):
+            table.symlink_to("/dev/full") if kwargs else None
+        trainer.train()
+        return trainer.state.log_history
+
+    whole = [row.get("htpo/accuracy") for row in train()]
+    with pytest.warns(UserWarning, match="The log of step 1 is not complete") as warned:
+        log = train(log_completions=True, callbacks=[Tracker()])
+    messages = [str(warning.message) for warning in warned if "is not complete" in str(warning.message)]
+    assert len(messages) == 2
+    assert all("No space left on device" in message and " MB free. Training" in message for message in messages)
+    assert [row.get("htpo/accuracy") for row in log] == whole  # of a step each
+    assert seen == [whole[0], *whole[2:]]
 
 
 def test_a_card_is_the_old_or_the_new_one(make_trainer, tmp_path):
