@@ -13,7 +13,7 @@ from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
 from ..terminal import steady_streams, stoppable
-from ..utils import PACKAGES, UsageError, versions, writing
+from ..utils import PACKAGES, UsageError, versions, write_atomically
 
 
 class Command:
@@ -165,8 +165,7 @@ class Recipes(Command):
         target = Path(args.to or source.name)
         if target.exists():
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {args.recipe} FILE.")
-        with writing(target):
-            target.write_bytes(source.read_bytes())
+        write_atomically(target, source.read_bytes())
         print(f"{target}: change it, then htpo train --config {target}")
 
 

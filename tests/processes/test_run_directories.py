@@ -1,17 +1,24 @@
 """Directories that commands write to: in use, of another run, overwritten, stopped in, and without a secret."""
 
 import json
+import os
 import signal
 
 import pytest
+from datasets import Dataset
 
+from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.cli import main
+from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.lock import OutputError, held
 from htpo_trl.output import check_free
 from htpo_trl.scripts import htpo
 from htpo_trl.training.checkpoint import check
 
+from ..forks import Forks
 from ..other_process import holder
+from ..tiny import CPU_ARGUMENTS, even_digits, tiny_model
+from ..training_run import prompts
 
 
 TRAIN = ("--config", "recipe.yaml", "--max_steps", "2", "--save_steps", "2", "--output_dir")
@@ -154,6 +161,28 @@ def test_an_evaluation_that_is_stopped_goes_on(here, capsys, signum):
     main(["eval", *EVAL, out])
     assert stopper.calls == 3 + 2  # the batch that was stopped, and the last
     assert len((here / out / "sums.jsonl").read_text().splitlines()) == 16
+
+
+def refused(directory):
+    trainer = HTPOTrainer(
+        tiny_model(),
+        even_digits,
+        HTPOConfig(str(directory / "run"), **CPU_ARGUMENTS),
+        Dataset.from_list(prompts(32)),
+        processing_class=build_tokenizer("0123456789"),
+    )
+    with pytest.raises(OutputError) as raised:
+        trainer.train()
+    (directory / f"refused-{trainer.accelerator.process_index}").write_text(str(raised.value))
+
+
+def test_both_processes_of_a_trainer_are_refused(tmp_path):
+    """The first alone looks; the other would wait for it."""
+    with held(tmp_path / "run", "this test"):
+        Forks(refused, tmp_path, output=tmp_path / "output.txt", n_processes=2).finish()
+    lines = [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert f"is in use by this test, process {os.getpid()} on " in lines[0]
+    assert lines[0] == lines[1]
 
 
 def test_a_trainer_is_refused_and_warned(make_trainer, tmp_path):

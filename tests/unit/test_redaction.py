@@ -33,7 +33,16 @@ SECRET_NAMES = (
 )
 OTHER_NAMES = (
     *("eos_token", "pad_token", "eos_token_id", "max_completion_tokens", "record_tokens_steps", "tokenizer", "tokens"),
-    *("num_input_tokens_seen", "kl_per_token", "skip_special_tokens", "image_token", "hf_tokenizer", "author", "key"),
+    *(
+        "num_input_tokens_seen",
+        "kl_per_token",
+        "skip_special_tokens",
+        "image_token",
+        "hf_tokenizer",
+        "token_budget",
+        "author",
+        "key",
+    ),
     *("metric_for_best_model", "PWD", "SSH_AUTH_SOCK", "monkey", "group_by_length", "image_key", "pass@8", "passes"),
 )
 # Nothing that ordinary text, a name or a mark could hold by chance.
