@@ -17,33 +17,16 @@ from htpo_trl.utils import UsageError
 
 
 SECRET_NAMES = (
-    *(
-        "token",
-        "hub_token",
-        "HF_TOKEN",
-        "use_auth_token",
-        "push_to_hub_token",
-        "accessToken",
-        "my_token",
-        "api_tokens",
-    ),
+    *("token", "hub_token", "HF_TOKEN", "use_auth_token", "push_to_hub_token", "accessToken", "bot_token"),
     *("api_tokens", "password", "db_passwd", "PGPASSWORD", "passphrase", "client_secret", "secrets", "credentials"),
     *("api_key", "apiKey", "X-Api-Key", "WANDB_API_KEY", "OPENAI_KEY", "AWS_SECRET_ACCESS_KEY", "private_keys"),
     *("Authorization", "Proxy-Authorization", "auth", "Cookie", "GITHUB_PAT", "DB_PASS"),
 )
 OTHER_NAMES = (
     *("eos_token", "pad_token", "eos_token_id", "max_completion_tokens", "record_tokens_steps", "tokenizer", "tokens"),
-    *(
-        "num_input_tokens_seen",
-        "kl_per_token",
-        "skip_special_tokens",
-        "image_token",
-        "hf_tokenizer",
-        "token_budget",
-        "author",
-        "key",
-    ),
-    *("metric_for_best_model", "PWD", "SSH_AUTH_SOCK", "monkey", "group_by_length", "image_key", "pass@8", "passes"),
+    *("num_input_tokens_seen", "kl_per_token", "skip_special_tokens", "image_token", "hf_tokenizer", "token_budget"),
+    *("author", "key", "metric_for_best_model", "PWD", "SSH_AUTH_SOCK", "monkey", "group_by_length", "image_key"),
+    *("pass@8", "passes"),
 )
 # Nothing that ordinary text, a name or a mark could hold by chance.
 SECRETS = st.text(st.sampled_from("abcXYZ0123456789!$%^*+/?#._~-"), min_size=6, max_size=30).map("Qz7".__add__)
