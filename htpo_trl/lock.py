@@ -52,7 +52,7 @@ def held(output_dir: str | Path, what: str) -> Iterator[None]:
         yield
         return
     check_writable("output_dir", output_dir)
-    is_new = not path.parent.exists()
+    made = [each for each in path.parents if not each.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path, str(output_dir))
@@ -66,8 +66,8 @@ def held(output_dir: str | Path, what: str) -> Iterator[None]:
         if _held.pop(path, None):  # not in a child that was forked within
             with suppress(OSError):
                 path.unlink()  # before it is unlocked: whoever waits for it would lock a file that is gone
-                if is_new:
-                    path.parent.rmdir()  # unless something was written
+                for each in made:
+                    each.rmdir()  # unless something was written
             os.close(descriptor)
 
 

@@ -37,7 +37,9 @@ def test_a_second_process_is_refused_and_told_by_whom(tmp_path, monkeypatch):
         pass
     first.end()
     take(tmp_path / "run")
+    take(tmp_path / "runs" / "mine" / "a")
     assert not (tmp_path / "run").exists()  # nothing was written
+    assert not (tmp_path / "runs").exists()
     (tmp_path / "run").mkdir()
     take(tmp_path / "run")
     assert (tmp_path / "run").exists()
