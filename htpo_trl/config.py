@@ -104,8 +104,8 @@ class HTPOConfig(GRPOConfig):
     objective: str = option(
         "htpo",
         "Preset of the objective table: 'htpo', 'htpo-released' (the code published with the paper), 'dapo' (PPO "
-        "clipping for every token, the baseline), 'high-entropy-only' (80/20), 'gppo' or 'aspo'. A table of your own, "
-        "in Python: `PRESETS['mine'] = Table('mine', rows)`, then `objective='mine'`.",
+        "clipping for every token, the baseline), 'high-entropy-only' (80/20), 'gppo' or 'aspo'. Or a table of your "
+        "own, by its file or module: 'path/mine.py:TABLE', 'package.mine:TABLE'.",
     )
     objective_overrides: dict[str, Any] | str | None = option(
         None,
@@ -187,6 +187,11 @@ class HTPOConfig(GRPOConfig):
             self.objective_overrides = {
                 group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
             }
+        if self.sync_ref_model and self.beta == 0.0:
+            raise UsageError(
+                "sync_ref_model=True with beta=0.0: there is no reference model to move. Set beta above 0, or "
+                "sync_ref_model=False."
+            )
         if not table.is_plain:  # one that is changes nothing: every option is TRL's own
             self._check_contradictions(table)
 
@@ -232,11 +237,6 @@ class HTPOConfig(GRPOConfig):
                 f"use_bias_correction_kl=True with beta={self.beta} weighs the KL term by the importance ratio, but "
                 f"objective={self.objective!r} replaces that ratio on tokens whose gradient is kept. Set "
                 "use_bias_correction_kl=False, or beta=0.0."
-            )
-        if self.sync_ref_model and self.beta == 0.0:
-            raise UsageError(
-                "sync_ref_model=True with beta=0.0: there is no reference model to move. Set beta above 0, or "
-                "sync_ref_model=False."
             )
         if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
             raise UsageError(

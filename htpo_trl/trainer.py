@@ -23,6 +23,7 @@ from .config import HTPOConfig
 from .objective.rules import KeepGradient
 from .objective.transform import Control, control, token_sums
 from .training import checks
+from .training.console import NothingLearnt
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
@@ -129,6 +130,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self.reward_funcs = list(map(self._reward_errors.guard, self.reward_funcs, self.reward_func_names))
         self.table = args.table
         self.loss_observers = []
+        self.add_callback(NothingLearnt())
         self._correctness_columns = checks.correctness_columns(args.correctness_names, self.reward_func_names)
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)

@@ -1,11 +1,15 @@
 """What several rooms need and none owns: the error a user can mend, tables, writing in one step, names, versions."""
 
 import difflib
+import hashlib
+import importlib
+import importlib.util
 import json
 import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import field, fields
@@ -87,6 +91,69 @@ def free_space(path: str | Path) -> str:
     return ""
 
 
+def import_object(name: str, option: str) -> Any:
+    """
+    What `file.py:name`, `module:name` or `module.name` stands for; the working directory can be imported from. What is
+    not there is a [`UsageError`] of the option; an error within the file or the module keeps its traceback.
+    """
+    where, colon, attributes = name.rpartition(":" if ":" in name else ".")
+    dotted = attributes if where.endswith(".py") else f"{where}.{attributes}"
+    if not all(part.isidentifier() for part in dotted.split(".")):
+        raise UsageError(f"{option}: {name!r} names nothing. Write file.py:name, or module.name.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if colon and where.endswith(".py"):
+        found = _import_file(Path(where), option, name)
+    else:
+        found, attributes = _import_module(where, attributes, option, name)
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            near = nearest(attribute, dir(found))
+            raise UsageError(
+                f"{option}: {name!r} cannot be imported: there is no {attribute!r} in it. {near}Correct it, or write "
+                "file.py:name."
+            )
+        found = getattr(found, attribute)
+    return found
+
+
+def _import_module(where: str, attributes: str, option: str, name: str) -> tuple[Any, str]:
+    """The module that a dotted path begins with, and what is to be looked for in it."""
+    try:
+        return importlib.import_module(where), attributes
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not f"{where}.".startswith(f"{missing}."):  # a module that the user's own one imports
+            raise
+        package, _, last = where.rpartition(".")
+        if package and missing != package:  # `last` may be a class
+            return _import_module(package, f"{last}.{attributes}", option, name)
+        raise UsageError(
+            f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its "
+            f"file, as in path/to/{missing}.py:{attributes}, or correct the path."
+        ) from None
+
+
+def _import_file(path: Path, option: str, name: str) -> Any:
+    """A file as a module, imported once, which can import what lies beside it."""
+    if not path.is_file():
+        raise UsageError(f"{option}: {name!r}: there is no file {str(path)!r} in {Path.cwd()}.")
+    path = path.resolve()
+    key = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # its stem may be another module's name
+    if key not in sys.modules:
+        spec: Any = importlib.util.spec_from_file_location(key, path)
+        module = importlib.util.module_from_spec(spec)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        sys.modules[key] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """
     Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Its folder is made, text is
@@ -158,24 +225,24 @@ def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
             if not (isinstance(number, str) and "str" in kinds):
                 reason = _reason(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
                 if reason:
-                    raise UsageError(f"{each.name}={value!r} must be {reason}.")
+                    raise UsageError(f"{each.name}={value!r} must {reason}.")
 
 
 def _reason(value: Any, within: str, is_whole: bool) -> str:
     """What a number must be, if it is not; or nothing."""
     if not isinstance(value, Real) or isinstance(value, bool):
-        return "a number"
+        return "be a number"
     number = float(value)
     other, _, interval = within.rpartition(" or ")
     low, high = map(float, interval[1:-1].split(","))
     is_above = number >= low if interval[0] == "[" else number > low
     is_below = number <= high if interval[-1] == "]" else number < high
     if is_above and is_below:
-        return "a whole number" if is_whole and not number.is_integer() else ""
+        return "be a whole number" if is_whole and not number.is_integer() else ""
     if other and number == float(other):
         return ""
     if high < math.inf:
-        return f"in {interval}"
+        return f"lie in {interval}"
     least = f"{'at least' if interval[0] == '[' else 'above'} {low:g}"
     parts = ["" if math.isfinite(number) else "finite", least if low > -math.inf else ""]
-    return f"{other} or " * bool(other) + " and ".join(filter(None, parts))
+    return "be " + f"{other} or " * bool(other) + " and ".join(filter(None, parts))

@@ -191,7 +191,7 @@ def rollout(prompts, trainer):
     lengths = torch.randint(2, 13, (len(prompts),), generator=generator).tolist()
     completions = [torch.randint(3, 13, (n,), generator=generator).tolist() for n in lengths]
     return {
-        "prompt_ids": trainer.processing_class(prompts)["input_ids"],
+        "prompt_ids": trainer.processing_class(text=prompts)["input_ids"],
         "completion_ids": completions,
         "logprobs": [[-2.5] * n for n in lengths],
         "env_mask": [[0] + [1] * (n - 1) for n in lengths],

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..objective.table import PRESETS
 from ..redaction import redact_text
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
@@ -107,8 +106,8 @@ class Tokens(Command):
         add = parser.add_argument
         add("--run", required=True, help="directory of the run")
         add("--step", type=int, help="a recorded optimizer step, by default the last")
-        add("--versus", choices=PRESETS, help="preset to show beside the objective of the run")
-        add("--output", help="HTML page to write, by default RUN/tokens/step-N.html")
+        add("--versus", metavar="OBJECTIVE", help="a preset, or mine.py:TABLE, to show beside that of the run")
+        add("--output", help="HTML page to write, by default RUN/tokens/step-N.html or step-N-versus-OBJECTIVE.html")
         add("--terminal", action="store_true", help="print to the terminal instead")
 
     def run(self, args: Namespace) -> None:

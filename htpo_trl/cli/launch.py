@@ -4,6 +4,7 @@
 The launcher builds no configuration: that would initialise devices and the process group in the parent.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -90,6 +91,8 @@ def launch(accelerate: Namespace) -> None:
     accelerate.signals_to_handle = ",".join(names)  # torch's option, which accelerate hands over
     # Accelerate waits for a single process without passing it signals: become that process instead.
     accelerate_launch.simple_launcher = _become
+    # Of a process that failed, the line below and its own words tell.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         accelerate_launch.launch_command(accelerate)
     except ChildFailedError as error:

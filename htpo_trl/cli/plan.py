@@ -3,9 +3,11 @@
 from typing import Any
 
 from ..config import HTPOConfig
+from ..evaluation.judges import name_of
 from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import Parts, check_output, missing_packages, model_init_kwargs, parse, prepare, remote
+from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
+from ..scripts.packages import missing_packages
 from ..training.checks import check_run
 from .launch import Parallelism
 from .memory import cache_per_token, estimate, sizes
@@ -101,12 +103,14 @@ def _off_policy(args: Any) -> list[str]:
 
 
 def _data(script: Any, args: Any, parts: Parts) -> list[str]:
+    judge = [f"benchmarks are judged by {name_of(parts.judge)}"] if script.eval_benchmarks else []
     if parts.train is None:
-        return [f"from the Hub, not looked at: {', '.join(remote(script))}"]
+        return [f"from the Hub, not looked at: {', '.join(remote(script))}", *judge]
     batches = len(parts.train) * args.num_generations / args.generation_batch_size
     return [
         f"train  {script.dataset_name}: {len(parts.train)} problems, {batches:.1f} generation batches an epoch",
         *(f"benchmark {name}: {len(problems)} problems" for name, problems in parts.benchmarks.items()),
+        *judge,
     ]
 
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,10 +163,46 @@ def check_hub_id(name: str) -> None:
         ) from error
 
 
-def evaluation_problems(name: str, prompts: PromptArguments) -> tuple[str, "Dataset"]:
-    """What a data set is called in the results of an evaluation, and the problems to evaluate on."""
-    part = "test" if name == "countdown" or not is_ours(name) else None
-    return Path(name).stem, load(name, prompts, split=part)
+def evaluation_problems(
+    names: Sequence[str], prompts: PromptArguments, held_out: Any = None, option: str = "benchmarks"
+) -> dict[str, "Dataset"]:
+    """
+    What to evaluate on, by what it is called in the results, see [`result_names`]. The name `test` is that of the part
+    of the training data that is held out, where there is one.
+    """
+    found = {}
+    for name, label in result_names(names, option).items():
+        part = "test" if name == "countdown" or not is_ours(name) else None
+        is_held_out = held_out is not None and name == "test"
+        found[label] = held_out if is_held_out else load(name, prompts, split=part)
+    return found
+
+
+def result_names(names: Sequence[str], option: str = "benchmarks") -> dict[str, str]:
+    """
+    What data sets are called in results, by their names: `aime24`, `d/sums.jsonl` → `sums`; where several would be
+    called the same, with as many folders as tell them apart, `d-sums`. The order of the names does not matter.
+    """
+    paths = {name: Path(name).resolve() if Path(name).suffix in READERS else Path(name) for name in names}
+    if len({*paths.values()}) < len(names):
+        raise UsageError(f"{option}: {', '.join(names)} name one set twice. Name each once.")
+    stems = {name: path.with_suffix("") if path.suffix in READERS else path for name, path in paths.items()}
+    same = Counter(stems.values())  # of d/sums.csv beside d/sums.jsonl the suffix stays
+    parts = {name: (stem if same[stem] == 1 else paths[name]).parts for name, stem in stems.items()}
+    depths = dict.fromkeys(names, 1)
+    while True:
+        found = {
+            name: re.sub(r"[^\w.-]+", "-", "-".join(parts[name][-depth:])).strip("-") for name, depth in depths.items()
+        }
+        count = Counter(found.values())
+        alike = [name for name in names if count[found[name]] > 1]
+        if not alike:
+            return found
+        if all(depths[name] == len(parts[name]) for name in alike):
+            raise UsageError(
+                f"{option}: the results of {' and '.join(alike)} would be called the same. Rename a file."
+            )
+        depths |= {name: min(depths[name] + 1, len(parts[name])) for name in alike}
 
 
 def is_ours(name: str) -> bool:

@@ -1,11 +1,14 @@
-"""Splits and overlaps, by the text of the problem, white space aside. A problem in other words is not found."""
+"""
+Splits and overlaps, by the text of the problem, white space aside, or, without the column `problem`, of the prompt. A
+problem in other words is not found.
+"""
 
 import hashlib
 import math
 from bisect import bisect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..utils import UsageError
 
@@ -21,7 +24,7 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
 
     Args:
         dataset (`datasets.Dataset`):
-            Data set with the column `problem`.
+            Data set with the column `problem`, or else `prompt`.
         shares (`dict[str, float]`):
             Share of each split, such as `{"train": 0.9, "test": 0.1}`; they add up to 1 and are met on average.
         seed (`int`, *optional*, defaults to `0`):
@@ -33,7 +36,7 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
         raise UsageError(f"shares={dict(shares)} must be positive and add up to 1.")
     names, bounds = list(shares), list(accumulate(shares.values()))[:-1]
     members: dict[str, list[int]] = {name: [] for name in names}
-    for row, key in enumerate(_keys(dataset)):
+    for row, key in enumerate(_keys(dataset, _column([dataset]))):
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
         members[names[bisect(bounds, int.from_bytes(digest[:8]) / 2**64)]].append(row)
     for name, rows in members.items():
@@ -43,8 +46,9 @@ def split(dataset: "Dataset", shares: Mapping[str, float], seed: int = 0) -> "Da
 
 
 def check_disjoint(datasets: Mapping[str, "Dataset"]) -> None:
-    """Raise a [`UsageError`] if two of the data sets, which have the column `problem` and a name, share a problem."""
-    keys = {name: set(_keys(dataset)) for name, dataset in datasets.items()}
+    """Raise a [`UsageError`] if two of the data sets, which have the same column and a name, share a problem."""
+    column = _column(datasets.values())
+    keys = {name: set(_keys(dataset, column)) for name, dataset in datasets.items()}
     for first, second in combinations(keys, 2):
         if shared := keys[first] & keys[second]:
             raise UsageError(
@@ -54,17 +58,30 @@ def check_disjoint(datasets: Mapping[str, "Dataset"]) -> None:
 
 
 def exclude(dataset: "Dataset", *others: "Dataset") -> "Dataset":
-    """The rows of a data set whose problem is in none of the others, as [`check_disjoint`] compares them."""
-    taken = {key for other in others for key in _keys(other)}
-    return dataset.select([row for row, key in enumerate(_keys(dataset)) if key not in taken])
+    """The rows of a data set, or a stream, whose problem is in none of the others, as [`check_disjoint`] compares."""
+    column = _column([dataset, *others])
+    taken = {key for other in others for key in _keys(other, column)}
+    if not hasattr(dataset, "__len__"):  # a stream: row by row, as it comes
+        return dataset.filter(lambda row: key_of(row[column]) not in taken)
+    return dataset.select([row for row, key in enumerate(_keys(dataset, column)) if key not in taken])
 
 
-def key_of(problem: str) -> str:
-    """What two rows with the same problem have in common."""
+def key_of(problem: Any) -> str:
+    """What two rows with the same problem have in common. Of a conversation, what the user said last."""
+    if not isinstance(problem, str):
+        content = next((m["content"] for m in reversed(problem) if m["role"] == "user"), "")
+        problem = content if isinstance(content, str) else " ".join(part.get("text") or "" for part in content)
     return " ".join(problem.split())
 
 
-def _keys(dataset: "Dataset") -> Iterator[str]:
-    if "problem" not in dataset.column_names:
-        raise UsageError(f"There is no column 'problem', only {dataset.column_names}: load the data by htpo_trl.data.")
-    return map(key_of, dataset["problem"])
+def _column(datasets: Iterable["Dataset"]) -> str:
+    """What all of them can be compared by. Beside a picture the text of a prompt is not the problem."""
+    names = [each.column_names or [*next(iter(each), ())] for each in datasets]  # a stream may not know them
+    for column in ("problem", "prompt"):
+        if all(column in each and (column == "problem" or not {"image", "images"} & {*each}) for each in names):
+            return column
+    raise UsageError(f"No column 'problem' or 'prompt' is in all of {names}: load the data by htpo_trl.data.")
+
+
+def _keys(dataset: "Dataset", column: str) -> Iterator[str]:
+    return map(key_of, dataset[column])

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
-from transformers import ProgressCallback, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from ..data import load
@@ -30,6 +30,7 @@ from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
 from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
+from ..training.console import ConsoleLog
 from ..utils import UsageError, check_numbers, check_writable, option, write_json
 from .warm_start import Progress, build_model, build_tokenizer, warm_start
 
@@ -148,7 +149,7 @@ def _run(config: LaptopConfig, directory: Path) -> None:
         "save_strategy": "no",
     }
     trainer = build(*parse([], options))
-    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(ConsoleLog)
     trainer.add_callback(Progress())
     before, after = (directory / "evaluation" / f"step-{step}" for step in (0, config.steps))
     subject = trainer.model, trainer.processing_class

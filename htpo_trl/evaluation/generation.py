@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +22,7 @@ from transformers import (
 
 from ..utils import MissingPackageError, UsageError
 from .sampling import Sampling
+from .weights import digest_of_files, digest_of_parameters
 
 
 class Generation(NamedTuple):
@@ -36,6 +38,10 @@ class Generator(Protocol):
 
     name: str  # of backend and model: results are resumed by the same alone
     tokenizer: Any
+
+    @property
+    def weights(self) -> str | None:
+        """A digest of the weights, likewise; `None` where it cannot be told."""
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """A completion of each prompt, given as tokens, that depends on it and on its seed alone."""
@@ -73,6 +79,7 @@ def load_generator(
                 "such as `VLLMGenerator(LLM(...))`."
             )
         return model
+    weights = digest_of_files(model)
     if backend == "auto":
         backend = "vllm" if find_spec("vllm") else "transformers"
     if backend == "vllm":
@@ -80,24 +87,33 @@ def load_generator(
             raise MissingPackageError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
         from vllm import LLM  # type: ignore[import-not-found]
 
-        return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})))
+        return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})), weights)
     if vllm_options:
         raise UsageError("vllm_options are of backend='vllm', but this is 'transformers'.")
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
-    return TransformersGenerator(loaded, AutoTokenizer.from_pretrained(model))
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"model={str(model)!r} cannot be loaded: {error}") from error
+    return TransformersGenerator(loaded, tokenizer, weights or digest_of_files(model))  # of the Hub it is cached now
 
 
 class TransformersGenerator:
-    """Generates by a transformers model, loaded and on its device."""
+    """Generates by a transformers model, loaded and on its device. `weights` is told where they are as in files."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, weights: str | None = None) -> None:
         tokenizer = tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self._weights = model, tokenizer, weights
         self.name = f"transformers {model.config._name_or_path}".rstrip()
         eos = model.generation_config.eos_token_id
         # A chat model may end its turn by a token that is not its tokenizer's end of text, or the reverse.
         self.eos = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos[0]
+
+    @property
+    def weights(self) -> str | None:
+        """Of a model in memory they may have been trained since it was last asked."""
+        return self._weights or digest_of_parameters(self.model)
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """As a batch, in evaluation mode; see [`Generator`]."""
@@ -163,9 +179,10 @@ class _SeededSampler(LogitsProcessor):
 class VLLMGenerator:
     """Generates by a `vllm.LLM`, e.g. `VLLMGenerator(LLM("Qwen/Qwen3-8B", tensor_parallel_size=4))`."""
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, llm: Any, weights: str | None = None) -> None:
         self.llm, self.tokenizer = llm, llm.get_tokenizer()
-        self.name = f"vllm {llm.llm_engine.model_config.model}"
+        model = llm.llm_engine.model_config.model
+        self.name, self.weights = f"vllm {model}", weights or digest_of_files(model)
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Generation]:
         """One request for each prompt; see [`Generator`]."""

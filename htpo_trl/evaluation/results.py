@@ -23,6 +23,14 @@ class ResultsError(UsageError):
     """Result files that do not fit: this evaluation, or each other."""
 
 
+# What settings are called in an error, where their name alone does not tell.
+_TOLD = {"weights": "digest of the model's weights", "judge_source": "digest of the judge's source"}
+_MEND = (
+    "The file was edited or damaged, or two evaluations wrote to it at once. Delete that line and all after it, and "
+    "evaluate again: what is missing is drawn again."
+)
+
+
 class Results(NamedTuple):
     """A finished result file, see [`read`]."""
 
@@ -37,15 +45,13 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
     settings or problems it is an error that names the difference.
     """
     record = path.with_suffix(".json")
-    if not record.exists():
-        if path.exists() and path.stat().st_size:
-            raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
+    if not record.exists() and not (path.exists() and path.stat().st_size):
         write_json(record, {"settings": settings})
     old, new = (
         s | {f"sampling.{k}": v for k, v in s.get("sampling", {}).items()} for s in (_settings(path), settings)
     )
     if differences := [
-        f"{name}={old.get(name)!r} there, {new.get(name)!r} now"
+        f"{_TOLD.get(name, name)}={old.get(name)!r} there, {new.get(name)!r} now"
         for name in dict.fromkeys([*old, *new])
         if name != "sampling" and old.get(name) != new.get(name)
     ]:
@@ -59,11 +65,8 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
         for line, (problem, sample) in zip(file, keys, strict=False):
             if not line.endswith(b"\n"):  # torn
                 break
-            row = json.loads(line)
-            if (row["problem"], row["sample"]) != (problem, sample):
-                raise ResultsError(
-                    f"Line {len(sizes) + 1} of {path} is not sample {sample} of problem {problem}: it was edited."
-                )
+            if (why := _mismatch(line, problem, sample)) is not None:
+                raise ResultsError(f"{path}, line {len(sizes) + 1}: {why}. {_MEND}")
             sizes.append(len(line))
         if len(sizes) < len(keys):
             del sizes[len(sizes) // batch_size * batch_size :]
@@ -71,8 +74,32 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
     return len(sizes)
 
 
+def _mismatch(line: bytes, problem: str, sample: int) -> str | None:
+    """What a line of a result file is instead of this sample."""
+    try:
+        row = json.loads(line)
+        found = row["problem"], row["sample"]
+    except (KeyError, TypeError, ValueError) as error:
+        return f"no sample can be read there ({error!r})"
+    return (
+        None
+        if found == (problem, sample)
+        else f"not sample {sample} of problem {problem}, but {found[1]} of {found[0]}"
+    )
+
+
 def _settings(path: Path) -> dict[str, Any]:
-    return json.loads(path.with_suffix(".json").read_text())["settings"]
+    record = path.with_suffix(".json")
+    if not record.is_file():
+        raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
+    try:
+        settings = json.loads(record.read_bytes())["settings"]
+        settings["n_problems"] * settings["sampling"]["num_samples"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{record} is damaged ({error!r}): it tells the settings of {path.name}. Remove both, and evaluate again."
+        ) from None
+    return settings
 
 
 def read(path: str | Path) -> Results:
@@ -80,14 +107,19 @@ def read(path: str | Path) -> Results:
     path = Path(path)
     settings = _settings(path)
     problems: dict[str, list[dict[str, Any]]] = {}
+    seen = set()
     try:
         for place, row in rows_of(path):
             if missing := {"problem", "verdict"} - row.keys():
                 raise ResultsError(f"{place}: no {min(missing)!r}, only {', '.join(row)}.")
+            key = row["problem"], row.get("sample")
+            if key in seen and key[1] is not None:
+                raise ResultsError(f"{place}: sample {key[1]} of problem {key[0]} is there twice.")
+            seen.add(key)
             row.pop("completion", None)  # gigabytes, in the end
             problems.setdefault(row["problem"], []).append(row)
     except ValueError as error:  # names file and line
-        raise ResultsError(str(error)) from None
+        raise ResultsError(f"{error} {_MEND}") from None
     expected = settings["n_problems"] * settings["sampling"]["num_samples"]
     if (found := sum(map(len, problems.values()))) != expected:
         raise ResultsError(f"{path} holds {found} of {expected} samples: run its evaluation again to complete it.")
@@ -137,8 +169,8 @@ def _canonical(answer: str) -> str:
 def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:
     """
     The summary of a benchmark: `mean@n`, `pass@k` and `maj@k`, each with its 95% bootstrap interval over problems; the
-    share of truncated samples, the mean number of tokens, and how many samples had which verdict, all three over
-    every problem.
+    shares of samples that are truncated and that are unparsable, the mean number of tokens, and how many samples had
+    which verdict, all over every problem.
     """
     n = results.settings["sampling"]["num_samples"]
     table = scores(results, check_ks(n, ks))
@@ -153,6 +185,7 @@ def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, An
         },
         "truncated": sum(row["truncated"] for row in rows) / len(rows),
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "unparsable": sum(row["verdict"].startswith("unparsable") for row in rows) / len(rows),
         "verdicts": dict(sorted(Counter(row["verdict"] for row in rows).items())),
     }
 

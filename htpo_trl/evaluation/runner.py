@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from .. import verifier
 from ..lock import held
 from ..utils import UsageError, WriteError, write_json, writing
-from ..verifier.answers import gold_text
 from . import results
 from .generation import Generator, load_generator
+from .judges import Judge, check_columns, digest_of, judge_samples, name_of
 from .sampling import Sampling
 
 
+_logger = logging.getLogger(__name__)
+
 Problems = Iterable[dict[str, Any]]  # e.g. a `datasets.Dataset`; columns `prompt`, `solution`, and any for the judge
-Judge = Callable[..., Sequence[Any]]
 
 
 def evaluate(
@@ -48,8 +49,8 @@ def evaluate(
             Name → problems, a [`~datasets.Dataset`] or a list of dictionaries, with the columns `prompt` (text or a
             conversation) and `solution`, as those of [`~htpo_trl.data`].
         output_dir (`str` or `Path`):
-            Gets `<benchmark>.jsonl`, one sample a line, and `<benchmark>.json`, settings and summary. Models are told
-            apart by name alone: use a directory per checkpoint.
+            Gets `<benchmark>.jsonl`, one sample a line, and `<benchmark>.json`, settings and summary. A digest of the
+            weights is among the settings: other weights of the same name are refused.
         sampling ([`Sampling`], *optional*):
             How to sample; by default as the paper does.
         judge (`Callable`, *optional*, defaults to the math verifier):
@@ -72,8 +73,10 @@ def evaluate(
     sampling = sampling or Sampling()
     results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
     generator = load_generator(model)
-    with held(output_dir, "evaluate()"):
-        runs = [SamplingRun(Path(output_dir), *each, generator, sampling, judge) for each in benchmarks.items()]
+    weights = getattr(generator, "weights", None)
+    directory = Path(output_dir)
+    with held(directory, "evaluate()"):
+        runs = [SamplingRun(directory, *each, generator, sampling, judge, weights) for each in benchmarks.items()]
         for run in runs:
             with writing(run.path):
                 run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
@@ -102,16 +105,17 @@ class SamplingRun:
         generator: Generator,
         sampling: Sampling,
         judge: Judge | None,
+        weights: str | None = None,
     ) -> None:
         check_benchmark(benchmark)
         self.path, self.done = directory / f"{benchmark}.jsonl", 0
         self.generator, self.sampling, self.judge = generator, sampling, judge
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
-        seen: Counter[str] = Counter()
+        seen, columns = Counter[str](), None
         digest = hashlib.sha256()
         for row in problems:
-            if missing := ({"prompt"} if judge else {"prompt", "solution"}) - row.keys():
-                raise UsageError(f"{benchmark!r} has no column {min(missing)!r}, only {', '.join(row)}.")
+            if row.keys() != columns:
+                check_columns(judge, columns := row.keys(), benchmark)
             # The bare problem, where there is one, so that models with different prompts can be compared.
             content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -134,7 +138,9 @@ class SamplingRun:
         self.settings = {
             "benchmark": benchmark,
             "model": generator.name,
-            "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "verifier",
+            **({"weights": weights} if weights else {}),
+            "judge": name_of(judge),
+            **({"judge_source": source} if judge and (source := digest_of(judge)) else {}),
             # Its size may change: after running out of memory, say.
             "sampling": {name: value for name, value in asdict(sampling).items() if name != "batch_size"},
             "n_problems": len(self.problems),
@@ -194,6 +200,12 @@ class SamplingRun:
             raise failure
         summary = results.summarize(results.read(self.path), ks)
         write_json(record, {"settings": self.settings, "summary": summary})
+        if summary["unparsable"] == 1:
+            verdicts = " and ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items())
+            _logger.warning(
+                f"{self.path}: no sample got a verdict of {self.settings['judge']} ({verdicts}). The metrics say "
+                "nothing of the model: look at completions there, and whether judge, template and solutions fit."
+            )
         return summary
 
     def _draw(self, start: int) -> list[dict[str, Any]]:
@@ -205,29 +217,10 @@ class SamplingRun:
             for problem, sample in keys
         ]
         completions = self.generator.generate(prompts, seeds, self.sampling)
-        verdicts = _judge(self.judge, rows, [completion.text for completion in completions])
+        verdicts = judge_samples(self.judge, rows, [completion.text for completion in completions])
         return [
             {"benchmark": self.settings["benchmark"], "problem": problem, "sample": sample}
             | {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
             | verdict
             for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
-
-
-def _judge(judge: Judge | None, rows: Sequence[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
-    """`verdict`, and `answer` where the judge tells it, of each completion."""
-    if judge is None:
-        judgements: Sequence[Any] = verifier.judge(texts, [gold_text(row["solution"]) for row in rows])
-    else:
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-        completions = [
-            text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
-            for row, text in zip(rows, texts, strict=True)
-        ]
-        judgements = judge(prompts=[row["prompt"] for row in rows], completions=completions, **columns)
-    return [
-        {"verdict": str(judgement.verdict), "answer": judgement.answer}
-        if hasattr(judgement, "verdict")
-        else {"verdict": "unparsable_gold" if judgement is None else "correct" if judgement > 0.5 else "wrong"}
-        for judgement in judgements
-    ]

@@ -60,7 +60,8 @@ class Detach:
         check_choice("Detach", "which", self.which, ("lowest", "highest"))
 
     def __str__(self) -> str:
-        return "detached" if self.share == 1 else f"J_PPO; the {self.which}-entropy {self.share * 100:.4g}% detached"
+        part = f"the {self.which}-entropy {self.share * 100:.4g}% of the group"
+        return "detached" if self.share == 1 else f"J_PPO; {part} detached"
 
 
 @dataclass(frozen=True)

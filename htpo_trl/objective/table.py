@@ -6,7 +6,7 @@ wrong, is the token's entropy high or low? A [`Table`] gives each group one rule
 
 >>> print(PRESETS["htpo"])  # doctest: +ELLIPSIS
 htpo
- 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% detached
+ 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% of the group detached
 ...
 """
 
@@ -18,7 +18,7 @@ from fractions import Fraction
 from itertools import count, product
 from typing import Literal
 
-from ..utils import UsageError
+from ..utils import UsageError, import_object, nearest
 from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule, share_of
 
 
@@ -80,11 +80,15 @@ class Table:
         return found
 
     def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
-        """A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules."""
+        """
+        A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules. Where they do
+        differ it is called `<name>*`: it is no longer the objective of that name.
+        """
         if unknown := sorted(set(overrides) - set(GROUPS)):
             raise UsageError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
         rows = tuple(parse_rule(overrides.get(group, row)) for group, row in zip(GROUPS, self.rows, strict=True))
-        return dataclasses.replace(self, rows=rows)
+        name = self.name if rows == self.rows or self.name.endswith("*") else f"{self.name}*"
+        return dataclasses.replace(self, name=name, rows=rows)
 
     def __str__(self) -> str:
         names = [" · ".join(group.split("_")) for group in GROUPS]
@@ -92,8 +96,8 @@ class Table:
         return "\n".join([self.name, *lines])
 
 
-def _preset(name: str, overrides: Mapping[str, Rule], **kwargs) -> Table:
-    return Table(name, (Clip(),) * len(GROUPS), **kwargs).replace(overrides)
+def _preset(name: str, rules: Mapping[str, Rule], **kwargs) -> Table:
+    return Table(name, tuple(rules.get(group, Clip()) for group in GROUPS), **kwargs)
 
 
 def _everywhere(rule: Rule) -> dict[str, Rule]:
@@ -146,7 +150,19 @@ PRESETS: dict[str, Table] = {
 
 
 def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = None) -> Table:
-    """The preset called `name`, with the rows in `overrides` replaced."""
-    if name not in PRESETS:
-        raise UsageError(f"Unknown objective {name!r}; the presets are {', '.join(PRESETS)}.")
-    return PRESETS[name].replace(overrides or {})
+    """
+    The preset called `name`, or a table of your own by `file.py:TABLE` or `module:TABLE`, with the rows in `overrides`
+    replaced.
+    """
+    if name in PRESETS:
+        table = PRESETS[name]
+    elif ":" in name or "." in name:
+        table = import_object(name, "objective")
+        if not isinstance(table, Table):
+            raise UsageError(f"objective={name!r} is a `{type(table).__name__}`; name a `Table`, as in mine.py:TABLE.")
+    else:
+        raise UsageError(
+            f"Unknown objective {name!r}. {nearest(name, PRESETS)}The presets are {', '.join(PRESETS)}; a table of "
+            "your own is named by its file, as in mine.py:TABLE, or its module, as in package.mine:TABLE."
+        )
+    return table.replace(overrides or {})

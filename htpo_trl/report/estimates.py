@@ -1,12 +1,14 @@
 """
 What is said of sets of runs: metrics, and estimates of them. Values are frames whose rows are the units, seeds or the
-problems of an evaluation, with 95% intervals: over seeds by Student's t, over problems by the bootstrap. What was not
-logged is NaN, or absent.
+problems of an evaluation, with 95% intervals: over seeds by Student's t, over problems by the bootstrap. Of two seeds
+the interval would be many times as wide as what they differ by: they are shown themselves. What was not logged is NaN,
+or absent.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,10 @@ MAX_POINTS = 50
 FINAL_SHARE = 0.1
 
 
+#: Lowest and highest possible value.
+Bounds = tuple[float, float]
+
+
 class Metric(NamedTuple):
     """A metric of the log and its panel; `panels.yaml` says what the fields mean."""
 
@@ -43,6 +49,11 @@ class Metric(NamedTuple):
     def scale(self) -> float:
         """Factor from what is logged to what is shown."""
         return 100.0 if self.unit.startswith("%") else 1.0
+
+    @property
+    def bounds(self) -> "Bounds":
+        """Where its values, as shown, can lie."""
+        return -inf if self.signed else 0.0, 100.0 if self.unit.startswith("%") else inf
 
     @property
     def label(self) -> str:
@@ -96,17 +107,27 @@ def why_missing(runs: Sequence[Run], key: str) -> str:
     return "not in the log"
 
 
-def estimate(values: pd.DataFrame, units: str) -> pd.DataFrame:
-    """The mean of every column with its interval; `n` and `units`, `"seeds"` or `"problems"`, what it is over."""
+def estimate(values: pd.DataFrame, units: str, bounds: Bounds | Sequence[Bounds] = (-inf, inf)) -> pd.DataFrame:
+    """
+    The mean of every column with its interval, within the bounds, of all columns or of each; `n` and `units`,
+    `"seeds"` or `"problems"`, what it is over. Of two seeds `low` and `high` are the two.
+    """
     if units == "seeds":
         columns = dict(zip(("mean", "low", "high", "n"), t_intervals(values), strict=True))
-        return pd.DataFrame(columns, values.columns).assign(units=units)
-    found: Any = means_with_intervals(values) if len(values) else []
-    names = values.columns[: len(found)]
-    return pd.DataFrame(found, names, ["mean", "low", "high"]).assign(n=len(values), units=units)
+        found = pd.DataFrame(columns, values.columns).assign(units=units)
+        lowest, highest = np.broadcast_to(np.array(bounds, dtype=float), (len(found), 2)).T
+        two = found.n == 2
+        found["low"] = np.where(two, values.min(), np.clip(found.low, lowest, None))
+        found["high"] = np.where(two, values.max(), np.clip(found.high, None, highest))
+        return found
+    rows: Any = means_with_intervals(values) if len(values) else []
+    names = values.columns[: len(rows)]
+    return pd.DataFrame(rows, names, ["mean", "low", "high"]).assign(n=len(values), units=units)
 
 
-def differences(first: pd.DataFrame, second: pd.DataFrame, units: str) -> pd.DataFrame:
+def differences(
+    first: pd.DataFrame, second: pd.DataFrame, units: str, bounds: Bounds | Sequence[Bounds] = (-inf, inf)
+) -> pd.DataFrame:
     """
     The [`estimate`] of second minus first, whose rows are paired, with the means `first` and `second` of the pairs
     that have both, and `p` of the sign-flip test. Columns without a pair are left out.
@@ -114,31 +135,32 @@ def differences(first: pd.DataFrame, second: pd.DataFrame, units: str) -> pd.Dat
     found = second - first
     p = sign_flip_test(found.fillna(0))  # a difference of 0 is as good as none: either sign is the same
     sides = {"first": first.where(found.notna()).mean(), "second": second.where(found.notna()).mean()}
-    table = estimate(found, units).assign(p=p, **sides)
+    table = estimate(found, units, bounds).assign(p=p, **sides)
     table.loc[(table.n < 2) & (table.units == "seeds"), "p"] = np.nan
     return table.dropna(subset="mean")
 
 
-def band(series: pd.DataFrame) -> pd.DataFrame | None:
+def band(runs: Sequence[pd.Series], bounds: Bounds = (-inf, inf)) -> pd.DataFrame | None:
     """
-    The [`estimate`] of a metric at every step, from its values by step, a column per run; `width` is the number of
-    steps that a point is the mean of. No band, where there would be gaps alone.
+    The [`estimate`] of a metric at every step, from its values by step, of each run; `width` is the number of steps
+    that a point is the mean of. A gap, which no line crosses, is a point without a mean: where a row of the log lacks
+    the metric, or one of several seeds alone has it, whose value is not the mean of all. Steps at which a run logged
+    nothing are none. No band, where there would be gaps alone.
     """
-    logged = series.dropna(axis=1, how="all")
-    if logged.empty:
+    runs = [run for run in runs if run.notna().any()]
+    if not runs:
         return None
-    width = -(-logged.index[-1] // MAX_POINTS) or 1
-    found = estimate(logged.groupby(-(-logged.index // width) * width).mean().T, "seeds")
-    # One of several seeds has no interval, and is not the mean of all: a gap.
-    found["mean"] = found["mean"].where(found.n >= min(2, len(logged.columns)))
+    width = -(-max(run.index[-1] for run in runs) // MAX_POINTS) or 1
+    binned = [run.groupby(-(-run.index // width) * width).mean() for run in runs]
+    table = pd.concat(binned, axis=1, keys=range(len(runs))).sort_index()
+    found = estimate(table.T, "seeds", bounds)
+    enough = found.n >= min(2, len(runs))
+    found["mean"] = found["mean"].where(enough)
     if found["mean"].isna().all():
         return None
-    # A point without a value wherever two are further apart than usual, so that no line crosses the gap. Of a metric
-    # that is logged at every fourth step, bins of three steps are now three, now six apart.
-    steps, usual = found.index.to_series(), logged.index.to_series().diff().median()
-    apart = steps.diff()
-    far = apart > max(1.5 * apart.median(), usual + width - 1)
-    return found.reindex(found.index.union((steps - apart / 2)[far])).assign(width=width)
+    lacks = [table.index.isin(run.index) | (table.index > run.index[-1]) for run in binned]
+    is_gap = (table.isna() & np.column_stack(lacks)).any(axis=1)
+    return found[enough | is_gap].assign(width=width)
 
 
 def final_values(runs: Sequence[Run], metrics: Sequence[Metric]) -> pd.DataFrame:
@@ -151,7 +173,7 @@ def final_values(runs: Sequence[Run], metrics: Sequence[Metric]) -> pd.DataFrame
 
 def score(evaluations: Sequence[Evaluation], majority: bool = False) -> pd.DataFrame:
     """The [`estimate`] of every metric: over the problems of the only evaluation, or over seeds, of their means."""
-    return estimate(*_by_unit([evaluation.scores(majority) for evaluation in evaluations]))
+    return estimate(*_by_unit([evaluation.scores(majority) for evaluation in evaluations]), (0, 1))
 
 
 def _by_unit(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
@@ -184,7 +206,7 @@ def paired_scores(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> 
     if any(one.empty for one, _ in tables):
         raise RunError("not paired: no problem could be judged")
     (one, units), (two, _) = (_by_unit(side) for side in zip(*tables, strict=True))
-    return differences(one, two, units)
+    return differences(one, two, units, (-1, 1))
 
 
 def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str | None, ...]:
@@ -196,8 +218,13 @@ def difference_texts(d: Mapping[str, Any], decimals: int = 3) -> tuple[str | Non
 
 
 def interval_text(e: Mapping[str, Any] | None, decimals: int = 3, sign: str = "") -> str | None:
-    """`0.512 [0.480, 0.544]`, or the mean alone where there is no interval; `sign` is `"+"` for differences."""
+    """
+    `0.512 [0.480, 0.544]`, of two seeds `0.512 (0.480 and 0.544)`, or the mean alone where there is no interval;
+    `sign` is `"+"` for differences.
+    """
     if e is None or pd.isna(e["mean"]):
         return None
     mean, low, high = (f"{e[name]:{sign}z.{decimals}f}" for name in ("mean", "low", "high"))  # z: never -0.000
-    return mean if pd.isna(e["low"]) else f"{mean} [{low}, {high}]"
+    if pd.isna(e["low"]):
+        return mean
+    return f"{mean} ({low} and {high})" if e["n"] == 2 and e["units"] == "seeds" else f"{mean} [{low}, {high}]"

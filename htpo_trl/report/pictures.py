@@ -115,8 +115,9 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
         _say_missing(axis, panel.missing)
         return
     if panel.missing:
-        note = textwrap.shorten(f"not logged: {panel.missing}", 64, placeholder=" …")
-        axis.text(0, 1.02, note, transform=axis.transAxes, color="0.35", va="bottom", fontsize=7.5, style="italic")
+        note = textwrap.shorten(f"not logged: {panel.missing}", 52, placeholder=" …")
+        text = axis.text(0, 1.02, note, transform=axis.transAxes, color="0.35", va="bottom", fontsize=7.5)
+        text.set(style="italic", in_layout=False)  # or a long note would take the panels' room
     axis.set(xlabel=_step_label([curve.points for curve in panel.curves]), ylabel=panel.unit)
     axis.grid()
     if panel.zero:
@@ -201,10 +202,11 @@ def _say_missing(axis: Any, why: str) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="0.8")
     lines = ["not logged", *textwrap.wrap(why, 40, max_lines=4, placeholder=" …")]
-    axis.text(0.5, 0.5, "\n".join(lines), transform=axis.transAxes, color="0.35", ha="center", va="center", fontsize=9)
+    style = {"transform": axis.transAxes, "color": "0.35", "ha": "center", "va": "center", "fontsize": 9}
+    axis.text(0.5, 0.5, "\n".join(lines), in_layout=False, **style)
 
 
 def _shorten(label: str) -> str:
     """A label of a run on one line, without its middle where it is long: runs differ at their ends."""
     label = " ".join(label.split())
-    return label if len(label) <= 48 else f"{label[:23]}…{label[-24:]}"
+    return label if len(label) <= 36 else f"{label[:17]}…{label[-18:]}"

@@ -22,10 +22,10 @@ from ..utils import UsageError
 
 # Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
 _NO_DIFFERENCE = re.compile(
-    r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|overwrite_output_dir|threads|local_rank"
-    r"|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
+    r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
+    r"|overwrite_output_dir|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
 )
-_MAX_NAME = 40
+_MAX_NAME = 24  # of a set that nobody named: legends and titles hold several
 
 
 class RunError(UsageError):
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     seed: int | None
     options: dict[str, Any] | None
     versions: dict[str, str]
-    log: dict[str, pd.Series]  # metric → value by step, in order; NaN where the log says that there is none
+    log: dict[str, pd.Series]  # metric → value by step, in order; NaN where a row of its kind lacks it
     evaluations: dict[str, dict[int | None, Evaluation]]  # benchmark → step, `None` for `htpo eval` → evaluation
     notes: list[str]  # what is missing, in sentences
 
@@ -88,9 +88,9 @@ class RunSet(NamedTuple):
         what = "seeds" if self.has_seeds else "runs" if len(self.runs) > 1 else "run"
         return f"{self.name} ({len(self.runs)} {what})"
 
-    def series(self, key: str) -> pd.DataFrame:
-        """Values of a metric, a row per step that any run logged it at, a column per run."""
-        return pd.concat([run.series(key) for run in self.runs], axis=1, keys=range(len(self.runs))).sort_index()
+    def series(self, key: str) -> list[pd.Series]:
+        """Values of a metric by step, of each run."""
+        return [run.series(key) for run in self.runs]
 
     def evaluations(self, benchmark: str) -> dict[int | None, list[Evaluation]]:
         """Step → evaluations, one per run that has the benchmark; of the steps at which they all evaluated it."""
@@ -104,13 +104,16 @@ def read_run(directory: str | Path) -> Run:
     path = Path(directory).resolve()
     if not path.is_dir():
         raise RunError(f"{directory} is no directory.")
-    source, options, versions = "TRL trainer", None, {}
+    source, options, versions, resumes = "TRL trainer", None, {}, []
     if (settings := path / "settings.json").exists():
         sections = _json(settings)
         if not isinstance(versions := sections.pop("versions", {}), dict):
             raise RunError(f"{settings}: expected versions in braces, found {versions!r:.60}.")
-        source, options = "htpo train", _flatten(redacted(sections))
+        resumes = sections.pop("resumes", [])
+        source = "htpo train" if "HTPOScriptArguments" in sections else "HTPO trainer"
+        options = _flatten(redacted(sections))
     log, notes = _newest_log(path)
+    notes += _resumes(settings, resumes)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"
     steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if d.name[5:].isdecimal()}
@@ -178,16 +181,37 @@ def _newest_log(path: Path) -> tuple[dict[str, pd.Series] | None, list[str]]:
     """The log of the trainer's state that went furthest, the run's own rather than a checkpoint's; what it lacks."""
     files = [*path.glob("trainer_state.json"), *sorted(path.glob("checkpoint-*/trainer_state.json"))]
     if not files:
-        return None, ["no trainer_state.json, hence no log: the run saved neither a checkpoint nor its last state"]
+        return None, ["no trainer_state.json, hence no log: the run has neither saved a checkpoint nor ended"]
     states = {file: _json(file) for file in files}
     for file, state in states.items():
         if not isinstance(state.get("global_step"), int) or not isinstance(state.get("log_history"), list):
             raise RunError(f"{file} is no trainer's state: it has no global_step, or no log_history.")
     file, state = max(states.items(), key=lambda found: found[1]["global_step"])
     log = _log(file, state["log_history"])
-    if file.parent == path or state["global_step"] == state.get("max_steps"):
+    if file.parent == path or state["global_step"] == state.get("max_steps") or _was_stopped(state):
         return log, []
     return log, [f"the log ends with {file.parent.name}, the run's newest checkpoint: the run did not finish"]
+
+
+def _was_stopped(state: dict[str, Any]) -> bool:
+    """Whether a callback, such as early stopping, had ended the run when this was saved."""
+    try:
+        return state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"] is True
+    except (KeyError, TypeError):
+        return False
+
+
+def _resumes(file: Path, resumes: Any) -> list[str]:
+    """Where a run went on with other settings than before."""
+    try:
+        return [
+            f"resumed at step {each['step']} with other settings: "
+            + "; ".join(f"{name} {before} → {after}" for name, (before, after) in each["changed"].items())
+            for each in resumes
+            if each["changed"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise RunError(f"{file}: expected what was resumed, found {resumes!r:.60}.") from None
 
 
 def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
@@ -200,6 +224,13 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
             is_number = type(value) in (int, float) and abs(value) < 1e300  # a line can be drawn through it
             values.setdefault(key, {})[row["step"]] = float(value) if is_number else np.nan
     log = {key: pd.Series(each).sort_index() for key, each in values.items()}
+    # What is logged once per generation batch is in the rows that have a reward, what is logged at every step in those
+    # that have a loss: such a row without it is a gap.
+    kinds = [log[name].index for name in ("reward", "loss") if name in log]
+    for key, each in log.items():
+        kind: Any = next((kind for kind in kinds if each.index.isin(kind).all()), None)
+        if kind is not None and not key.startswith("eval_"):
+            log[key] = each.reindex(kind[(kind >= each.index[0]) & (kind <= each.index[-1])])
     if {"num_tokens", "step_time"} <= log.keys():
         step_time = log["step_time"].dropna()  # the mean of the steps since the last log
         seconds = (step_time * np.diff(step_time.index, prepend=0)).cumsum()
@@ -254,12 +285,17 @@ def _options(run: Run) -> dict[str, str]:
 
 
 def _names(sets: Sequence[RunSet]) -> list[str]:
-    """What tells sets without a name apart: their options where that is short, else their directories' names."""
+    """
+    What tells sets without a name apart: their options where that is short, else their directories' names, with as
+    many folders before them as it takes.
+    """
     told = all(s.runs[0].told_by_options for s in sets)
     differing = differing_options(sets, versions=False) if told else {}
     table = pd.DataFrame(differing, range(len(sets))).map(lambda values: ", ".join(values) or "not recorded")
     texts = [text if option == "objective" else f"{option}=" + text for option, text in table.items()]
     names = [", ".join(row) for row in zip(*texts, strict=True)]
-    if len(set(names)) < len(sets) or any(len(name) > _MAX_NAME for name in names):
-        return [s.runs[0].stem for s in sets]
-    return names
+    if len(set(names)) == len(sets) and all(len(name) <= _MAX_NAME for name in names):
+        return names
+    stems = [(*s.runs[0].path.parts[:-1], s.runs[0].stem) for s in sets]
+    by_depth = [["/".join(parts[-depth:]) for parts in stems] for depth in (1, 2, 3)]
+    return next((names for names in by_depth if len({*names}) == len(sets)), by_depth[0])

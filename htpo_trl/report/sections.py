@@ -8,7 +8,6 @@ import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +97,9 @@ def runs_section(report: Report, outline: Outline) -> list[Block]:
 
 def summary_section(report: Report, outline: Outline) -> list[Block]:
     """Final values of training; first and last evaluation, and the gain."""
-    finals = [estimate(estimates.final_values(s.runs, report.final), "seeds").to_dict("index") for s in report.sets]
+    bounds = [metric.bounds for metric in report.final]
+    values = [estimates.final_values(s.runs, report.final) for s in report.sets]
+    finals = [estimate(each, "seeds", bounds).to_dict("index") for each in values]
     rows = [(m.label, *(interval_text(found[m.key], m.decimals) for found in finals)) for m in report.final]
     content: list[Block] = ["Final values of training:", HtmlTable(("metric", *report.labels), rows)]
     if not any(cell for _, *cells in rows for cell in cells):
@@ -137,7 +138,7 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
     for metric in outline.metrics:
         curves, why, partly = [], {}, {}
         for i, s in enumerate(report.sets):
-            points = band(metric.scale * s.series(metric.key))
+            points = band([metric.scale * run for run in s.series(metric.key)], metric.bounds)
             if points is None:
                 why[s.name] = why_missing(s.runs, metric.key)
                 continue
@@ -146,8 +147,7 @@ def plot_section(report: Report, outline: Outline) -> list[Block]:
                 n = f"{fewest:.0f} to {points.n.max():.0f} of {len(s.runs)} runs at a point"
                 partly[s.name] = n if len(s.runs) > 1 else "steps without a value"
         if curves or not metric.optional:
-            bounds = (-inf if metric.signed else 0.0, 100.0 if metric.unit.startswith("%") else inf)
-            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), bounds)
+            panels[metric.title] = Panel(metric.title, metric.unit, curves, report.reasons(why), metric.bounds)
             for each in (*why.items(), *partly.items()):
                 lacking.setdefault(each, []).append(metric.title)
     if any(panel.curves for panel in panels.values()):
@@ -210,12 +210,15 @@ def differences_section(report: Report, outline: Outline) -> list[Block]:
             for name, points in _over_k(scored).items():
                 _add(panels, Curve(i, points), f"{benchmark}: {name}", f"difference of {name}", zero=True, over="k")
         one, two = (estimates.final_values(side.runs, report.final) for side in sides)
-        finals = differences(one, two, "seeds").to_dict("index")
+        spans = [(-metric.bounds[1], metric.bounds[1]) for metric in report.final]
+        finals = differences(one, two, "seeds", spans).to_dict("index")
         for metric in report.final:
             if metric.key in finals:
                 rows.append((other.name, metric.label, *difference_texts(finals[metric.key], metric.decimals)))
-            first, second = (side.series(metric.key) for side in sides)
-            curve = band((metric.scale * (second - first)).dropna(how="all"))  # at steps that both logged
+            pairs = zip(*(side.series(metric.key) for side in sides), strict=True)
+            # At steps that both logged.
+            apart = [metric.scale * (b - a).reindex(a.index.intersection(b.index)) for a, b in pairs]
+            curve = band(apart, (-metric.bounds[1], metric.bounds[1]))
             if metric.paired and curve is not None:
                 _add(panels, Curve(i, curve), metric.title, f"difference, {metric.unit}", zero=True)
     report.missing += [(outline.heading, name, note) for name, note in notes]
@@ -234,7 +237,7 @@ def shares_section(report: Report, outline: Outline) -> list[Block]:
     columns: dict[str, Any] = {}
     why: dict[str, str] = {}
     for s in report.sets:
-        bands = [band(metric.scale * s.series(metric.key)) for metric in outline.metrics]
+        bands = [band([m.scale * run for run in s.series(m.key)], m.bounds) for m in outline.metrics]
         if any(points is None for points in bands):
             why[s.name] = why_missing(s.runs, outline.metrics[0].key)
         columns[s.label] = why.get(s.name, bands)

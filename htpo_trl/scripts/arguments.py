@@ -42,7 +42,8 @@ def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
         yield
     except (UsageError, *errors) as error:  # type: ignore[misc]
         parts = [str(error), *getattr(error, "__notes__", [])]
-        text = redact_text(" ".join(line.strip() for part in parts for line in part.splitlines()))
+        text = " ".join(line.strip() for part in parts for line in part.splitlines())
+        text = redact_text(text).replace("resume_from_checkpoint=True", "--resume_from_checkpoint true")
         rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         if not rank or _is_first_to_tell(text):
             print(f"{command}{rank}: {text}", file=sys.stderr, flush=True)
@@ -106,7 +107,7 @@ class HTPOScriptArguments(PromptArguments):
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
         "'countdown_reward', 'get_soft_overlong_punishment', 'accuracy_reward', 'reasoning_accuracy_reward', "
-        "'think_format_reward', or dotted paths, from the working directory too. The first judges correctness.",
+        "'think_format_reward', or your own: file.py:function, module.function. The first judges correctness.",
     )
     soft_punish_cache: int = option(4096, "Tokens before `max_completion_length` over which the punishment grows.")
     eval_benchmarks: list[str] | None = option(
@@ -119,7 +120,11 @@ class HTPOScriptArguments(PromptArguments):
     eval_temperature: float = option(1.0, "Temperature of the benchmarks' samples.")
     eval_top_p: float = option(0.7, "Top-p of the benchmarks' samples; the paper's.")
     eval_batch_size: int = option(64, "Samples of the benchmarks generated at once.")
-    eval_judge: str | None = option(None, "Reward function that judges the benchmarks; the math verifier by default.")
+    eval_judge: str | None = option(
+        None,
+        "Who judges the benchmarks: a reward function, named as in `reward_funcs`, or 'verifier', for math. By "
+        "default what judges correctness in training, which for this package's math rewards is the verifier.",
+    )
     record_tokens_steps: int | None = option(None, "Steps between two records for `htpo tokens`; none by default.")
     record_tokens_completions: int = option(16, "Completions per record of tokens.")
     verifier_workers: int = option(8, "Worker processes of the math verifier.")

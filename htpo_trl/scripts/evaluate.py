@@ -1,5 +1,6 @@
 """Evaluate a model: `htpo eval --model MODEL --benchmarks aime24 math500`."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ class EvalArguments(PromptArguments):
 
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
     benchmarks: list[str] = option([], "Names that htpo_trl.data knows, files, or ids on the Hub.")
-    output_dir: str | None = option(None, "Where samples go, and are found again; by default runs/evaluation/<model>.")
+    output_dir: str | None = option(None, "Where samples go, and are found again; by default runs/evaluation/<path>.")
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
-    judge: str | None = option(None, "Reward function, by name or dotted path; the math verifier by default.")
+    judge: str | None = option(
+        None, "Reward function, by name, file.py:function or dotted path; the math verifier by default."
+    )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
     dtype: str = option("auto", "Of the weights: 'auto', 'bfloat16', 'float32', ...")
@@ -48,13 +51,26 @@ def make_parser() -> Any:
     return parser_of(EvalArguments, Sampling)
 
 
+def default_output_dir(model: str) -> str:
+    """
+    Where the results of a model go: `runs/evaluation/` and its path, from the working directory on and without
+    `runs/`, or its id on the Hub, so that checkpoints of one name keep apart.
+    """
+    path = Path(model)
+    if path.is_dir():
+        path = Path(os.path.relpath(path))
+        path = path.resolve() if ".." in path.parts else path
+    parts = [part for part in path.parts if part != path.anchor]
+    return str(Path("runs", "evaluation", *parts[len(parts) > 1 and parts[0] == "runs" :]))
+
+
 def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table."""
     from ..evaluation import compare, comparison_table, evaluate
     from ..evaluation.generation import load_generator
+    from ..evaluation.judges import check_columns
     from ..evaluation.results import check_ks
-    from ..evaluation.runner import check_benchmark
-    from ..training.checks import check_chat_template, check_judge, check_model
+    from ..training.checks import check_chat_template, check_model
 
     with mendable("htpo eval"):
         arguments = read(argv, TITLES)
@@ -63,15 +79,14 @@ def main(argv: Sequence[str]) -> None:
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
         # Before the model is loaded: what follows takes hours.
-        output_dir = args.output_dir or f"runs/evaluation/{Path(args.model).name}"
+        output_dir = args.output_dir or default_output_dir(args.model)
         check_ks(sampling.num_samples, args.ks)
         check_options(args.benchmarks, args)
         check_writable("output_dir", output_dir)
         judge = reward_functions([args.judge], option="judge")[0] if args.judge else None
-        benchmarks = dict(evaluation_problems(name, args) for name in args.benchmarks)
+        benchmarks = evaluation_problems(args.benchmarks, args)
         for name, problems in benchmarks.items():
-            check_benchmark(name)
-            check_judge(judge, name, problems)
+            check_columns(judge, problems.column_names, name)
         others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
         if missing := [str(path) for path in others.values() if not path.is_file()]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")

@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
+from ..data.splits import exclude, split
 from ..lock import held
 from ..output import SETTINGS, check_free, overwrite, write_settings
 from ..terminal import steady_streams, stoppable
 from ..utils import UsageError, check_numbers, writing
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
-from .reward_names import reward_functions
+from .packages import missing_packages
+from .reward_names import benchmark_judge, reward_functions, spoken_names
 
 
 #: Class -> its title in the help.
@@ -97,8 +98,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
-    from ..evaluation.runner import check_benchmark
-    from ..training.checks import check_judge
+    from ..evaluation.judges import check_columns
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
@@ -116,7 +116,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     except ValueError as error:
         raise UsageError(str(error)) from error
     rewards = reward_functions(script.reward_funcs, args.max_completion_length, script.soft_punish_cache)
-    judge = reward_functions([script.eval_judge], option="eval_judge")[0] if script.eval_judge else None
+    args.correctness_reward = spoken_names(args.correctness_names, script.reward_funcs, rewards)
+    judge = benchmark_judge(script.eval_judge, args, rewards)
     names = script.eval_benchmarks or []
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
@@ -129,19 +130,18 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         )
     if names and args.eval_steps is None:
         raise UsageError("eval_benchmarks need eval_steps, the steps between two evaluations: set it, e.g. to 50.")
-    if args.eval_strategy != "no" and script.test_split_size is None and not script.dataset_test_split:
+    if args.eval_strategy != "no" and script.test_split_size is None and not (script.dataset_test_split or names):
         raise UsageError(
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
-            "dataset_test_split for a data set of the Hub. For mean@n and pass@k, set eval_benchmarks instead."
+            "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
     for name in remote(script):
         check_hub_id(name)
     if is_plan and remote(script):
-        return Parts(rewards, **adapter)
+        return Parts(rewards, judge=judge, **adapter)
     train, evaluation, benchmarks = load_data(script, args)
     for benchmark, problems in benchmarks.items():
-        check_benchmark(benchmark)
-        check_judge(judge, benchmark, problems)
+        check_columns(judge, problems.column_names, benchmark)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,
@@ -165,9 +165,8 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     The data sets that the options name: to train on, without the test part that is held out and the benchmarks'
     problems; for TRL's evaluation; and the benchmarks.
     """
-    from ..data.splits import exclude, split
-
     name, names = script.dataset_name or "", script.eval_benchmarks or []
+
     path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
     of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
     train, held_out = of_split(split=script.dataset_train_split), None
@@ -175,43 +174,28 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
         # Whatever the run's seed: runs are compared on the same problems.
         parts = split(train, {"train": 1 - script.test_split_size, "test": script.test_split_size})
         train, held_out = parts["train"], parts["test"]
-    benchmarks = dict(("test", held_out) if each == "test" else evaluation_problems(each, script) for each in names)
-    if benchmarks and "problem" in (train.column_names or []):
-        before = len(train)
-        train = exclude(train, *benchmarks.values())
-        if len(train) < before and args.process_index == 0:
-            print(f"{before - len(train)} training problems are in the benchmarks: left out.")
+    benchmarks = evaluation_problems(names, script, held_out, "eval_benchmarks")
     if args.eval_strategy == "no":
         held_out = None
     elif held_out is None:
-        held_out = of_split(split=script.dataset_test_split)
-    return train, held_out, benchmarks
+        # Without data of its own the benchmarks are the evaluation.
+        held_out = of_split(split=script.dataset_test_split) if script.dataset_test_split else {}
+    return _without(train, [*benchmarks.values(), *([held_out] if held_out else [])], args), held_out, benchmarks
 
 
-#: Part of an optimizer's name → the package that it is in.
-OPTIMIZERS = {
-    **dict.fromkeys(("bnb", "paged", "lion", "ademamix", "adamw_8bit"), "bitsandbytes"),
-    **dict.fromkeys(("torch_4bit", "torch_8bit"), "torchao"),
-    **{"galore": "galore_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree", "apollo": "apollo_torch"},
-}
-TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab", "codecarbon")
-#: Packages that an extra of this one brings.
-EXTRAS = ("vllm", "deepspeed", "wandb", "trackio", "tensorboard")
-
-
-def missing_packages(args: Any, model: Any, uses_deepspeed: bool = False) -> list[str]:
-    """Packages that the options need and that are not installed, as arguments of pip."""
-    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    named = {
-        "bitsandbytes": model.load_in_4bit or model.load_in_8bit,
-        "vllm": args.use_vllm,
-        "deepspeed": bool(args.deepspeed) or uses_deepspeed or launched,
-        "flash_attn": model.attn_implementation == "flash_attention_2",
-        **{tracker: tracker in args.report_to for tracker in TRACKERS},
-        **{package: True for part, package in OPTIMIZERS.items() if part in args.optim.value},
-    }
-    missing = [package for package, needs in named.items() if needs and not find_spec(package)]
-    return [f"htpo_trl[{package}]" if package in EXTRAS else package.replace("_", "-") for package in missing]
+def _without(train: Any, held_out: list[Any], args: Any) -> Any:
+    """The training data without the problems that the run is evaluated on."""
+    if not held_out or {"image", "images"} & {*(train.column_names or [])}:
+        return train  # a question about another picture is another problem
+    left = exclude(train, *held_out)
+    if hasattr(train, "__len__") and not len(left):
+        raise UsageError(
+            f"All {len(train)} training problems are in what the run is evaluated on, where they do not belong: name "
+            "other eval_benchmarks, or hold a part out by test_split_size."
+        )
+    if hasattr(train, "__len__") and len(left) < len(train) and args.process_index == 0:
+        print(f"{len(train) - len(left)} training problems are in what the run is evaluated on: left out.")
+    return left
 
 
 def check_output(script: HTPOScriptArguments, args: Any, model: Any) -> None:
@@ -234,12 +218,14 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
-    from transformers import set_seed
+    from transformers import PrinterCallback, ProgressCallback, set_seed
 
     from .. import verifier
     from ..evaluation import EvaluationCallback
     from ..tokens.callback import TokenRecorder
     from ..trainer import HTPOTrainer
+    from ..training.checks import loading_told
+    from ..training.console import ConsoleLog
 
     verifier.configure(
         verifier.VerifierConfig(script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit)
@@ -247,17 +233,22 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     parts = prepare(script, args, model)
     args.model_init_kwargs = model_init_kwargs(args, model)
     set_seed(args.seed)
-    trainer = HTPOTrainer(
-        model=model.model_name_or_path,
-        reward_funcs=parts.rewards,
-        args=args,
-        train_dataset=parts.train,
-        eval_dataset=parts.evaluation,
-        quantization_config=parts.quantization_config,
-        peft_config=parts.peft_config,
-    )
+    with loading_told(f"model_name_or_path={model.model_name_or_path!r}"):
+        trainer = HTPOTrainer(
+            model=model.model_name_or_path,
+            reward_funcs=parts.rewards,
+            args=args,
+            train_dataset=parts.train,
+            eval_dataset=parts.evaluation,
+            quantization_config=parts.quantization_config,
+            peft_config=parts.peft_config,
+        )
+    trainer.resume_option = "--resume_from_checkpoint {}"
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    trainer.add_callback(ConsoleLog())
     if parts.benchmarks:
-        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge))
+        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if trainer.accelerator.is_main_process:

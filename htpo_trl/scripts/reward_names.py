@@ -1,11 +1,10 @@
 """Names of reward functions, as given on the command line or in a recipe → the functions."""
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
-from ..utils import UsageError, nearest
+from ..utils import UsageError, import_object, nearest
 
 
 #: The reward that is made for a length.
@@ -27,7 +26,7 @@ def reward_functions(
     option: str = "reward_funcs",
 ) -> list[Callable]:
     """
-    Reward functions by name, of this package or TRL's, or by dotted path; the working directory can be imported from.
+    Reward functions by name, of this package or TRL's, or the user's own by `file.py:name` or `module.name`.
     `get_soft_overlong_punishment` is made for `max_completion_length` and `soft_punish_cache`, in tokens. Errors are
     told of the option that has the names; one within a user's module is raised as it is.
     """
@@ -42,24 +41,33 @@ def reward_functions(
     return [functions[name] for name in names]
 
 
+def spoken_names(chosen: Sequence[str], names: Sequence[str], functions: Sequence[Callable]) -> str | list[str] | None:
+    """`correctness_reward` by the functions' own names, which it goes by, where it has those of `reward_funcs`."""
+    spoken = {name: function.__name__ for name, function in zip(names, functions, strict=True)}
+    found = [spoken.get(name, name) for name in chosen]
+    return found if len(found) > 1 else found[0] if found else None
+
+
+def benchmark_judge(eval_judge: str | None, args: Any, rewards: Sequence[Callable]) -> Callable | None:
+    """Who judges the benchmarks: `eval_judge`, or the run's own correctness reward; `None` for the math verifier."""
+    from ..evaluation.judges import judge_of_run
+
+    if eval_judge:
+        return None if eval_judge == "verifier" else reward_functions([eval_judge], option="eval_judge")[0]
+    found = {function.__name__: function for function in rewards}
+    known = [found[name] for name in args.correctness_names or [rewards[0].__name__] if name in found]
+    return judge_of_run(known, args.correctness_threshold) if known else None  # the trainer refuses other names
+
+
 def _import(name: str, option: str) -> Callable:
-    module, _, attribute = (REWARDS[name], ".", name) if name in REWARDS else name.rpartition(".")
-    if not module or not all(part.isidentifier() for part in name.split(".")):
+    if name in REWARDS:
+        return getattr(import_module(REWARDS[name]), name)
+    if not {".", ":"} & {*name}:
         raise UsageError(
-            f"{option}: {nearest(name, REWARDS)}{name!r} is neither a dotted path nor one of {', '.join(REWARDS)}."
+            f"{option}: {nearest(name, REWARDS)}{name!r} is none of {', '.join(REWARDS)}. Name yours by "
+            "file.py:name or module.name."
         )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise  # of an import within the user's module, whose line the traceback shows
-        raise UsageError(f"{option}: {name!r} cannot be imported: {error}.") from error
-    function = getattr(found, attribute, None)
-    if function is None:
-        near = nearest(attribute, vars(found))
-        raise UsageError(f"{option}: {name!r} cannot be imported: {module} has no {attribute!r}. {near}".rstrip())
+    function = import_object(name, option)
     if not callable(function):
         raise UsageError(f"{option}: {name!r} is a `{type(function).__name__}`, not a function.")
     return function

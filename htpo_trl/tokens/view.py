@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +34,10 @@ def write_token_map(
         step (`int`, *optional*):
             A recorded optimizer step; by default the last.
         versus ([`~htpo_trl.objective.table.Table`] or `str`, *optional*):
-            Another objective, or the name of its preset, to be shown beside: what it would have made of the same
-            tokens, computed from the recorded log-probabilities, entropies and advantages.
+            Another objective, or its name as `HTPOConfig.objective` takes it, to be shown beside: what it would have
+            made of the same tokens, computed from the recorded log-probabilities, entropies and advantages.
         output (`str` or `Path`, *optional*):
-            The page; by default beside the record, `tokens/step-<N>.html`.
+            The page; by default beside the record, `tokens/step-<N>.html`, or `step-<N>-versus-<name>.html`.
 
     Raises:
         FileNotFoundError: if there is no such record.
@@ -71,7 +72,9 @@ def write_token_map(
         group_colour=group_colour,
         ink=ink,
     )
-    path = Path(output) if output else recorded_steps(run)[view.record.settings.step].with_suffix(".html")
+    record = recorded_steps(run)[view.record.settings.step]
+    other = "" if versus is None else f"-versus-{re.sub(r'[^A-Za-z0-9.-]+', '-', [*view.tables][1])}"
+    path = Path(output) if output else record.with_name(f"{record.stem}{other}.html")
     write_atomically(path, html)
     return path
 

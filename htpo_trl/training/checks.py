@@ -7,7 +7,9 @@ import copy
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Sequence, Sized
+import traceback
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -75,6 +79,11 @@ def check_run(
             "sync_ref_model=True needs a reference model of its own; with an adapter it is the model without it. Set "
             "sync_ref_model=False, or train all parameters."
         )
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"One process sees {args.n_gpu} GPUs: start one for each by `htpo train --num_processes {args.n_gpu}`, "
+            "`accelerate launch` or torchrun, or let it see one by CUDA_VISIBLE_DEVICES."
+        )
     check_writable("output_dir", args.output_dir)
     _check_resume(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
@@ -90,7 +99,8 @@ def check_run(
         return
     if not has_own_rollouts:
         check_columns(functions, dataset)
-    if isinstance(model, str):  # of one that is loaded when it trains: it may only be evaluated
+    # With a model that is loaded, few prompts are told when it trains: perhaps it is evaluated alone.
+    if isinstance(model, str) or not isinstance(dataset, Sized):
         check_prompts(args, dataset)
     first: Any = next(iter(dataset), {})
     if isinstance(first.get("prompt"), list):
@@ -145,9 +155,14 @@ def check_adapter(config: Any, peft_config: Any) -> None:
     except ValueError:  # a model of several modalities, say
         return
     try:
-        get_peft_model(model, copy.deepcopy(peft_config))
+        adapted = get_peft_model(model, copy.deepcopy(peft_config))
     except ValueError as error:
         raise UsageError(f"peft_config (lora_target_modules, lora_modules_to_save): {error}") from error
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise UsageError(
+            "An adapter of lm_head would never be trained: TRL computes with its weight directly. Take 'lm_head' out "
+            "of lora_target_modules."
+        )
 
 
 def check_chat_template(
@@ -172,7 +187,7 @@ def check_chat_template(
         )
 
 
-def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str] = GIVEN) -> None:
+def check_columns(functions: Sequence[Any], dataset: Any) -> None:
     """Refuse reward functions with an argument that is neither given to all nor a column of the data set."""
     columns = dataset.column_names
     if columns is None:  # a stream does not know
@@ -186,7 +201,7 @@ def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str]
         parameters = inspect.signature(function).parameters.values() if inspect.isroutine(function) else ()
         for parameter in parameters:
             is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
-            if not is_optional and parameter.name not in {*given, *columns}:
+            if not is_optional and parameter.name not in {*GIVEN, *columns}:
                 raise UsageError(
                     f"The reward function {_name(function)!r} needs the column {parameter.name!r}; the data has "
                     f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
@@ -194,19 +209,26 @@ def check_columns(functions: Sequence[Any], dataset: Any, given: Collection[str]
                 )
 
 
-def check_judge(judge: Callable | None, name: str, problems: Any) -> None:
-    """A benchmark must have the columns that its judge takes; the math verifier takes the solution."""
-    if judge is not None:
-        check_columns([judge], problems, given={"prompts", "completions"})
-    elif "solution" not in problems.column_names:
-        raise UsageError(
-            f"{name!r} has no column 'solution', only {', '.join(problems.column_names)}: the math verifier needs it. "
-            "Name it by solution_column, or another judge."
-        )
+@contextmanager
+def loading_told(what: str) -> Iterator[None]:
+    """Within, what `from_pretrained` cannot load, a version that TRL refuses, and a server not reached are told."""
+    try:
+        yield
+    except (ImportError, OSError, SafetensorError) as error:
+        is_of_model = any(frame.name == "from_pretrained" for frame in traceback.extract_tb(error.__traceback__))
+        if is_of_model:
+            raise UsageError(f"{what} cannot be loaded: {error}") from error
+        if isinstance(error, ImportError | ConnectionError):
+            raise UsageError(str(error)) from error
+        raise
 
 
 def check_prompts(args: Any, dataset: Any) -> None:
-    """There must be prompts for one generation batch: TRL drops what is less."""
+    """There must be prompts for one generation batch: TRL drops what is less. A stream needs `max_steps`."""
+    if not isinstance(dataset, Sized | None) and args.max_steps < 1:
+        raise UsageError(
+            "The data is a stream, whose length is not known: set max_steps, the optimizer steps to take."
+        )
     prompts = args.generation_batch_size // args.num_generations
     if isinstance(dataset, Sized) and len(dataset) < prompts:
         raise UsageError(

@@ -103,8 +103,9 @@ class _Stop(TrainerCallback):
                     os.write(2, f"{line}{', without one' * is_training}.\n".encode())
         elif signal.SIGINT in (signum, self.received) and time.monotonic() - self._received_at > SAME_WITHIN:
             raise KeyboardInterrupt(
-                "Stopped at once by a second signal, without a checkpoint. resume_from_checkpoint=True takes the last "
-                f"complete one in {self.trainer.args.output_dir}."
+                "Stopped at once by a second signal, without a checkpoint. "
+                f"{self.trainer.resume_option.format(True)} takes the last complete one in "
+                f"{self.trainer.args.output_dir}."
             )
 
     def _agreed(self) -> int:

@@ -30,6 +30,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
     """
 
     args: Any
+    #: How a message names the option to go on by; `htpo train` sets it to its flag.
+    resume_option: str = "resume_from_checkpoint={}"
     _buffered_inputs: Any  # one batch per gradient step of the generation batch, or None
     _train_sampler: Any = None
     _saved_step: int | None = None  # of the last checkpoint, written or resumed from
@@ -135,7 +137,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             return (
                 f"The weights are saved at step {step} in {path}; save_only_model=True leaves nothing to resume from."
             )
-        return f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={path}"
+        return f"The run is saved at step {step}. To go on from there: {self.resume_option.format(path)}"
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)

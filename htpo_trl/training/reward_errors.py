@@ -51,7 +51,9 @@ class RewardErrors:
             except Exception as error:
                 return self._hold(error, name, kwargs)
 
-        return guarded_async if _is_async(function) else guarded
+        chosen: Any = guarded_async if _is_async(function) else guarded
+        chosen.unguarded = function  # for who calls it on one process alone
+        return chosen
 
     @contextmanager
     def _logs_checked(self, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:

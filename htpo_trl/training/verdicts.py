@@ -37,14 +37,23 @@ class UnjudgedTeller:
             return
         self._is_told = True
         judges = [self.names[column] for column in self.columns]
-        scored = (~rewards[unjudged].isnan()).any(dim=0).tolist()
-        others = [name for name, there in zip(self.names, scored, strict=True) if there]
+        scored_there, scored_elsewhere = (
+            (~rewards[rows].isnan()).any(dim=0).tolist() for rows in (unjudged, ~unjudged)
+        )
+        # A function that has a say there alone judges another task; a penalty for length has one everywhere.
+        others = [
+            name
+            for name, there, elsewhere in zip(self.names, scored_there, scored_elsewhere, strict=True)
+            if there and not elsewhere and not unjudged.all()
+        ]
+        if others:
+            mend = f"They are another task: name its judge too, correctness_reward={[*judges, *others]}."
+        elif any(scored_there):
+            mend = "Look at their golds; if they are another task, name its judge in correctness_reward too."
+        else:
+            mend = "No reward function scored them, so that they teach nothing: look at their golds."
         _logger.warning(
             "%.0f%% of the responses have no verdict: %s, asked for correctness, returned None. They are trained by "
             "plain PPO-clip, not by the objective of their group. %s",
-            100 * share,
-            " and ".join(judges),
-            f"Where they are another task, name its reward function too: correctness_reward={[*judges, others[0]]}."
-            if others
-            else "No reward function scored them, so that they teach nothing: look at their golds.",
+            *(100 * share, " and ".join(judges), mend),
         )

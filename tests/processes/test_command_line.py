@@ -196,7 +196,7 @@ def test_signals_to_the_command(place, config, signum):
     finally:
         process.kill()
     assert last.startswith(f"Stopped by {signum.name}. The run is saved at step ")
-    check(place / last.partition("resume_from_checkpoint=")[2])
+    check(place / last.partition("To go on from there: --resume_from_checkpoint ")[2])
 
 
 def train_here(place, monkeypatch, *argv):

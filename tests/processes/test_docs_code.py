@@ -66,7 +66,7 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
         monkeypatch.setattr(cls, "__init__", lambda self, *args, **kwargs: init(self, *args, **{**kwargs, **changed}))
 
     shorten(HTPOConfig, **CPU, max_completion_length=8, max_steps=1, logging_steps=1)
-    shorten(Sampling, num_samples=2, max_new_tokens=2)
+    shorten(Sampling, max_new_tokens=2)
     with patch.dict(objective.PRESETS):  # a page adds its own to the table that the configuration reads
         yield {MODEL: str(tiny_chat_model)}
 
@@ -128,6 +128,9 @@ def is_extra(package, extras):
 COMMANDS = {
     r"make (\w+)": lambda target: re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE),
     r"pip install (?:-e )?'([\w.]+)\[([\w,]+)\]'": is_extra,
+    r"pip install '(\w+)\[([\w,]+)\] @ git\+(\S+)'": lambda package, extras, url: (
+        is_extra(package, extras) and url == PROJECT["urls"]["Repository"]
+    ),
     r"python (?:-m )?([\w./]+)(?: .*)?": lambda path: (ROOT / path).is_file() or find_spec(path),
     r"bash (scripts/\w+\.sh)": lambda path: (ROOT / path).is_file(),
     r"git clone (\S+)": lambda url: url == PROJECT["urls"]["Repository"],

@@ -40,7 +40,7 @@ def test_generation_batch_size_is_respected(make_config):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "ppo"}, "'ppo'.*the presets are"),
+        ({"objective": "ppo"}, "'ppo'.*The presets are"),
         ({"objective_overrides": {"hard_low": "clip"}}, "hard_low.*The groups are"),
         ({"objective_overrides": "hard_correct_low=clip"}, "objective_overrides=.*JSON"),
         ({"difficulty_threshold": 0.0}, "difficulty_threshold=0.0"),

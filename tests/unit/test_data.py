@@ -261,12 +261,14 @@ def test_a_set_of_the_hub_by_its_id(hub, tmp_path):
 
 
 def test_problems_of_an_evaluation(hub, problems_file, tmp_path):
-    name, problems = evaluation_problems(str(problems_file(("A", "1"))), PromptArguments(template="none", chat=False))
-    assert (name, problems["prompt"][:]) == ("own", ["A"])
-    assert evaluation_problems("countdown", PromptArguments())[1][:] == load("countdown", split="test")[:]
+    own = str(problems_file(("A", "1")))
+    found = evaluation_problems([own, "countdown"], PromptArguments(template="none", chat=False))
+    assert [*found] == ["own", "countdown"]
+    assert found["own"]["prompt"][:] == ["A"]
+    assert found["countdown"][:] == load("countdown", split="test")[:]
     write_jsonl(tmp_path / "org" / "set" / "train.jsonl", {"prompt": "to train on"})
     write_jsonl(tmp_path / "org" / "set" / "test.jsonl", {"prompt": "to test on"})
-    assert evaluation_problems("org/set", PromptArguments())[1]["prompt"][:] == ["to test on"]
+    assert evaluation_problems(["org/set"], PromptArguments())["set"]["prompt"][:] == ["to test on"]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,9 @@ def test_overlaps_are_found_and_removed():
     clean = exclude(train, test)
     assert clean["number"][:] == [0, 1, 2, 4, 5, 6, 7, 9]
     check_disjoint({"dapo": clean, "aime": test})
-    with pytest.raises(ValueError, match=r"no column 'problem', only \['prompt'\]"):
+    with pytest.raises(
+        ValueError, match=r"No column 'problem' or 'prompt' is in all of \[\['prompt'\], \['problem'\]\]"
+    ):
         check_disjoint({"a": Dataset.from_dict({"prompt": ["P"]}), "b": test})
 
 

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -16,6 +17,10 @@ from htpo_trl.evaluation.generation import _SeededSampler, load_generator
 
 from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit, rows_of, summary_of
 from ..tiny import even_digits
+
+
+changed = lambda completions, **_: [0.0] * len(completions)  # noqa: E731
+changed.__name__ = "last_digit"
 
 
 @pytest.fixture
@@ -152,6 +157,7 @@ def test_finished_evaluation_is_only_summarised(run, model, tokenizer, tmp_path)
         ({"problems": PROBLEMS[:-1]}, r"n_problems=20 there, 19 now"),
         ({"problems": [*PROBLEMS[:-1], {"prompt": "1", "solution": "1"}]}, r"problems='\w+' there, '\w+' now"),
         ({"judge": countdown_reward}, r"judge='last_digit' there, 'countdown_reward' now"),
+        ({"judge": changed}, r"digest of the judge's source='\w+' there, '\w+' now"),
     ],
 )
 def test_resuming_something_else_is_refused(run, options, message):
@@ -161,12 +167,34 @@ def test_resuming_something_else_is_refused(run, options, message):
     assert run(sampling=replace(SAMPLING, batch_size=5)) == expected  # not a setting of the samples
 
 
+def test_other_weights_of_the_same_name_are_refused(run, model, tokenizer, tmp_path):
+    """In a directory, where others take their place, and in memory, where they are trained on."""
+    few, message = PROBLEMS[:2], r"digest of the model's weights='\w+' there, '\w+' now\. Evaluate with the same"
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name in ("model", "other"):
+        model.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            model.model.norm.weight[0] += 1e-3
+    expected = run("of files", few, model=tmp_path / "model")
+    assert run("of files", few, model=str(tmp_path / "model")) == expected
+    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "model")
+    with pytest.raises(ResultsError, match=message):
+        run("of files", few, model=tmp_path / "model")
+    assert (tmp_path / "of files" / "digits.jsonl").read_bytes() == expected
+
+    assert run("in memory", few) == run("in memory", few)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1e-3
+    with pytest.raises(ResultsError, match=message):
+        run("in memory", few)
+
+
 def test_files_of_unknown_origin_are_refused(run, tmp_path):
     run()
     file = tmp_path / "run" / "digits.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
-    with pytest.raises(ResultsError, match=r"Line 1 of .* is not sample 0"):
+    with pytest.raises(ResultsError, match=r"digits\.jsonl, line 1: not sample 0 of problem .*Delete that line"):
         run()
     file.with_suffix(".json").unlink()
     with pytest.raises(ResultsError, match=r"has no digits\.json beside it"):

@@ -401,13 +401,13 @@ def test_unjudged_rows_keep_ppo():
 def test_tables_read_like_the_figure():
     assert str(PRESETS["htpo"]).splitlines() == [
         "htpo",
-        " 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% detached",
+        " 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% of the group detached",
         " 2  hard · correct · high  J_PPO; r > 1+ε_hi: (1+ε_hi)·π/sg[π]·Â, r < 1-ε_lo: min(1/r, 10)·π/sg[π]·Â"
         " if Â agrees with the verdict",
         " 3  hard · wrong · low     J_PPO",
         " 4  hard · wrong · high    J_PPO; r < 1-ε_lo: (1-ε_lo)·π/sg[π]·Â if Â agrees with the verdict",
         " 5  easy · correct · low   J_PPO",
-        " 6  easy · correct · high  J_PPO; the highest-entropy 2% detached",
+        " 6  easy · correct · high  J_PPO; the highest-entropy 2% of the group detached",
         " 7  easy · wrong · low     J_PPO",
         " 8  easy · wrong · high    J_PPO; r < 1-ε_lo: (1-ε_lo)·π/sg[π]·Â if Â agrees with the verdict",
     ]
@@ -458,7 +458,9 @@ def test_overrides():
     [
         (
             lambda: get_table("htpoo"),
-            "Unknown objective 'htpoo'; the presets are htpo, htpo-released, dapo, high-entropy-only, gppo, aspo.",
+            "Unknown objective 'htpoo'. Did you mean 'htpo'? The presets are htpo, htpo-released, dapo, "
+            "high-entropy-only, gppo, aspo; a table of your own is named by its file, as in mine.py:TABLE, or its "
+            "module, as in package.mine:TABLE.",
         ),
         (
             lambda: get_table("htpo", {"hard_right_low": "clip", "easy": "clip"}),

@@ -21,7 +21,7 @@ from .test_comparison import random_answers
 from .test_comparison import write as write_results
 
 
-T = {2: 12.7062, 3: 4.30265}  # by number of seeds
+T = {3: 4.30265}  # by number of seeds
 N = 4  # samples per problem
 HOSTILE = "<script>alert('$x')</script>"
 
@@ -160,24 +160,23 @@ def test_tables_hold_means_and_intervals_over_seeds(mixture):
     page, _, after = mixture
     means = {key: np.mean(counts) / N for key, counts in after.items()}
     difference = np.array([means["htpo", seed] - means["dapo", seed] for seed in (0, 1)])
-    half = T[2] * difference.std(ddof=1) / 2**0.5
-    mean = difference.mean()
-    expected = f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+    expected = (
+        f"{difference.mean():+.3f} ({difference.min():+.3f} and {difference.max():+.3f})"  # of two seeds the two
+    )
     sides = [f"{np.mean([means[name, seed] for seed in (0, 1)]):.3f}" for name in ("dapo", "htpo")]
     assert page.row("htpo", "countdown: mean") == [*sides, expected, "0.500", "2 seeds"]
     htpo = np.array([means["htpo", seed] for seed in (0, 1)])
-    half = T[2] * htpo.std(ddof=1) / 2**0.5
-    last = f"{htpo.mean():.3f} [{htpo.mean() - half:.3f}, {htpo.mean() + half:.3f}]"
-    assert page.row("countdown", "mean@4", "htpo")[:3] == ["0 → 12", "0.250 [0.250, 0.250]", last]
+    last = f"{htpo.mean():.3f} ({htpo.min():.3f} and {htpo.max():.3f})"
+    assert page.row("countdown", "mean@4", "htpo")[:3] == ["0 → 12", "0.250 (0.250 and 0.250)", last]
     rewards = [[row["reward"] for row in htpo_log(seed) if "reward" in row][-1] for seed in (0, 1)]
-    assert page.row("Mean reward")[1].startswith(f"{np.mean(rewards):.3f} [")  # the last tenth of six values: one
+    assert page.row("Mean reward")[1].startswith(f"{np.mean(rewards):.3f} (")  # the last tenth of six values: one
     assert page.row("objective") == ["dapo", "htpo", "not recorded"]
     assert any("no seed in common" in text for text in page.texts)
 
 
 def band_of(*runs):
     """The band over runs, of each one's step → value."""
-    return band(pd.concat([pd.Series(run, dtype=float) for run in runs], axis=1).sort_index())
+    return band([pd.Series(run, dtype=float) for run in runs])
 
 
 def test_bands_are_means_and_t_intervals():
@@ -197,23 +196,13 @@ def test_bands_are_means_and_t_intervals():
     np.testing.assert_array_equal(many["mean"], 0.5)
 
 
-@pytest.mark.parametrize("missing", [{3: math.nan}, {}])
-def test_missing_steps_are_gaps_in_the_line(missing):
-    """Logged as NaN or not logged at all; and never zero."""
-    found = band_of({1: 5.0, 2: 5.0, 4: 5.0, 5: 5.0, 6: 5.0} | missing)
+def test_missing_values_are_gaps_in_the_line():
+    """And never zero."""
+    found = band_of({1: 5.0, 2: 5.0, 3: math.nan, 4: 5.0, 5: 5.0, 6: 5.0})
     x, y = draw_curves([Panel("reward", "reward", [Curve(0, found)])], ["run"]).axes[0].lines[0].get_data()
     assert np.isnan(y[x == 3]).tolist() == [True]
     assert set(y[~np.isnan(y)]) == {5.0}
     assert band_of({1: math.nan}, {}) is None
-
-
-@pytest.mark.parametrize(("every", "steps"), [(4, 148), (2, 130), (7, 400)])
-def test_rare_logging_leaves_no_gaps_between_bins(every, steps):
-    """Bins of three steps hold a value logged at every fourth step at distances of three and six."""
-    values = dict.fromkeys(range(every, steps + 1, every), 1.0)
-    assert band_of(values)["mean"].notna().all()
-    middle = {step: value for step, value in values.items() if not steps / 2 < step < steps / 2 + 3 * every}
-    assert band_of(middle)["mean"].isna().sum() == 1
 
 
 def test_steps_of_some_seeds_only():
@@ -323,7 +312,7 @@ def test_training_runs_with_evaluations(tmp_path):
     for step, each in answers.items():
         write_results(path / "evaluation" / f"step-{step}" / "sums.jsonl", each)
     run = read_run(path)
-    assert (run.seed, run.steps, run.source, list(run.evaluations["sums"])) == (5, 12, "htpo train", [0, 12])
+    assert (run.seed, run.steps, run.source, list(run.evaluations["sums"])) == (5, 12, "HTPO trainer", [0, 12])
     rows = [answer == "right" for each in answers[12].values() for answer in each]
     page = Page(write_report([path], tmp_path / "report"))
     steps, _, last, _, over = page.row("sums", "mean@4", "run")

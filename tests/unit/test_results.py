@@ -32,12 +32,43 @@ def test_rows_are_read_without_their_completions(file):
         ('{"problem": "b", "sam', r"sums\.jsonl, line 3: broken JSON"),
         ('["b"]', r"sums\.jsonl, line 3: expected an object"),
         ('{"problem": "b"}', r"sums\.jsonl, line 3: no 'verdict', only problem"),
+        ('{"problem": "a", "sample": 1, "verdict": "wrong"}', r"line 3: sample 1 of problem a is there twice"),
     ],
 )
 def test_a_broken_line_is_named(file, line, message):
+    """By those who read it, and by the evaluation that goes on; after the mend that is named both are content."""
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:2], line, lines[3]]) + "\n")
-    with pytest.raises(ResultsError, match=message):
+    with pytest.raises(ResultsError, match=message + ".* Delete that line and all after it"):
+        read(file)
+    with pytest.raises(
+        ResultsError, match=r"sums\.jsonl, line 3: (no sample|not sample 0 of problem b).*Delete that line"
+    ):
+        resume(file, SETTINGS, KEYS, batch_size=1)
+    file.write_text("\n".join(lines[:2]) + "\n")
+    assert resume(file, SETTINGS, KEYS, batch_size=1) == 2
+    file.write_text("\n".join(lines) + "\n")
+    assert len(read(file).problems) == 2
+
+
+def test_doubled_lines_are_not_said_to_be_incomplete(file):
+    file.write_bytes(file.read_bytes() * 2)
+    with pytest.raises(ResultsError, match=r"sums\.jsonl, line 5: sample 0 of problem a is there twice"):
+        read(file)
+    assert resume(file, SETTINGS, KEYS, batch_size=3) == 4  # cuts them off
+    assert len(read(file).problems) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": 3}', '{"settings": {"n_problems": 2}}'])
+def test_damaged_settings_are_named(file, content):
+    file.with_suffix(".json").write_text(content)
+    for use in (read, lambda file: resume(file, SETTINGS, KEYS, batch_size=3)):
+        with pytest.raises(
+            ResultsError, match=r"sums\.json is damaged .*sums\.jsonl\. Remove both, and evaluate again"
+        ):
+            use(file)
+    file.with_suffix(".json").unlink()
+    with pytest.raises(ResultsError, match=r"sums\.jsonl has no sums\.json beside it"):
         read(file)
 
 

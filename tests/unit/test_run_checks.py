@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig
 from htpo_trl.training.checkpoint import CheckpointError
-from htpo_trl.training.checks import check_model, check_run
+from htpo_trl.training.checks import check_model, check_run, loading_told
 from htpo_trl.utils import UsageError, check_writable
 
 
@@ -30,6 +30,11 @@ class TestTooFewPrompts:
         trainer = make_trainer(train_dataset=prompts(8), max_steps=1)  # negative control
         trainer.train()
         assert trainer.state.global_step == 1
+
+    def test_of_a_stream_without_an_end(self, make_trainer):
+        stream = IterableDataset.from_generator(lambda: iter([{"prompt": "1"}] * 64))
+        with pytest.raises(UsageError, match=r"The data is a stream, .* set max_steps"):
+            make_trainer(train_dataset=stream, max_steps=-1)
 
     def test_of_a_stream_are_told_at_its_end(self, make_trainer):
         """Whose length nobody knows before."""
@@ -152,6 +157,36 @@ class TestBeforeTheModelIsLoaded:
 @pytest.mark.parametrize(("given", "kept"), [("false", None), ("False", None), ("TRUE", True), (False, False)])
 def test_resume_from_checkpoint_is_a_bool_where_it_is_written_as_one(make_config, given, kept):
     assert make_config(resume_from_checkpoint=given).resume_from_checkpoint is kept
+
+
+def test_a_process_that_sees_several_gpus(make_config, reward, model):
+    class OfTwo(HTPOConfig):
+        n_gpu = 2
+
+    args = make_config()
+    args.__class__ = OfTwo
+    with pytest.raises(
+        UsageError, match="One process sees 2 GPUs: start one for each by `htpo train --num_processes 2"
+    ):
+        check_run(args, model, reward, None)
+
+
+class TestLoading:
+    def test_a_damaged_file_of_weights_is_told(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(UsageError, match=r"model='x' cannot be loaded: .*header"), loading_told("model='x'"):
+            Qwen3ForCausalLM.from_pretrained(tmp_path)
+
+    def test_packages_and_servers_are_told_in_their_own_words(self):
+        for error in (ImportError("TRL supports vLLM from 1 to 2"), ConnectionError("no server at http://localhost")):
+            with pytest.raises(UsageError, match=f"^{error}$"), loading_told("model='x'"):
+                raise error
+
+    def test_any_other_failure_keeps_its_traceback(self):
+        with pytest.raises(OSError, match="disk full") as raised, loading_told("model='x'"):
+            raise OSError("disk full")
+        assert not isinstance(raised.value, UsageError)
 
 
 def test_output_goes_where_it_can(tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 from PIL import Image
+from transformers import LlavaForConditionalGeneration
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.training.prompts import example_key, prompt_key
@@ -16,6 +17,61 @@ from htpo_trl.training.sampling import SamplingExhaustedError
 from .. import scenarios
 from ..scenario_run import sample
 from ..tiny import CPU_ARGUMENTS, same_parameters
+
+
+class Untyped(LlavaForConditionalGeneration):
+    """TRL gives models whose tools answer with pictures the types of the tokens, as Gemma wants them."""
+
+    def forward(self, input_ids=None, pixel_values=None, token_type_ids=None, **kwargs):
+        return super().forward(input_ids=input_ids, pixel_values=pixel_values, **kwargs)
+
+
+def seeing(directory):
+    """A tool whose answer is a picture."""
+    parts = scenarios.pictures(directory)
+    parts["model"] = scenarios.build(Untyped, parts["model"].config)
+    tokenizer = parts["processing_class"].tokenizer
+    tokenizer.response_template = scenarios.RESPONSE_TEMPLATE
+    parts["model"].generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids(scenarios.CALL)]
+
+    def add(a: int, b: int) -> list:
+        """
+        Draw.
+
+        Args:
+            a: what
+            b: where
+        """
+        return [{"type": "image", "image": scenarios.picture(a + b)}]
+
+    return parts | {"tools": [add], "options": {"max_completion_length": 40}}
+
+
+def shown(directory):
+    """An environment whose first observation is a picture."""
+
+    class Showing(scenarios.Adding):
+        def reset(self, number, **kwargs):
+            super().reset(number=number)
+            return [{"type": "image", "image": scenarios.picture(number)}]
+
+    parts = scenarios.pictures(directory)
+    parts["processing_class"].tokenizer.response_template = scenarios.RESPONSE_TEMPLATE
+    data = parts["train_dataset"].remove_columns("image")
+    return parts | {"environment_factory": Showing, "train_dataset": data}
+
+
+def engine(directory):
+    """A `rollout_func` for prompts with pictures."""
+
+    def rollout(prompts, trainer):
+        ids, _, _ = trainer._tokenize_prompts(prompts)
+        return scenarios.rollout(["7"] * len(prompts), trainer) | {"prompt_ids": ids}
+
+    return scenarios.pictures(directory) | {"rollout_func": rollout}
+
+
+EVERY = (*scenarios.SCENARIOS[:5], seeing, shown, engine)
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +230,34 @@ def test_no_verdicts_at_all(make_trainer):
     ) as error:
         make_trainer(reward_funcs=silent, dynamic_sampling=True).train()
     assert "solves sometimes" not in str(error.value)
+
+
+def every_fourth(completions, **kwargs):
+    return [float(i % 4 == 0) for i in range(len(completions))]
+
+
+@pytest.mark.parametrize("scenario", EVERY, ids=lambda scenario: scenario.__name__)
+def test_a_batch_that_is_informative_is_trained_as_without_sampling(scenario, tmp_path):
+    """All that TRL does with rows, environments and pictures is the same, to the bit, once generation is apart."""
+    logs, trainers = [], []
+    for dynamic in (False, True):
+        parts = scenario(tmp_path) | {"reward_funcs": every_fourth}
+        parts.pop("reward_processing_classes", None)
+        options = CPU_ARGUMENTS | {"steps_per_generation": 2, "max_steps": 3} | parts.pop("options", {})
+        options["correctness_threshold"] = 0.5
+        args = HTPOConfig(str(tmp_path / "run"), **options, dynamic_sampling=dynamic)
+        trainer = HTPOTrainer(args=args, **parts)
+        trainer.train()
+        trainers.append(trainer)
+        untold = ("time", "runtime", "per_second", "htpo/sampling")
+        rows = [
+            {k: v for k, v in row.items() if not any(word in k for word in untold)}
+            for row in trainer.state.log_history
+        ]
+        asked = [prompt_key(prompt) for prompt in trainer._logs["prompt"]]
+        logs.append((rows, asked, list(trainer._logs["completion"])))
+    assert same_parameters(*trainers)
+    assert logs[0] == logs[1]
+    assert trainers[1].state.log_history[0]["htpo/sampling/rounds"] == 1
+    if scenario is seeing:
+        assert {*map(len, trainer._logs["images"])} > {1}, "some rows have pictures of a tool too"

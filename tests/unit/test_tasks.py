@@ -101,7 +101,7 @@ def test_a_task_without_a_judge_is_kept_and_told_once(scored, caplog):
     told = [record.message for record in caplog.records if record.name == "htpo_trl.training.verdicts"]
     assert len(told) == 1
     assert told[0].startswith("50% of the responses have no verdict: sums, asked for correctness, returned None.")
-    assert "correctness_reward=['sums', 'products']" in told[0]
+    assert told[0].endswith("They are another task: name its judge too, correctness_reward=['sums', 'products'].")
     share = judged.count(False) / 32
     assert trainer._metrics["train"]["htpo/frac_unjudged"][-1] == pytest.approx(share)
     assert trainer._metrics["train"]["htpo/sampling/frac_unjudged"][-1] > 0
@@ -124,6 +124,8 @@ def test_how_many_are_worth_a_word(scored, caplog, share, tells):
     trainer, _ = scored(judge, brevity)
     assert trainer._metrics["train"]["htpo/frac_unjudged"] == [pytest.approx(share / 32)]
     assert ("have no verdict" in caplog.text) is tells
+    assert ("Look at their golds; if they are another task" in caplog.text) is tells
+    assert "brevity" not in caplog.text, "a penalty that is everywhere is not proposed as a judge"
 
 
 def test_golds_are_looked_at_where_no_function_gives_a_reward(scored, caplog):

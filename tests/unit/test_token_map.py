@@ -154,6 +154,17 @@ def test_command(run, tmp_path, capsys, monkeypatch):
     page = tmp_path / "pages" / "map.html"
     cli.main(["tokens", "--run", str(run), "--step", "3", "--versus", "dapo", "--output", str(page)])
     assert "Step 3, htpo versus dapo" in page.read_text()
+    plain = (run / "tokens" / "step-000007.html").read_bytes()
+    (tmp_path / "own.py").write_text(
+        "from htpo_trl.objective import PRESETS\nMINE = PRESETS['gppo'].replace({'easy_wrong_low': 'clip'})"
+    )
+    for versus, name in (("dapo", "dapo"), (f"{tmp_path}/own.py:MINE", "gppo-")):  # pages of their own
+        cli.main(["tokens", "--run", str(run), "--versus", versus])
+        assert (run / "tokens" / f"step-000007-versus-{name}.html").exists()
+    assert (run / "tokens" / "step-000007.html").read_bytes() == plain
+    with pytest.raises(SystemExit):
+        cli.main(["tokens", "--run", str(run), "--versus", "dapoo"])
+    assert "htpo tokens: Unknown objective 'dapoo'. Did you mean 'dapo'?" in capsys.readouterr().err
     monkeypatch.setenv("NO_COLOR", "1")
     capsys.readouterr()
     cli.main(["tokens", "--run", str(run), "--terminal"])
