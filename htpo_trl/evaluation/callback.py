@@ -1,6 +1,7 @@
 """Evaluation during training: mean@n, pass@k and maj@k of the policy, to the trackers that the trainer reports to."""
 
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl.data_utils import prepare_multimodal_messages
 from trl.models import unwrap_model_for_generation
 
-from ..utils import UsageError
+from ..utils import UsageError, WriteError
 from .generation import TransformersGenerator
 from .judges import Judge, check_columns, judge_of_run
 from .results import check_ks
@@ -134,7 +135,11 @@ class EvaluationCallback(TrainerCallback):
             generator = _Policy(model, trainer, self.sampling.chat_template_kwargs or {})
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
-                summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                try:
+                    summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                except WriteError as error:
+                    warnings.warn(f"{error} Training goes on, without this evaluation.", stacklevel=2)
+                    summary = {}
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
                     logs |= {f"eval_{name}/{key}": summary[key] for key in _OTHERS}

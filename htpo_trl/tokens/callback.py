@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import random
+import warnings
 from collections import ChainMap
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
-from ..utils import UsageError, versions
+from ..utils import UsageError, WriteError, versions
 from .record import LABELS, OF_CONTROL, RecordSettings, write_record
 
 
@@ -66,13 +67,23 @@ class TokenRecorder(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self._sample is None:
             return
-        counts, samples = zip(*gather_object([(self._n_rows, self._sample)]), strict=True)
+        parts = gather_object([(self._n_rows, self._sample)])
         self._sample = None
-        trainer = self.trainer
-        if not trainer.accelerator.is_main_process:
+        if not self.trainer.accelerator.is_main_process:
             return
+        try:
+            self._write(args, state.global_step, parts)
+        except Exception as error:  # training is worth more than a record of it
+            reason = str(error) if isinstance(error, WriteError) else repr(error)
+            warnings.warn(
+                f"The tokens of step {state.global_step} are not recorded. {reason} Training goes on.", stacklevel=2
+            )
+
+    def _write(self, args: Any, step: int, parts: list[tuple[int, dict[float, dict[str, Any]]]]) -> None:
+        counts, samples = zip(*parts, strict=True)
+        trainer = self.trainer
         settings = RecordSettings(
-            step=state.global_step,
+            step=step,
             completions_in_step=sum(counts),
             table=trainer.table,
             epsilon_low=trainer.epsilon_low,

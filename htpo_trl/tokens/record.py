@@ -159,7 +159,6 @@ class Record(NamedTuple):
 def write_record(run: str | Path, settings: RecordSettings, rows: list[dict[str, Any]]) -> Path:
     """Write the file of a step, in one step: a kill leaves the old file or the new one. Returns its path."""
     path = Path(run, "tokens", f"step-{settings.step:06d}.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"htpo": settings.to_json()}))
     content = pa.BufferOutputStream()
     parquet.write_table(table, content, compression="zstd")
