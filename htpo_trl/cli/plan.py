@@ -6,7 +6,8 @@ from ..config import HTPOConfig
 from ..evaluation.judges import name_of
 from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import Parts, missing_packages, model_init_kwargs, parse, prepare, remote
+from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
+from ..scripts.packages import missing_packages
 from ..training.adapters import is_adapter
 from ..training.checks import check_run
 from .launch import Parallelism
@@ -26,6 +27,7 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     # do is not known; the CPU takes every precision.
     planned = type("Planned", (HTPOConfig,), {"world_size": spread.processes})
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, planned)
+    check_output(script, args, model)
     parts = prepare(script, args, model, is_plan=True)
     args.model_init_kwargs = model_init_kwargs(args, model)
     adapter = parts.peft_config

@@ -9,7 +9,6 @@ Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete c
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections import deque
 from pathlib import Path
@@ -162,11 +161,10 @@ def chosen(resume_from_checkpoint: Any, output_dir: str | Path) -> str | None:
 def not_saved(directory: str | Path) -> str:
     """What an error says that came while a checkpoint was being written."""
     directory = Path(directory).absolute()
-    free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
     return (
-        f"{directory} is not complete and will not be resumed from; older checkpoints are as they were. Its file "
-        f"system has {free / 1e6:,.1f} MB free. If they did not suffice: delete the directory, free more space "
-        "(save_total_limit bounds what checkpoints take), and go on with resume_from_checkpoint=True."
+        f"{directory} is not complete and will not be resumed from; older checkpoints are as they were. If the free "
+        "space did not suffice: delete the directory, free more (save_total_limit bounds what checkpoints take), and "
+        "go on with resume_from_checkpoint=True."
     )
 
 

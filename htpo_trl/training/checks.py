@@ -62,8 +62,9 @@ def check_run(
         is_plan (`bool`, *optional*, defaults to `False`):
             Whether nothing is to be downloaded: what only the Hub knows is left out.
     """
-    loading = {**(args.model_init_kwargs or {}), "local_files_only": is_plan}
-    loading.setdefault("trust_remote_code", args.trust_remote_code)
+    loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    if is_plan:
+        loading["local_files_only"] = True
     if isinstance(model, str):
         config = check_model(model, is_plan=is_plan, **loading)
         if config is not None and peft_config is not None:

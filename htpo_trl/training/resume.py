@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
+from ..output import one_at_a_time
+from ..utils import free_space, writing
 from . import adapters, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
 
@@ -60,6 +62,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             model, processing_class = loaded, processing_class or adapters.processing_class(model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
 
+    @one_at_a_time
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """
         [`~transformers.Trainer.train`], from a complete checkpoint alone.
@@ -107,11 +110,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()
         limit = self.args.save_total_limit
         try:
-            super()._save_checkpoint(model, trial)
-            weights.write_digests(directory, self.accelerator.process_index, self._models())
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save and not self.args.save_only_model:
-                checkpoint.seal(directory)
+            with writing(directory):
+                super()._save_checkpoint(model, trial)
+                weights.write_digests(directory, self.accelerator.process_index, self._models())
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save and not self.args.save_only_model:
+                    checkpoint.seal(directory)
         except Exception as error:
             error.add_note(checkpoint.not_saved(directory))
             raise
@@ -125,13 +129,21 @@ class ResumableGRPOTrainer(GRPOTrainer):
             with self._without_token():
                 super()._push_from_checkpoint(str(directory))
 
+    def log(self, logs, start_time=None):
+        try:
+            super().log(logs, start_time)
+        except OSError as error:  # of a tracker, or of the table of `log_completions`: training is worth more
+            self._metrics["train" if self.model.training else "eval"].clear()  # type: ignore[union-attr]
+            what = f"The log of step {self.state.global_step} is not complete: {error}."
+            warnings.warn(f"{what} {free_space(self.args.output_dir)} Training goes on.", stacklevel=2)
+
     def _save(self, output_dir=None, state_dict=None):
         with self._without_token():
             super()._save(output_dir, state_dict)
 
     @contextmanager
     def _without_token(self):
-        """Within, the arguments are pickled without the Hub's token: `training_args.bin` is published."""
+        """Within, the arguments are pickled without secrets: `training_args.bin` is published."""
         self.args._is_published = True
         try:
             yield

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from ..objective.table import GROUPS
+from ..output import SETTINGS
+from ..redaction import redacted
 from ..utils import versions, write_json
 from .adapters import PLACE
 from .checkpoint import CheckpointError
 
 
-#: Name of the file in `output_dir`.
-FILE = "settings.json"
 #: Rows of an iterable data set that stand for it: to read it whole would take a run of its own.
 STREAM_ROWS = 8
 # Packages that have a hand in a run's numbers.
@@ -176,8 +176,8 @@ def compare(changed: Mapping[str, list[Any]], directory: str, go_on: bool, tell:
             mend = "or start from the weights alone by passing the checkpoint's directory as `model`"
         raise CheckpointError(
             f"{directory} is of another run: {_told(changed, another)}. Resume with the settings of that run "
-            f"({FILE} in its directory tells them), give this one another output_dir and leave resume_from_checkpoint "
-            f"out, {mend}."
+            f"({SETTINGS} in its directory tells them), give this one another output_dir and leave "
+            f"resume_from_checkpoint out, {mend}."
         )
     if changed and tell:
         warnings.warn(
@@ -199,7 +199,7 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
     Write `settings.json`: versions and options by section, `run`, what they come to, and `resumes`, what was resumed
     from, in order, and what changed there.
     """
-    args, path = trainer.args, Path(trainer.args.output_dir, FILE)
+    args, path = trainer.args, Path(trainer.args.output_dir, SETTINGS)
     # A push publishes the file, which lies in `output_dir`: the way there is nobody's concern.
     sections = {**trainer.settings, type(args).__name__: args.to_dict() | {"output_dir": path.parent.name}}
     run = {name: settings[name] for name in ("model.architecture", "data", "rewards")}
@@ -213,4 +213,4 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
             earlier = []
         content["resumes"] = [*earlier, resumed]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, json.loads(json.dumps(content, default=str)))
+    write_json(path, redacted(json.loads(json.dumps(content, default=str))))

@@ -189,6 +189,7 @@ def test_only_these_private_methods_are_overridden():
         "_save_rng_state",
         "create_model_card",
         "get_train_dataloader",
+        "log",
     }
     functions = {
         name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)
