@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
+from .redaction import redacted
 from .utils import UsageError, check_numbers, nearest, option
 
 
@@ -144,6 +145,13 @@ class HTPOConfig(GRPOConfig):
         "saves a checkpoint and stops, 'train' fills the batch with discarded groups, with a warning.",
     )
 
+    # Resuming
+    resume_with_changes: bool = option(
+        False,
+        "Whether to resume from a checkpoint although objective, data, model or rewards are not those it was written "
+        "with. Without it that is refused, with what differs.",
+    )
+
     def __post_init__(self):
         check_numbers(self, RANGES)
         for name, choices in CHOICES.items():
@@ -268,10 +276,18 @@ class HTPOConfig(GRPOConfig):
     _is_published = False  # set by the trainer, while it writes `training_args.bin`
 
     def __getstate__(self):
-        # A copy, or that of another process, keeps the Hub's token.
-        return self.__dict__ | ({"hub_token": None, "_is_published": False} if self._is_published else {})
+        # A copy, or that of another process, keeps its secrets.
+        return {**redacted(self.__dict__, None), "_is_published": False} if self._is_published else {**self.__dict__}
 
-    __repr__ = GRPOConfig.__str__  # without tokens; a dataclass's own shows them
+    def to_dict(self):
+        """As JSON holds it, for trackers and `settings.json`: without secrets."""
+        return redacted(super().to_dict())
+
+    def __repr__(self):
+        values = redacted({field.name: getattr(self, field.name) for field in fields(self)})
+        return f"{type(self).__name__}(\n" + "".join(f"{name}={values[name]},\n" for name in sorted(values)) + ")"
+
+    __str__ = __repr__  # a dataclass's own, and transformers', show secrets
 
     @property
     def correctness_names(self) -> list[str]:

@@ -79,7 +79,7 @@ def test_demo_trains_by_the_recipe(quick_run):
     _, recipe, _ = load_recipe("laptop")
     sections = json.loads((run / "settings.json").read_text())
     used = {name: value for section in sections.values() for name, value in section.items()}
-    changed = {"max_steps": 4, "save_strategy": "no", "output_dir": str(run), "report_to": [], "dtype": "float32"}
+    changed = {"max_steps": 4, "save_strategy": "no", "output_dir": run.name, "report_to": [], "dtype": "float32"}
     changed["model_name_or_path"] = str(quick_run[0] / "warm_start-seed0")
     for name, value in recipe.items():
         if not name.startswith("eval_"):
