@@ -145,11 +145,8 @@ class HTPOConfig(GRPOConfig):
         "saves a checkpoint and stops, 'train' fills the batch with discarded groups, with a warning.",
     )
 
-    # Resuming
     resume_with_changes: bool = option(
-        False,
-        "Whether to resume from a checkpoint although objective, data, model or rewards are not those it was written "
-        "with. Without it that is refused, with what differs.",
+        False, "Whether to resume although objective, data, model or rewards are not those of the checkpoint."
     )
 
     def __post_init__(self):
