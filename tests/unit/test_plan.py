@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from htpo_trl.cli.launch import Parallelism, launch_arguments, parallelism
 from htpo_trl.cli.memory import Sizes, estimate, sizes
 from htpo_trl.cli.plan import plan_run
-from htpo_trl.scripts import htpo
+from htpo_trl.scripts import htpo, packages
 from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, load_recipe, names, read
 from htpo_trl.utils import UsageError
 
@@ -111,7 +111,7 @@ class TestMissingPackages:
     @pytest.fixture
     def bare(self, monkeypatch):
         """A machine where only what is always there is installed."""
-        monkeypatch.setattr(htpo, "find_spec", lambda name: None)
+        monkeypatch.setattr(packages, "find_spec", lambda name: None)
 
     @pytest.mark.usefixtures("bare")
     @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ class TestMissingPackages:
         monkeypatch.chdir(place)
         found = read(["--config", "recipe.yaml"], htpo.TITLES)
         configs = htpo.parse(found.script, found.defaults)
-        monkeypatch.setattr(htpo, "find_spec", lambda name: None)
+        monkeypatch.setattr(packages, "find_spec", lambda name: None)
         assert htpo.missing_packages(*configs[1:]) == []
         monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
         assert htpo.missing_packages(*configs[1:]) == ["htpo_trl[deepspeed]"]
