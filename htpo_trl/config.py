@@ -145,6 +145,13 @@ class HTPOConfig(GRPOConfig):
         "saves a checkpoint and stops, 'train' fills the batch with discarded groups, with a warning.",
     )
 
+    # Resuming
+    resume_with_changes: bool = option(
+        False,
+        "Whether to resume from a checkpoint although objective, data, model or rewards are not those it was written "
+        "with. Without it that is refused, with what differs.",
+    )
+
     def __post_init__(self):
         check_numbers(self, RANGES)
         for name, choices in CHOICES.items():

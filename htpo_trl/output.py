@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .lock import OutputError, check_not_held, held
-from .redaction import redacted
-from .utils import check_writable, versions, write_json
+from .utils import check_writable
 
 
 #: The options of a run, and the versions of its packages.
@@ -87,12 +86,6 @@ def overwrite(output_dir: str | Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def write_settings(output_dir: str | Path, options: dict[str, Any]) -> None:
-    """Write `settings.json`: versions, and the options by their classes, without secrets."""
-    content = json.loads(json.dumps({"versions": versions(), **options}, default=str))
-    write_json(Path(output_dir, SETTINGS), redacted(content))
 
 
 def one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import field, fields
+from functools import cache
 from importlib.metadata import distributions
 from inspect import get_annotations
 from numbers import Real
@@ -45,6 +46,7 @@ class MissingPackageError(UsageError, ImportError):
     """A package that an option needs is not installed; the message has the command that installs it."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
     found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}
@@ -192,6 +194,16 @@ def check_writable(option: str, directory: str | Path) -> None:
         raise UsageError(f"{option}={str(directory)!r}: {there} is no directory. Name another one.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(f"{option}={str(directory)!r}: {there} cannot be written to. Name another directory.")
+
+
+def content_digest(value: Any) -> str:
+    """What stands for a picture, an array or bytes in JSON: their content, so that equal ones are equal there."""
+    import numpy as np
+
+    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
+    if array.dtype == object:  # neither picture nor numbers
+        return repr(value)
+    return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

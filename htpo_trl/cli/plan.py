@@ -8,6 +8,7 @@ from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
 from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
 from ..scripts.packages import missing_packages
+from ..training.adapters import is_adapter
 from ..training.checks import check_run
 from .launch import Parallelism
 from .memory import cache_per_token, estimate, sizes
@@ -45,7 +46,8 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
 
 
 def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
-    kind = "LoRA" if model.use_peft else "all parameters"
+    is_further = is_adapter(model.model_name_or_path)
+    kind = "an adapter, trained further" if is_further else "LoRA" if model.use_peft else "all parameters"
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from ..lock import held
-from ..utils import UsageError, WriteError, write_json, writing
+from ..utils import UsageError, WriteError, content_digest, write_json, writing
 from . import results
 from .generation import Generator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
@@ -117,7 +117,8 @@ class SamplingRun:
             if row.keys() != columns:
                 check_columns(judge, columns := row.keys(), benchmark)
             # The bare problem, where there is one, so that models with different prompts can be compared.
-            content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
+            parts = [row.get("problem", row["prompt"]), row.get("solution"), *pictures_of(row)]
+            content = json.dumps(parts, sort_keys=True, default=content_digest)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
             seen[problem] += 1
             if seen[problem] > 1:  # the same problem again is another one, with samples of its own
@@ -126,6 +127,11 @@ class SamplingRun:
             tokenizer, prompt, options = generator.tokenizer, row["prompt"], sampling.chat_template_kwargs or {}
             if hasattr(generator, "tokenize"):  # a policy in training: as its trainer does
                 tokens = generator.tokenize(row)
+            elif has_pictures(row):
+                raise UsageError(
+                    f"{benchmark!r} has pictures, which are evaluated during training alone, by EvaluationCallback. "
+                    "Leave it out."
+                )
             elif isinstance(prompt, str):
                 tokens = tokenizer(prompt).input_ids
             else:
@@ -224,3 +230,17 @@ class SamplingRun:
             | verdict
             for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
+
+
+def pictures_of(row: Mapping[str, Any]) -> list[Any]:
+    """The pictures in a problem's columns, as TRL's trainers take them."""
+    if row.get("image") is not None:
+        return [row["image"]]
+    return list(row.get("images") or [])
+
+
+def has_pictures(row: Mapping[str, Any]) -> bool:
+    """Whether there are pictures in a problem's columns, or in its messages."""
+    contents = [] if isinstance(row["prompt"], str) else [message.get("content") for message in row["prompt"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return bool(pictures_of(row)) or any(part["type"] == "image" for part in parts)

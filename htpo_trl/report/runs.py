@@ -298,4 +298,7 @@ def _names(sets: Sequence[RunSet]) -> list[str]:
         return names
     stems = [(*s.runs[0].path.parts[:-1], s.runs[0].stem) for s in sets]
     by_depth = [["/".join(parts[-depth:]) for parts in stems] for depth in (1, 2, 3)]
-    return next((names for names in by_depth if len({*names}) == len(sets)), by_depth[0])
+    whole = next((names for names in by_depth if len({*names}) == len(sets)), by_depth[0])
+    half = _MAX_NAME // 2  # runs differ at their ends
+    short = [name if len(name) <= _MAX_NAME else f"{name[: half - 1]}…{name[-half:]}" for name in whole]
+    return short if len({*short}) == len({*whole}) else whole

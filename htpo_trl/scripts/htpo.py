@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load, result_names
 from ..data.splits import exclude, split
 from ..lock import held
-from ..output import SETTINGS, check_free, overwrite, write_settings
+from ..output import SETTINGS, check_free, overwrite
 from ..terminal import steady_streams, stoppable
 from ..utils import UsageError, check_numbers, writing
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
@@ -98,7 +98,9 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
+    from ..evaluation.callback import check_best_metric
     from ..evaluation.judges import check_columns
+    from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
@@ -135,13 +137,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    for name in remote(script):
-        check_hub_id(name)
-    if is_plan and remote(script):
-        return Parts(rewards, judge=judge, **adapter)
-    train, evaluation, benchmarks = load_data(script, args)
-    for benchmark, problems in benchmarks.items():
-        check_columns(judge, problems.column_names, benchmark)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,
@@ -151,6 +146,17 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
+    labels = result_names(names, "eval_benchmarks").values()
+    is_alone = args.eval_strategy == "no" or not (script.test_split_size or script.dataset_test_split)
+    if labels:
+        check_best_metric(args, labels, sampling, judge, check_ks(sampling.num_samples), is_alone)
+    for name in remote(script):
+        check_hub_id(name)
+    if is_plan and remote(script):
+        return Parts(rewards, judge=judge, **adapter)
+    train, evaluation, benchmarks = load_data(script, args)
+    for benchmark, problems in benchmarks.items():
+        check_columns(judge, problems.column_names, benchmark)
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 
@@ -217,7 +223,7 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
-    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
+    """The trainer, ready to train; its `settings.json` will tell the script's options too."""
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
     from .. import verifier
@@ -251,11 +257,9 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
-    if trainer.accelerator.is_main_process:
-        if script.overwrite_output_dir:
-            overwrite(args.output_dir)
-        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
-        write_settings(args.output_dir, options)
+    if script.overwrite_output_dir and trainer.accelerator.is_main_process:
+        overwrite(args.output_dir)
+    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
     return trainer
 
 
@@ -280,7 +284,6 @@ def finish(trainer: Any, dataset_name: str | None) -> None:
     args = trainer.args
     with writing(args.output_dir):
         trainer.save_model(args.output_dir)
-        trainer.save_state()
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:

@@ -1,4 +1,4 @@
-"""Packages that the options of a run need."""
+"""Packages that the options of a run need, and how to install them."""
 
 import os
 from importlib.util import find_spec

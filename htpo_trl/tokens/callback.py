@@ -1,6 +1,7 @@
 """Recording of what the loss did to single tokens, during training: `TokenRecorder`."""
 
 import heapq
+import itertools
 import random
 import warnings
 from collections import ChainMap
@@ -96,7 +97,7 @@ class TokenRecorder(TrainerCallback):
         chosen = [rows[key] for key in heapq.nsmallest(self.completions, rows)]
         for row in chosen:
             row["tokens"] = token_texts(self.tokenizer, row["token_ids"])
-            row["prompt"] = self.tokenizer.decode(row["prompt"], clean_up_tokenization_spaces=False)
+            row["prompt"] = prompt_text(self.tokenizer, row["prompt"])
         write_record(args.output_dir, settings, chosen)
 
     def _observe(self, inputs: dict, result: Control, **tensors: Tensor) -> None:
@@ -126,6 +127,26 @@ class TokenRecorder(TrainerCallback):
             }
 
 
+def prompt_text(tokenizer: Any, ids: list[int]) -> str:
+    """
+    The text of a prompt, special tokens included. A picture takes hundreds of one of them: many in a row stand once,
+    with their number.
+    """
+    parts: list[list[int]] = [[]]
+    times = [1]
+    special = {*tokenizer.all_special_ids}
+    for token, run in itertools.groupby(ids):
+        n = len(list(run))
+        if n > _MANY and token in special:
+            parts += [[token], []]
+            times += [n, 1]
+        else:
+            parts[-1] += [token] * n
+    texts = (tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in parts)
+    return "".join(text if n == 1 else f"{text}[×{n}]" for text, n in zip(texts, times, strict=True))
+
+
+_MANY = 4  # of the same special token
 _LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows
 
 

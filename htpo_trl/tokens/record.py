@@ -46,7 +46,7 @@ LABELS = ("is_hard", "is_correct", "is_judged")
 #: Columns of the file. Of all values only rewards may be missing, where a reward function gave none.
 SCHEMA = pa.schema(
     {
-        "prompt": pa.string(),  # special tokens included
+        "prompt": pa.string(),  # special tokens included, of many in a row one with their number
         **{name: pa.list_(kind) for name, kind in _OF_TOKENS.items()},
         **dict.fromkeys(LABELS, pa.bool_()),
         "rewards": pa.list_(pa.float32()),  # of each reward function

@@ -217,7 +217,7 @@ class TestRewardFunctions:
 
         def make(rewards):
             options = {"steps_per_generation": 1, "max_steps": 8, "learning_rate": 1e-4}
-            options |= {"dynamic_sampling": dynamic_sampling}
+            options |= {"dynamic_sampling": dynamic_sampling, "resume_with_changes": True}
             return make_trainer(reward_funcs=rewards, train_dataset=data, **options)
 
         even = functools.partial(even_digits)
@@ -233,7 +233,8 @@ class TestRewardFunctions:
         assert saved == f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={checkpoint}"
         assert "__call__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
         resumed = make([even, lambda completions, **kwargs: [1.0] * len(completions)])
-        resumed.train(resume_from_checkpoint=str(checkpoint))
+        with pytest.warns(UserWarning, match=r"rewards \['even_digits', 'Demanding'\] -> "):
+            resumed.train(resume_from_checkpoint=str(checkpoint))
         assert resumed.state.global_step == 8
 
     @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from htpo_trl.evaluation import generation
 @pytest.fixture(scope="module")
 def here(place):
     rows = "\n".join(json.dumps({"problem": f"{i} + 1", "solution": str(i + 1)}) for i in range(4))
-    (place / "with space.jsonl").write_text(rows)
     (place / "sums.jsonl").write_text(rows)
     (place / "nothing").mkdir()
     (place / "breaks.py").write_text("raise ValueError('of their own')\n")
@@ -54,7 +53,7 @@ def refusal(here, monkeypatch, capsys):
         (["--against", "absent"], "against='absent': there is no absent/sums.jsonl."),
         (["--model", "absent"], "model='absent' is no directory here, nor in the Hub's cache"),
         (["--model", "nothing"], "model='nothing' is no directory of a model: it has no config.json."),
-        (["--judge", "judge.odd"], "judge: 'judge.odd' cannot be imported: judge has no 'odd'."),
+        (["--judge", "judge.odd"], "judge: 'judge.odd' cannot be imported: there is no 'odd' in it."),
         (["--judge", "math_rewart"], "judge: Did you mean 'math_reward'?"),
         (["--no_chat", "--benchmarks", "prompts.jsonl"], "has no column 'solution', only prompt"),
         (["--no_chat", "--backend", "vlm"], "backend='vlm' is none of"),
@@ -73,12 +72,6 @@ def test_evaluation(refusal, here, argv, message):
     assert line.startswith("htpo eval: ")
     assert message in line
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} <= before
-
-
-def test_a_name_that_cannot_name_files(refusal):
-    line = refusal("eval", "--model", "model", "--no_chat", "--benchmarks", "with space.jsonl")
-    assert "The benchmark's name 'with space' names files" in line
-    assert "Rename its file." in line
 
 
 def test_an_error_in_a_judges_module_is_not_a_line(here, monkeypatch):

@@ -139,9 +139,9 @@ class TestMissingPackages:
         found = read(["--config", "recipe.yaml"], htpo.TITLES)
         configs = htpo.parse(found.script, found.defaults)
         monkeypatch.setattr(packages, "find_spec", lambda name: None)
-        assert htpo.missing_packages(*configs[1:]) == []
+        assert packages.missing_packages(*configs[1:]) == []
         monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-        assert htpo.missing_packages(*configs[1:]) == ["htpo_trl[deepspeed]"]
+        assert packages.missing_packages(*configs[1:]) == ["htpo_trl[deepspeed]"]
 
 
 class TestMemory:

@@ -6,12 +6,13 @@ import math
 import re
 
 import pytest
+from trl import ModelConfig
 
 from htpo_trl import HTPOConfig, config
 from htpo_trl.demo.laptop import LaptopConfig
 from htpo_trl.evaluation.sampling import Sampling
-from htpo_trl.scripts.arguments import HTPOScriptArguments
-from htpo_trl.utils import UsageError
+from htpo_trl.scripts.arguments import MODEL_RANGES, HTPOScriptArguments
+from htpo_trl.utils import UsageError, check_numbers
 from htpo_trl.verifier import VerifierConfig
 
 
@@ -94,3 +95,12 @@ def test_every_number_is_held_to_its_range(build, cls, name):
     for value in good if name not in TOGETHER else ():
         number = int(value) if is_whole and math.isfinite(value) else value
         assert not refused(build[cls], name, number)
+
+
+def test_numbers_of_trls_model_config_have_their_ranges():
+    """It is TRL's own: the command line checks it."""
+    known = {name for names in MODEL_RANGES.values() for name in names}
+    assert set(numeric(ModelConfig)) == known
+    for name, value in {"lora_r": 0, "lora_alpha": -1, "lora_dropout": 1.0}.items():
+        with pytest.raises(UsageError, match=f"^{name}={value} must "):
+            check_numbers(ModelConfig(**{name: value}), MODEL_RANGES)

@@ -200,7 +200,7 @@ def test_a_run_logs_verdicts_and_takes_correctness_from_the_named_reward(tiny_ch
         args=HTPOConfig(**CPU_ARGUMENTS | {"output_dir": str(tmp_path), "correctness_reward": judge, "max_steps": 2}),
         train_dataset=dataset,
     )
-    assert trainer.reward_func_names[trainer._correctness_index] == judge
+    assert trainer.correctness_names == [judge]
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     assert logs

@@ -4,8 +4,11 @@ every token its group, a run resumes in mid batch, groups are sampled dynamicall
 is evaluated, without a trace in the training.
 """
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
@@ -13,6 +16,7 @@ from htpo_trl.evaluation import EvaluationCallback, Sampling
 from htpo_trl.objective.table import GROUPS
 from htpo_trl.tokens.callback import TokenRecorder
 from htpo_trl.tokens.record import read_record
+from htpo_trl.tokens.view import print_token_map
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
 from .. import scenarios
@@ -67,6 +71,7 @@ def test_matrix(scenario, tmp_path):
     assert len(logs) == 4
     for log in logs:
         assert sum(log[f"htpo/share/{group}"] for group in GROUPS) == pytest.approx(1)
+    print_token_map(tmp_path / "run", console=Console(file=io.StringIO()))
     assert {row.is_judged for row in read_record(tmp_path / "run").completions} == {True}
     assert [log["step"] for log in watched.state.log_history if "eval_digits/mean@2" in log] == [0, 4]
 
