@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
+from .redaction import redacted
 from .utils import UsageError, check_numbers, nearest, option
 
 
@@ -144,6 +145,10 @@ class HTPOConfig(GRPOConfig):
         "saves a checkpoint and stops, 'train' fills the batch with discarded groups, with a warning.",
     )
 
+    resume_with_changes: bool = option(
+        False, "Whether to resume although objective, data, model or rewards are not those of the checkpoint."
+    )
+
     def __post_init__(self):
         check_numbers(self, RANGES)
         for name, choices in CHOICES.items():
@@ -218,12 +223,15 @@ class HTPOConfig(GRPOConfig):
                 f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
                 "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
             )
-        if self.use_liger_kernel and _loss_is_ligers():
-            raise UsageError(
-                "use_liger_kernel=True: this version of TRL then computes the loss in Liger's kernel, where the "
-                "objective table has no say. Set use_liger_kernel=False, or pip install 'trl>=1.14', which replaces "
-                "layers alone."
-            )
+        if self.use_liger_kernel:
+            from trl import GRPOTrainer  # seconds
+
+            if hasattr(GRPOTrainer, "compute_liger_loss"):
+                raise UsageError(
+                    "use_liger_kernel=True: this version of TRL then computes the loss in Liger's kernel, where the "
+                    "objective table has no say. Set use_liger_kernel=False, or pip install 'trl>=1.14', which "
+                    "replaces layers alone."
+                )
         highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= highest:
             raise UsageError(
@@ -268,10 +276,18 @@ class HTPOConfig(GRPOConfig):
     _is_published = False  # set by the trainer, while it writes `training_args.bin`
 
     def __getstate__(self):
-        # A copy, or that of another process, keeps the Hub's token.
-        return self.__dict__ | ({"hub_token": None, "_is_published": False} if self._is_published else {})
+        # A copy, or that of another process, keeps its secrets.
+        return {**redacted(self.__dict__, None), "_is_published": False} if self._is_published else {**self.__dict__}
 
-    __repr__ = GRPOConfig.__str__  # without tokens; a dataclass's own shows them
+    def to_dict(self):
+        """As JSON holds it, for trackers and `settings.json`: without secrets."""
+        return redacted(super().to_dict())
+
+    def __repr__(self):
+        values = redacted({field.name: getattr(self, field.name) for field in fields(self)})
+        return f"{type(self).__name__}(\n" + "".join(f"{name}={values[name]},\n" for name in sorted(values)) + ")"
+
+    __str__ = __repr__  # a dataclass's own, and transformers', show secrets
 
     @property
     def correctness_names(self) -> list[str]:
@@ -292,12 +308,6 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
-
-
-def _loss_is_ligers() -> bool:
-    from trl import GRPOTrainer  # seconds
-
-    return hasattr(GRPOTrainer, "compute_liger_loss")
 
 
 def _unknown(config: HTPOConfig, name: str) -> tuple[str, ...]:

@@ -8,14 +8,19 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import field, fields
+from functools import cache
 from importlib.metadata import distributions
 from inspect import get_annotations
 from numbers import Real
 from pathlib import Path
 from typing import Any
+
+from .redaction import redact_text
 
 
 #: What a bug report should tell the versions of.
@@ -29,6 +34,9 @@ PACKAGES = (
 class UsageError(ValueError):
     """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redact_text(arg) if isinstance(arg, str) else arg for arg in args))
+
 
 class MissingFileError(UsageError, FileNotFoundError):
     """A file that an option names is not there."""
@@ -38,6 +46,7 @@ class MissingPackageError(UsageError, ImportError):
     """A package that an option needs is not installed; the message has the command that installs it."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """Package → version, of those that are installed."""
     found = {package: next(iter(distributions(name=package)), None) for package in PACKAGES}
@@ -48,6 +57,40 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`Did you mean ...? `, if there is a name close to this one; else nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}? " if near else ""
+
+
+class WriteError(UsageError, OSError):
+    """A file could not be written: no space, no permission."""
+
+
+_FULL = re.compile(r"no space left|disk quota|file too large|file write failed|unexpected pos", re.IGNORECASE)
+
+
+def is_of_writing(error: Exception) -> bool:
+    """Whether it is the system that did not let a file be written, also where safetensors or torch report it."""
+    return isinstance(error, OSError) or bool(_FULL.search(str(error)))
+
+
+@contextmanager
+def writing(path: str | Path, advice: str = "") -> Iterator[None]:
+    """Within, what keeps a file from being written is a [`WriteError`] that names it and the free space there."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        if not is_of_writing(error):
+            raise
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), repr(error))
+        raise WriteError(f"{path} could not be written: {reason}. {free_space(path)} {advice}".rstrip()) from error
+
+
+def free_space(path: str | Path) -> str:
+    """A sentence for errors of writing; nothing where the system does not tell."""
+    for directory in (Path(path).absolute(), *Path(path).absolute().parents):
+        with suppress(OSError):
+            return f"Its file system has {shutil.disk_usage(directory).free / 1e6:,.1f} MB free."
+    return ""
 
 
 def import_object(name: str, option: str) -> Any:
@@ -114,13 +157,26 @@ def _import_file(path: Path, option: str, name: str) -> Any:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Text is UTF-8."""
+    """
+    Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Its folder is made, text is
+    UTF-8.
+
+    Raises:
+        WriteError: where it cannot be written, with the reason; nothing is left of it.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()  # or it would take the space that is missing
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -138,6 +194,16 @@ def check_writable(option: str, directory: str | Path) -> None:
         raise UsageError(f"{option}={str(directory)!r}: {there} is no directory. Name another one.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(f"{option}={str(directory)!r}: {there} cannot be written to. Name another directory.")
+
+
+def content_digest(value: Any) -> str:
+    """What stands for a picture, an array or bytes in JSON: their content, so that equal ones are equal there."""
+    import numpy as np
+
+    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
+    if array.dtype == object:  # neither picture nor numbers
+        return repr(value)
+    return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -23,7 +23,7 @@ from accelerate.utils import gather
 from datasets import Dataset
 from packaging.version import Version
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import Sampling
@@ -144,7 +144,7 @@ class Run(NamedTuple):
 
 def build(directory, arguments, cls=Recorder, config=HTPOConfig, rewards=even_digits, model="model", **options):
     return cls(
-        Qwen3ForCausalLM.from_pretrained(directory / model),
+        AutoModelForCausalLM.from_pretrained(directory / model),
         rewards,
         config(str(directory / "run"), **CPU_ARGUMENTS | arguments),
         # No prompt of one digit twice: where a context repeats one token, entropies tie but for their round-off, and
@@ -157,13 +157,13 @@ def build(directory, arguments, cls=Recorder, config=HTPOConfig, rewards=even_di
 
 def run(directory: Path, name: str, job: dict) -> None:
     benchmarks, sampling = job.pop("benchmarks", None), job.pop("sampling", {})
-    record_tokens = job.pop("record_tokens", None)
+    record_tokens, resume = job.pop("record_tokens", None), job.pop("resume", None)
     trainer = build(directory, **job)
     if record_tokens:
         trainer.add_callback(TokenRecorder(trainer, **record_tokens))
     if benchmarks:
         trainer.add_callback(EvaluationCallback(trainer, benchmarks, Sampling(**sampling), even_digits))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     (directory / name).mkdir(exist_ok=True)
     trainer.save_model(str(directory / name))
     record = {

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainerCallb
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 
+from .architectures import build
 from .forks import Forks
 from .tiny import CPU_ARGUMENTS, even_digits
 
@@ -98,7 +99,10 @@ def main(spec):
     directory = Path(spec["directory"])
     data = prompts(spec.get("n_prompts", 64))
     dataset = IterableDataset.from_generator(lambda: iter(data)) if spec.get("iterable") else Dataset.from_list(data)
-    model = Qwen3ForCausalLM.from_pretrained(directory / "model", attention_dropout=spec.get("dropout", 0.0))
+    if "architecture" in spec:
+        model = build(spec["architecture"])
+    else:
+        model = Qwen3ForCausalLM.from_pretrained(directory / "model", attention_dropout=spec.get("dropout", 0.0))
     arguments = CPU_ARGUMENTS | {"learning_rate": 2e-3, "max_completion_length": 8} | spec["options"]
     trainer = Recorder(
         model,

@@ -7,16 +7,19 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..redaction import redact_text
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
-from ..utils import PACKAGES, UsageError, versions
+from ..terminal import steady_streams, stoppable
+from ..utils import PACKAGES, UsageError, versions, write_atomically
 
 
 class Command:
     """A sub-command. The docstring is its help, the first line the short one."""
 
     usage: str | None = None
+    when_stopped = "Nothing is left of it."  #: what its user is told after Ctrl-C or another signal
     titles: Mapping[
         str, str
     ] = {}  #: class → title, of those whose fields are its options: `args.options` has the tokens
@@ -60,7 +63,7 @@ class Train(Command):
             return
         from .plan import plan_run
 
-        print(plan_run(arguments, spread))
+        print(redact_text(plan_run(arguments, spread)))
 
 
 class Eval(Command):
@@ -68,6 +71,7 @@ class Eval(Command):
 
     usage = "htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]"
     titles = evaluate.TITLES
+    when_stopped = "What was written stays: the same command goes on from there."
 
     def run(self, args: Namespace) -> None:
         evaluate.main(args.options)
@@ -83,6 +87,7 @@ class Demo(Command):
 
     usage = "htpo demo [--OPTION VALUE ...]"
     titles = {"htpo_trl.demo.laptop.LaptopConfig": "Options"}
+    when_stopped = "The same command starts the reinforcement anew; a warm start that is complete stays."
 
     def run(self, args: Namespace) -> None:
         from ..demo.laptop import LaptopConfig, run
@@ -159,8 +164,7 @@ class Recipes(Command):
         target = Path(args.to or source.name)
         if target.exists():
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {args.recipe} FILE.")
-        with mendable("htpo recipes", OSError):
-            target.write_bytes(source.read_bytes())
+        write_atomically(target, source.read_bytes())
         print(f"{target}: change it, then htpo train --config {target}")
 
 
@@ -207,10 +211,13 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `htpo` command."""
+    steady_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
-    with mendable(" ".join(["htpo", *({*argv[:1]} & {*COMMANDS})])):
+    name = " ".join(["htpo", *({*argv[:1]} & {*COMMANDS})])
+    with mendable(name):
         args, options = make_parser().parse_known_args(argv)
         command, args.options = COMMANDS[args.command], options
         if options and not command.titles:
             raise UsageError(f"{options[0]!r} is not an option.")
-        command.run(args)
+        with stoppable(name, command.when_stopped):
+            command.run(args)

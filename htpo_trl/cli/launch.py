@@ -7,6 +7,7 @@ The launcher builds no configuration: that would initialise devices and the proc
 import logging
 import math
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
+from ..terminal import WARNINGS
 from ..utils import UsageError
 
 
@@ -89,6 +91,10 @@ def launch(accelerate: Namespace) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # After Ctrl-C or SIGTERM torch kills workers in 30 s, be it in the middle of a step (torch from 2.9).
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+    # It hands on what it handles; else it would take SIGHUP from `nohup`, and die of other warnings alone.
+    passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *WARNINGS)
+    names = [signum.name for signum in passed_on if signal.getsignal(signum) is not signal.SIG_IGN]
+    accelerate.signals_to_handle = ",".join(names)  # torch's option, which accelerate hands over
     # Accelerate waits for a single process without passing it signals: become that process instead.
     accelerate_launch.simple_launcher = _become
     # Of a process that failed, the line below and its own words tell.

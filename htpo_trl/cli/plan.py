@@ -6,8 +6,9 @@ from ..config import HTPOConfig
 from ..evaluation.judges import name_of
 from ..objective.rules import KeepGradient
 from ..scripts.arguments import Arguments
-from ..scripts.htpo import Parts, model_init_kwargs, parse, prepare, remote
+from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
 from ..scripts.packages import missing_packages
+from ..training.adapters import is_adapter
 from ..training.checks import check_run
 from .launch import Parallelism
 from .memory import cache_per_token, estimate, sizes
@@ -26,6 +27,7 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     # do is not known; the CPU takes every precision.
     planned = type("Planned", (HTPOConfig,), {"world_size": spread.processes})
     script, args, model = parse([*arguments.script, "--use_cpu=true"], arguments.defaults, planned)
+    check_output(script, args, model)
     parts = prepare(script, args, model, is_plan=True)
     args.model_init_kwargs = model_init_kwargs(args, model)
     adapter = parts.peft_config
@@ -44,7 +46,8 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
 
 
 def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
-    kind = "LoRA" if model.use_peft else "all parameters"
+    is_further = is_adapter(model.model_name_or_path)
+    kind = "an adapter, trained further" if is_further else "LoRA" if model.use_peft else "all parameters"
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))

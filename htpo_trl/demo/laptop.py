@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,14 +23,15 @@ from transformers.utils.logging import disable_progress_bar
 from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
+from ..lock import held
 from ..objective.rules import check_choice
 from ..objective.table import PRESETS
 from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
-from ..scripts.htpo import build, parse, train
+from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
 from ..training.console import ConsoleLog
-from ..utils import UsageError, check_numbers, check_writable, option
+from ..utils import UsageError, check_numbers, check_writable, option, write_json
 from .warm_start import Progress, build_model, build_tokenizer, warm_start
 
 
@@ -105,9 +107,15 @@ def choose_threads() -> int:
 
 def run(config: LaptopConfig) -> Path:
     """The main job from nothing to the report. Returns the directory of the run."""
+    directory = Path(config.output_dir, f"{config.objective}-seed{config.seed}")
+    with held(directory, "htpo demo"):
+        _run(config, directory)
+    return directory
+
+
+def _run(config: LaptopConfig, directory: Path) -> None:
     disable_progress_bar()  # of loading and saving; those of training and evaluation stay
     warnings.simplefilter("ignore", FutureWarning)  # deprecations within TRL and transformers are not the reader's
-    directory = Path(config.output_dir, f"{config.objective}-seed{config.seed}")
     warm_directory = Path(config.output_dir, f"warm_start-seed{config.seed}")
     threads = config.threads or choose_threads()
     torch.set_num_threads(threads)
@@ -122,10 +130,11 @@ def run(config: LaptopConfig) -> Path:
     if stamp.exists() and json.loads(stamp.read_text()) == settings:
         print(f"\n[1/5] Supervised warm start: found in {warm_directory}", flush=True)
     else:
-        stamp.unlink(missing_ok=True)
         print(f"\n[1/5] Supervised warm start, {config.warm_start_steps} steps on sloppy searches", flush=True)
-        prepare(config, warm_directory)
-        stamp.write_text(json.dumps(settings))  # last: its presence says that the warm start is whole
+        with held(warm_directory, "htpo demo"):  # which several objectives share
+            stamp.unlink(missing_ok=True)
+            prepare(config, warm_directory)
+            write_json(stamp, settings)  # last: its presence says that the warm start is whole
 
     for name in ("evaluation", "tokens"):  # of an earlier run, perhaps of more steps
         shutil.rmtree(directory / name, ignore_errors=True)
@@ -148,13 +157,21 @@ def run(config: LaptopConfig) -> Path:
     print(f"\n[2/5] Before: held-out problems, {SAMPLES} samples each", flush=True)
     measure(subject, "test", SAMPLES, before, config.quick)
     print(f"\n[3/5] Reinforcement by {config.objective}, {config.steps} optimizer steps of 64 completions", flush=True)
-    train(trainer, None)
+    trainer.train()
+    finish(trainer, None)
     print("\n[4/5] After: the same problems", flush=True)
     measure(subject, "test", SAMPLES, after, config.quick)
     trainer.create_model_card()  # once more, with the evaluation
     print("\n[5/5] Report", flush=True)
-    report = write_report([directory], directory / "report")
     print(f"\n{comparison_table(compare(before, after))}\n\nfirst: before, second: after the reinforcement")
-    print(f"Report: {report}\nToken map: {write_token_map(directory)}")
+    print(f"Report: {_page(write_report, [directory], directory / 'report')}")
+    print(f"Token map: {_page(write_token_map, directory)}")
     print(f"In all: {time.perf_counter() - started:.0f} s.")
-    return directory
+
+
+def _page(write: Callable[..., Path], *args: Any) -> Path | str:
+    """Where it is, or why it could not be written: the run is complete without it."""
+    try:
+        return write(*args)
+    except Exception as error:
+        return f"none: {error if isinstance(error, UsageError) else repr(error)} The run is complete."

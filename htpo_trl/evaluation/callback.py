@@ -1,7 +1,8 @@
 """Evaluation during training: mean@n, pass@k and maj@k of the policy, to the trackers that the trainer reports to."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +12,18 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import DefaultFlowCallback, SchedulerType, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from trl.data_utils import prepare_multimodal_messages
 from trl.models import unwrap_model_for_generation
 
-from ..utils import UsageError
+from ..utils import UsageError, WriteError
 from .generation import TransformersGenerator
 from .judges import Judge, check_columns, judge_of_run
 from .results import check_ks
-from .runner import Problems, SamplingRun
+from .runner import Problems, SamplingRun, has_pictures, pictures_of
 from .sampling import Sampling
+
+
+_OTHERS = ("truncated", "mean_tokens", "unparsable")  # metrics of a benchmark, beside those of its verdicts
 
 
 class EvaluationCallback(TrainerCallback):
@@ -37,7 +42,8 @@ class EvaluationCallback(TrainerCallback):
 
     Prompts are those of training: of the trainer's processor or tokenizer, with its `chat_template_kwargs`, which
     those of `sampling` change, and its tools, or those of the environment that a problem's column `environment`
-    names. One turn is sampled: tools are offered, and not called. Problems with pictures are refused.
+    names. One turn is sampled: tools are offered, and not called. Problems may have pictures, as in training in the
+    column `image` or `images` or in their messages.
 
     Args:
         trainer ([`~transformers.Trainer`]):
@@ -64,13 +70,11 @@ class EvaluationCallback(TrainerCallback):
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():
             check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)
-            if any(map(_has_pictures, problems)):
-                raise UsageError(
-                    f"The benchmark {name!r} has pictures, which are not evaluated: EvaluationCallback samples text. "
-                    "Leave it out, and give the trainer an eval_dataset, of which TRL logs the reward."
-                )
         self.sampling = sampling or Sampling()
         self.ks = check_ks(self.sampling.num_samples, ks)
+        check_best_metric(
+            trainer.args, self.benchmarks, self.sampling, self.judge, self.ks, self._is_the_only_one(trainer.args)
+        )
         self._metrics: dict[str, float] = {}  # of the last evaluation,
         self._step = -1  # which was at this step
 
@@ -131,25 +135,47 @@ class EvaluationCallback(TrainerCallback):
             generator = _Policy(model, trainer, self.sampling.chat_template_kwargs or {})
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
-                summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                try:
+                    summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                except WriteError as error:
+                    warnings.warn(f"{error} Training goes on, without this evaluation.", stacklevel=2)
+                    summary = {}
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
-                    logs |= {f"eval_{name}/{key}": summary[key] for key in ("truncated", "mean_tokens", "unparsable")}
+                    logs |= {f"eval_{name}/{key}": summary[key] for key in _OTHERS}
         if args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
             model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         (logs,) = broadcast_object_list([logs])
         self._metrics, self._step = dict(logs), step
         best = _best_metric(args)
-        is_ours = self._is_the_only_one(args) or best.removeprefix("eval_").rpartition("/")[0] in self.benchmarks
-        if best and is_ours and best not in logs:
+        if best.startswith(tuple(f"eval_{name}/" for name in self.benchmarks)) and best not in logs:
             raise UsageError(
-                f"metric_for_best_model={args.metric_for_best_model!r} is no metric of the benchmarks: "
-                f"{', '.join(name.removeprefix('eval_') for name in logs)}."
+                f"metric_for_best_model={args.metric_for_best_model!r} has no value at step {step}: no problem of the "
+                "benchmark could be judged. Look at its samples, and name another judge, or another metric."
             )
         # Not TRL's `log`, which would add the training metrics gathered since the last log, and forget them.
         should_log = trainer.control.should_log
         Trainer.log(trainer, logs)
         trainer.control.should_log = should_log  # where the step is to be logged too, that is still to be done
+
+
+def check_best_metric(
+    args: Any, benchmarks: Iterable[str], sampling: Sampling, judge: Any, ks: Iterable[int], is_alone: bool
+) -> None:
+    """
+    Refuse a `metric_for_best_model` that the benchmarks, which are evaluated alone or beside other data, do not have.
+    """
+    ks = [k for k in ks if k > 1]
+    names = [f"mean@{sampling.num_samples}", *(f"pass@{k}" for k in ks)]
+    names += [f"maj@{k}" for k in ks if judge is None]
+    known = [f"{benchmark}/{name}" for benchmark in benchmarks for name in (*names, *_OTHERS)]
+    best = _best_metric(args).removeprefix("eval_")
+    is_ours = is_alone or best.startswith(tuple(f"{benchmark}/" for benchmark in benchmarks))
+    may_be = judge is not None and "/maj@" in best  # where the judge tells answers
+    if best and is_ours and best not in known and not may_be:
+        raise UsageError(
+            f"metric_for_best_model={args.metric_for_best_model!r} is no metric of the benchmarks: {', '.join(known)}."
+        )
 
 
 def _best_metric(args: Any) -> str:
@@ -173,29 +199,50 @@ class _Policy(TransformersGenerator):
         super().__init__(model, trainer.processing_class)
         self.trainer, self.options = trainer, options
 
-    def tokenize(self, row: Mapping[str, Any]) -> list[int]:
+    def tokenize(self, row: Mapping[str, Any]) -> "_Prompt":
         """The tokens of a problem's prompt."""
+        trainer, conversation, environment = self.trainer, row["prompt"], None
+        if getattr(trainer, "environment_factories", None) is not None:
+            environment = row.get("environment") if trainer._multi_environment else None
+            if environment not in trainer.environment_factories:
+                raise UsageError(
+                    f"The problem {conversation!r:.60} has environment={environment!r}: name one of "
+                    f"environment_factory, {', '.join(trainer.environment_factories)}, in its column 'environment'."
+                )
+        if pictures := pictures_of(row):
+            conversation = prepare_multimodal_messages(conversation, images=pictures)
+        prompt = _Prompt(conversation, environment, has_pictures(row))
+        prompt += self._tokenize([prompt])[0][0]
+        return prompt
+
+    def pictures(self, prompts: Sequence[Any], length: int) -> dict[str, Any]:
+        """As TRL hands them to generation."""
+        if not any(prompt.has_pictures for prompt in prompts):
+            return {}
+        inputs = {}
+        for name, values in self._tokenize(prompts)[2].items():
+            if isinstance(values, list) and isinstance(values[0], list):  # types of the tokens
+                values = [[0] * (length - len(row)) + row for row in values]
+            inputs[name] = values if isinstance(values, torch.Tensor) else torch.tensor(np.array(values))
+        return self.trainer._prepare_input(inputs)
+
+    def _tokenize(self, prompts: Sequence["_Prompt"]) -> tuple:
         trainer, options = self.trainer, self.trainer.chat_template_kwargs
         if getattr(trainer, "environment_factories", None) is not None:
-            name = row.get("environment") if trainer._multi_environment else None
-            if name not in trainer.environment_factories:
-                raise UsageError(
-                    f"The problem {row['prompt']!r:.60} has environment={name!r}: name one of environment_factory, "
-                    f"{', '.join(trainer.environment_factories)}, in its column 'environment'."
-                )
-            trainer._batch_environments = [name]
+            trainer._batch_environments = [prompt.environment for prompt in prompts]
         trainer.chat_template_kwargs = {**options, **self.options}
         try:
-            return trainer._tokenize_prompts([row["prompt"]])[0][0]
+            return trainer._tokenize_prompts([prompt.conversation for prompt in prompts])
         finally:
             trainer.chat_template_kwargs = options
 
 
-def _has_pictures(row: Mapping[str, Any]) -> bool:
-    contents = [] if isinstance(row["prompt"], str) else [message.get("content") for message in row["prompt"]]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    columns = row.get("image") is not None or bool(row.get("images"))
-    return columns or any(part["type"] == "image" for part in parts)
+class _Prompt(list[int]):
+    """The tokens of a prompt, and what they are made of: pictures are more than their tokens."""
+
+    def __init__(self, conversation: Any, environment: str | None, has_pictures: bool) -> None:
+        super().__init__()
+        self.conversation, self.environment, self.has_pictures = conversation, environment, has_pictures
 
 
 @contextmanager

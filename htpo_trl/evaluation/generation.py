@@ -130,6 +130,7 @@ class TransformersGenerator:
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
+                **self.pictures(prompts, length),
                 logits_processor=processors,
                 # Whatever is left out here comes from the model's own generation config, which may penalise
                 # repetitions; the sampling is that of the processor alone.
@@ -148,6 +149,10 @@ class TransformersGenerator:
         finally:
             self.model.train(training)
         return [self._completion(row) for row in output[:, length:].tolist()]
+
+    def pictures(self, prompts: Sequence[list[int]], length: int) -> dict[str, Any]:
+        """What a model that sees takes beside the tokens of the prompts, padded to a length: here, nothing."""
+        return {}
 
     def _completion(self, ids: list[int]) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in self.eos), None)

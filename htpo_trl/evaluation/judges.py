@@ -42,7 +42,7 @@ def judge_of_run(functions: Sequence[Any], threshold: float = 0.5) -> Judge | No
                 continue
             rewards = _called(function, prompts=prompts, **columns)
             verdicts = [
-                verdict if verdict is not None or reward is None else float(reward > threshold)
+                verdict if verdict is not None or _is_none(reward) else float(reward > threshold)
                 for verdict, reward in zip(verdicts, rewards, strict=True)
             ]
         return verdicts
@@ -97,9 +97,13 @@ def judge_samples(judge: Judge | None, rows: Sequence[Mapping[str, Any]], texts:
     return [
         {"verdict": str(judgement.verdict), "answer": judgement.answer}
         if hasattr(judgement, "verdict")
-        else {"verdict": "unparsable_gold" if judgement is None else "correct" if judgement > 0.5 else "wrong"}
+        else {"verdict": "unparsable_gold" if _is_none(judgement) else "correct" if judgement > 0.5 else "wrong"}
         for judgement in judgements
     ]
+
+
+def _is_none(reward: Any) -> bool:
+    return reward is None or reward != reward  # NaN, as which TRL gathers a None
 
 
 def _called(judge: Judge, **columns: Any) -> Sequence[Any]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from ..utils import UsageError, write_json
+from ..lock import held
+from ..utils import UsageError, WriteError, content_digest, write_json, writing
 from . import results
 from .generation import Generator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
@@ -67,17 +67,20 @@ def evaluate(
 
     Raises:
         ResultsError: if `output_dir` holds results of other settings or problems, naming the difference.
+        OutputError: if another process writes there.
+        WriteError: where a result cannot be written; those that were stay.
     """
     sampling = sampling or Sampling()
     results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
     generator = load_generator(model)
     weights = getattr(generator, "weights", None)
     directory = Path(output_dir)
-    runs = [SamplingRun(directory, *each, generator, sampling, judge, weights) for each in benchmarks.items()]
-    directory.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
-    summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
+    with held(directory, "evaluate()"):
+        runs = [SamplingRun(directory, *each, generator, sampling, judge, weights) for each in benchmarks.items()]
+        for run in runs:
+            with writing(run.path):
+                run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
+        summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
     if not disable_tqdm:
         print(results.summary_table(summaries))
     return summaries
@@ -114,7 +117,8 @@ class SamplingRun:
             if row.keys() != columns:
                 check_columns(judge, columns := row.keys(), benchmark)
             # The bare problem, where there is one, so that models with different prompts can be compared.
-            content = json.dumps([row.get("problem", row["prompt"]), row.get("solution")], sort_keys=True)
+            parts = [row.get("problem", row["prompt"]), row.get("solution"), *pictures_of(row)]
+            content = json.dumps(parts, sort_keys=True, default=content_digest)
             problem = hashlib.sha256(content.encode()).hexdigest()[:16]
             seen[problem] += 1
             if seen[problem] > 1:  # the same problem again is another one, with samples of its own
@@ -123,6 +127,11 @@ class SamplingRun:
             tokenizer, prompt, options = generator.tokenizer, row["prompt"], sampling.chat_template_kwargs or {}
             if hasattr(generator, "tokenize"):  # a policy in training: as its trainer does
                 tokens = generator.tokenize(row)
+            elif has_pictures(row):
+                raise UsageError(
+                    f"{benchmark!r} has pictures, which are evaluated during training alone, by EvaluationCallback. "
+                    "Leave it out."
+                )
             elif isinstance(prompt, str):
                 tokens = tokenizer(prompt).input_ids
             else:
@@ -156,31 +165,45 @@ class SamplingRun:
         processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
         record = self.path.with_suffix(".json")
         starts = range(self.done, len(self.keys), self.sampling.batch_size)
-        if index == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(record, {"settings": self.settings})
-        with (
-            open(os.devnull if index else self.path, "ab" if self.done else "wb") as file,
-            tqdm(
-                total=len(self.keys),
-                initial=self.done,
-                desc=f"{self.path.parent.name}/{self.path.stem}",
-                unit="sample",
-                leave=accelerator is None,
-                disable=disable_tqdm or index > 0,
-            ) as progress,
-        ):
+        failure: WriteError | None = None
+
+        def store(rows: list[dict[str, Any]] | None = None) -> None:
+            """Write settings, or append rows. In training, errors wait until all processes have done their rounds."""
+            nonlocal failure
+            if index or failure:
+                return
+            try:
+                with writing(self.path, "" if accelerator else "What is whole stays: called again, it goes on."):
+                    if rows is None:
+                        write_json(record, {"settings": self.settings})
+                    with self.path.open("ab" if self.done or rows else "wb") as file:
+                        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows or []).encode())
+            except WriteError as error:
+                if accelerator is None:
+                    raise
+                failure = error
+
+        store()
+        with tqdm(
+            total=len(self.keys),
+            initial=self.done,
+            desc=f"{self.path.parent.name}/{self.path.stem}",
+            unit="sample",
+            leave=accelerator is None,
+            disable=disable_tqdm or index > 0,
+        ) as progress:
             for first in range(0, len(starts), processes):
                 mine = first + index
                 # Where parameters are sharded, generation is collective: a process without a batch repeats the last.
                 rows = self._draw(starts[min(mine, len(starts) - 1)])
                 if processes > 1:
                     rows = gather_object(rows if mine < len(starts) else [])
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-                file.flush()
+                store(rows)
                 progress.update(len(rows))
         if index:
             return {}
+        if failure:
+            raise failure
         summary = results.summarize(results.read(self.path), ks)
         write_json(record, {"settings": self.settings, "summary": summary})
         if summary["unparsable"] == 1:
@@ -207,3 +230,17 @@ class SamplingRun:
             | verdict
             for (problem, sample), completion, verdict in zip(keys, completions, verdicts, strict=True)
         ]
+
+
+def pictures_of(row: Mapping[str, Any]) -> list[Any]:
+    """The pictures in a problem's columns, as TRL's trainers take them."""
+    if row.get("image") is not None:
+        return [row["image"]]
+    return list(row.get("images") or [])
+
+
+def has_pictures(row: Mapping[str, Any]) -> bool:
+    """Whether there are pictures in a problem's columns, or in its messages."""
+    contents = [] if isinstance(row["prompt"], str) else [message.get("content") for message in row["prompt"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return bool(pictures_of(row)) or any(part["type"] == "image" for part in parts)

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.results import Results, ResultsError, check_ks, read, scores
+from ..redaction import redacted
 from ..utils import UsageError
 
 
 # Seeds, where output goes, and what has no part in training: runs that differ in these alone are of one set.
 _NO_DIFFERENCE = re.compile(
     r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
-    r"|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
+    r"|overwrite_output_dir|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
 )
 _MAX_NAME = 24  # of a set that nobody named: legends and titles hold several
 
@@ -110,7 +111,7 @@ def read_run(directory: str | Path) -> Run:
             raise RunError(f"{settings}: expected versions in braces, found {versions!r:.60}.")
         resumes = sections.pop("resumes", [])
         source = "htpo train" if "HTPOScriptArguments" in sections else "HTPO trainer"
-        options = _flatten(sections)
+        options = _flatten(redacted(sections))
     log, notes = _newest_log(path)
     notes += _resumes(settings, resumes)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
@@ -297,4 +298,7 @@ def _names(sets: Sequence[RunSet]) -> list[str]:
         return names
     stems = [(*s.runs[0].path.parts[:-1], s.runs[0].stem) for s in sets]
     by_depth = [["/".join(parts[-depth:]) for parts in stems] for depth in (1, 2, 3)]
-    return next((names for names in by_depth if len({*names}) == len(sets)), by_depth[0])
+    whole = next((names for names in by_depth if len({*names}) == len(sets)), by_depth[0])
+    half = _MAX_NAME // 2  # runs differ at their ends
+    short = [name if len(name) <= _MAX_NAME else f"{name[: half - 1]}…{name[-half:]}" for name in whole]
+    return short if len({*short}) == len({*whole}) else whole

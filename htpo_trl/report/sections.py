@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import __version__
-from ..utils import write_atomically
+from ..utils import write_atomically, writing
 from ..verifier import Verdict
 from . import estimates
 from .estimates import Outline, band, difference_texts, differences, estimate, interval_text, score, why_missing
@@ -53,7 +53,8 @@ class Report:
         evaluated = [(b, i, s.evaluations(b)) for b in self.benchmarks for i, s in enumerate(sets)]
         self.evaluated = [each for each in evaluated if each[-1]]
         self.missing: list[tuple[str, str, str]] = []  # section, set, what is missing and why
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
 
     def picture(self, name: str, figure: Any, alt: str) -> Picture:
         """Write a figure to `<name>.png`."""

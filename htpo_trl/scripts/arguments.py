@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from ..data.prompts import PromptArguments
+from ..redaction import redact_text
 from ..utils import UsageError, check_numbers, nearest, option
 from .flags import flags_of
 
@@ -42,7 +43,7 @@ def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
     except (UsageError, *errors) as error:  # type: ignore[misc]
         parts = [str(error), *getattr(error, "__notes__", [])]
         text = " ".join(line.strip() for part in parts for line in part.splitlines())
-        text = text.replace("resume_from_checkpoint=True", "--resume_from_checkpoint true")
+        text = redact_text(text).replace("resume_from_checkpoint=True", "--resume_from_checkpoint true")
         rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         if not rank or _is_first_to_tell(text):
             print(f"{command}{rank}: {text}", file=sys.stderr, flush=True)
@@ -86,6 +87,11 @@ def parser_of(*classes: Any) -> Any:
 class HTPOScriptArguments(PromptArguments):
     """What the training script needs beyond [`HTPOConfig`] and [`~trl.ModelConfig`]."""
 
+    overwrite_output_dir: bool = option(
+        False,
+        "Whether to remove another run that `output_dir` holds: checkpoints, weights, logs, evaluations, records. "
+        "Without it that run is refused, unless `resume_from_checkpoint` goes on with it.",
+    )
     dataset_name: str | None = option(
         None,
         "A set that htpo_trl knows by name, such as 'dapo-math-17k', a procedural task, 'countdown', a .jsonl, .csv "

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
+from ..lock import held
 from ..utils import UsageError, check_writable, option
 from .arguments import mendable, parser_of, read, set_environment
 from .reward_names import reward_functions
@@ -92,8 +93,9 @@ def main(argv: Sequence[str]) -> None:
         check_model(args.model, "model")
         if any(isinstance(problems[0]["prompt"], list) for problems in benchmarks.values()):
             check_chat_template(args.model, option="model")
-        generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
-        evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks)
+        options = {"backend": args.backend, "dtype": args.dtype, "vllm_options": args.vllm_options}
+        with held(output_dir, "htpo eval"):
+            evaluate(load_generator(args.model, **options), benchmarks, output_dir, sampling, judge, args.ks)
         print(f"Samples and summaries: {output_dir}")
         if others:
             pairs = [(path, Path(output_dir, f"{name}.jsonl")) for name, path in others.items()]

@@ -7,19 +7,22 @@ torchrun --nproc_per_node 8 -m htpo_trl.scripts.htpo --config RECIPE.yaml --lear
 ```
 """
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load, result_names
 from ..data.splits import exclude, split
-from ..utils import UsageError, check_numbers, versions
+from ..lock import held
+from ..output import SETTINGS, check_free, overwrite
+from ..terminal import steady_streams, stoppable
+from ..utils import UsageError, check_numbers, writing
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
@@ -95,7 +98,9 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation import Sampling
+    from ..evaluation.callback import check_best_metric
     from ..evaluation.judges import check_columns
+    from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
@@ -132,13 +137,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    for name in remote(script):
-        check_hub_id(name)
-    if is_plan and remote(script):
-        return Parts(rewards, judge=judge, **adapter)
-    train, evaluation, benchmarks = load_data(script, args)
-    for benchmark, problems in benchmarks.items():
-        check_columns(judge, problems.column_names, benchmark)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,
@@ -148,6 +146,17 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
+    labels = result_names(names, "eval_benchmarks").values()
+    is_alone = args.eval_strategy == "no" or not (script.test_split_size or script.dataset_test_split)
+    if labels:
+        check_best_metric(args, labels, sampling, judge, check_ks(sampling.num_samples), is_alone)
+    for name in remote(script):
+        check_hub_id(name)
+    if is_plan and remote(script):
+        return Parts(rewards, judge=judge, **adapter)
+    train, evaluation, benchmarks = load_data(script, args)
+    for benchmark, problems in benchmarks.items():
+        check_columns(judge, problems.column_names, benchmark)
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 
@@ -195,6 +204,12 @@ def _without(train: Any, held_out: list[Any], args: Any) -> Any:
     return left
 
 
+def check_output(script: HTPOScriptArguments, args: Any, model: Any) -> None:
+    """Raise a [`UsageError`] where the run may not write to `output_dir`."""
+    read = [model.model_name_or_path, script.dataset_name, script.dataset_path, *(script.eval_benchmarks or [])]
+    check_free(args.output_dir, args.resume_from_checkpoint, script.overwrite_output_dir, read)
+
+
 def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
     """How the model is loaded."""
     return {
@@ -208,7 +223,7 @@ def model_init_kwargs(args: Any, model: Any) -> dict[str, Any]:
 
 
 def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
-    """The trainer, ready to train; `settings.json` beside its model tells the options and versions."""
+    """The trainer, ready to train; its `settings.json` will tell the script's options too."""
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
     from .. import verifier
@@ -242,23 +257,33 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
-    if trainer.accelerator.is_main_process:
-        # `to_dict` leaves access tokens out.
-        options = {type(c).__name__: c.to_dict() if c is args else asdict(c) for c in (script, args, model)}
-        settings = json.dumps({"versions": versions(), **options}, indent=1, default=str)
-        Path(args.output_dir, "settings.json").write_text(settings + "\n")
+    if script.overwrite_output_dir and trainer.accelerator.is_main_process:
+        overwrite(args.output_dir)
+    trainer.settings = {type(config).__name__: asdict(config) for config in (script, model)}
     return trainer
 
 
 def train(trainer: Any, dataset_name: str | None) -> None:
-    """Train, save, push."""
+    """Train, save, push. A signal that comes when no step is left takes effect after that."""
     from ..training.interruption import stop_on_signals
 
     args = trainer.args
     with stop_on_signals(trainer):
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_state()
-    trainer.save_model(args.output_dir)
+        try:
+            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        except BaseException:
+            did_nothing = trainer.state.global_step == 0 and not args.resume_from_checkpoint
+            if did_nothing and trainer.accelerator.is_main_process:
+                Path(args.output_dir, SETTINGS).unlink(missing_ok=True)  # which stand for a run
+            raise
+        finish(trainer, dataset_name)
+
+
+def finish(trainer: Any, dataset_name: str | None) -> None:
+    """Save, push."""
+    args = trainer.args
+    with writing(args.output_dir):
+        trainer.save_model(args.output_dir)
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
@@ -270,10 +295,18 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """One process of perhaps many. What its user can mend ends it with exit code 2 and one line."""
-    with mendable("htpo train"):
-        arguments = read_options(sys.argv[1:] if argv is None else argv)
-        configs = parse(arguments.script, arguments.defaults)
-        train(build(*configs), hub_id(configs[0].dataset_name))
+    steady_streams()
+    with ExitStack() as stack:
+        stack.enter_context(mendable("htpo train"))
+        with stoppable("htpo train", "Training had not begun."):
+            arguments = read_options(sys.argv[1:] if argv is None else argv)
+            configs = parse(arguments.script, arguments.defaults)
+            if configs[1].process_index == 0:
+                stack.enter_context(held(configs[1].output_dir, "htpo train"))
+                check_output(*configs)
+            trainer = build(*configs)
+        with stoppable("htpo train", "The run is complete."):
+            train(trainer, hub_id(configs[0].dataset_name))
 
 
 if __name__ == "__main__":

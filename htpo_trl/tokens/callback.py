@@ -1,7 +1,9 @@
 """Recording of what the loss did to single tokens, during training: `TokenRecorder`."""
 
 import heapq
+import itertools
 import random
+import warnings
 from collections import ChainMap
 from functools import partial
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor
 from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
-from ..utils import UsageError, versions
+from ..utils import UsageError, WriteError, versions
 from .record import LABELS, OF_CONTROL, RecordSettings, write_record
 
 
@@ -65,13 +67,23 @@ class TokenRecorder(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self._sample is None:
             return
-        counts, samples = zip(*gather_object([(self._n_rows, self._sample)]), strict=True)
+        parts = gather_object([(self._n_rows, self._sample)])
         self._sample = None
-        trainer = self.trainer
-        if not trainer.accelerator.is_main_process:
+        if not self.trainer.accelerator.is_main_process:
             return
+        try:
+            self._write(args, state.global_step, parts)
+        except Exception as error:  # training is worth more than a record of it
+            reason = str(error) if isinstance(error, WriteError) else repr(error)
+            warnings.warn(
+                f"The tokens of step {state.global_step} are not recorded. {reason} Training goes on.", stacklevel=2
+            )
+
+    def _write(self, args: Any, step: int, parts: list[tuple[int, dict[float, dict[str, Any]]]]) -> None:
+        counts, samples = zip(*parts, strict=True)
+        trainer = self.trainer
         settings = RecordSettings(
-            step=state.global_step,
+            step=step,
             completions_in_step=sum(counts),
             table=trainer.table,
             epsilon_low=trainer.epsilon_low,
@@ -85,7 +97,7 @@ class TokenRecorder(TrainerCallback):
         chosen = [rows[key] for key in heapq.nsmallest(self.completions, rows)]
         for row in chosen:
             row["tokens"] = token_texts(self.tokenizer, row["token_ids"])
-            row["prompt"] = self.tokenizer.decode(row["prompt"], clean_up_tokenization_spaces=False)
+            row["prompt"] = prompt_text(self.tokenizer, row["prompt"])
         write_record(args.output_dir, settings, chosen)
 
     def _observe(self, inputs: dict, result: Control, **tensors: Tensor) -> None:
@@ -115,6 +127,26 @@ class TokenRecorder(TrainerCallback):
             }
 
 
+def prompt_text(tokenizer: Any, ids: list[int]) -> str:
+    """
+    The text of a prompt, special tokens included. A picture takes hundreds of one of them: many in a row stand once,
+    with their number.
+    """
+    parts: list[list[int]] = [[]]
+    times = [1]
+    special = {*tokenizer.all_special_ids}
+    for token, run in itertools.groupby(ids):
+        n = len(list(run))
+        if n > _MANY and token in special:
+            parts += [[token], []]
+            times += [n, 1]
+        else:
+            parts[-1] += [token] * n
+    texts = (tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in parts)
+    return "".join(text if n == 1 else f"{text}[×{n}]" for text, n in zip(texts, times, strict=True))
+
+
+_MANY = 4  # of the same special token
 _LONGEST_WAIT = 32  # tokens without a character; each is decoded again with every one that follows
 
 

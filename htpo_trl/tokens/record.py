@@ -46,7 +46,7 @@ LABELS = ("is_hard", "is_correct", "is_judged")
 #: Columns of the file. Of all values only rewards may be missing, where a reward function gave none.
 SCHEMA = pa.schema(
     {
-        "prompt": pa.string(),  # special tokens included
+        "prompt": pa.string(),  # special tokens included, of many in a row one with their number
         **{name: pa.list_(kind) for name, kind in _OF_TOKENS.items()},
         **dict.fromkeys(LABELS, pa.bool_()),
         "rewards": pa.list_(pa.float32()),  # of each reward function
@@ -159,7 +159,6 @@ class Record(NamedTuple):
 def write_record(run: str | Path, settings: RecordSettings, rows: list[dict[str, Any]]) -> Path:
     """Write the file of a step, in one step: a kill leaves the old file or the new one. Returns its path."""
     path = Path(run, "tokens", f"step-{settings.step:06d}.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"htpo": settings.to_json()}))
     content = pa.BufferOutputStream()
     parquet.write_table(table, content, compression="zstd")

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ..objective.table import EFFECTS, GROUPS, Table, get_table
 from ..palette import group_colour, group_label, ink
-from ..utils import MissingPackageError
+from ..utils import MissingPackageError, write_atomically
 from .record import Outcome, Record, RecordedCompletion, read_record, recorded_steps
 
 
@@ -75,8 +75,7 @@ def write_token_map(
     record = recorded_steps(run)[view.record.settings.step]
     other = "" if versus is None else f"-versus-{re.sub(r'[^A-Za-z0-9.-]+', '-', [*view.tables][1])}"
     path = Path(output) if output else record.with_name(f"{record.stem}{other}.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_atomically(path, html)
     return path
 
 

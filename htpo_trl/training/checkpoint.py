@@ -9,8 +9,8 @@ Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete c
 
 import hashlib
 import json
-import shutil
 import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ from ..utils import UsageError, write_json
 #: Buffered rollouts, one per gradient step that is still to be done.
 Batches = list[dict[str, Any]] | None
 #: Of the state file. It goes up when what an older version wrote can no longer be resumed from.
-FORMAT = 1
+FORMAT = 2
 #: The file that lists all others of a complete checkpoint.
 SEAL = "htpo_checkpoint.json"
 #: Bytes. Larger files, the weights of real models, are compared by size alone: hashing them would take minutes.
 HASHED_UP_TO = 64 * 2**20
+#: What to do instead of resuming from a checkpoint that is no good.
+MEND = (
+    "Resume from another checkpoint (resume_from_checkpoint=True takes the last complete one), or start from the "
+    "weights of this one alone by passing its directory as `model`."
+)
 
 
 class CheckpointError(UsageError):
@@ -76,13 +81,22 @@ def load_state(file: Path, writer: str, device: torch.device | str = "cpu") -> t
                 batches[int(i)][key] = stored.get_tensor(name).to(device)
             counters = state["counters"]
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is missing or damaged ({error}). {_MEND}") from error
+        raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
     if found != (FORMAT, writer):
         raise CheckpointError(
             f"{file} has format {found[0]} and was written by {found[1]}; this is format {FORMAT} and {writer}. "
-            f"Resume with the trainer and the version of htpo_trl that wrote it. {_MEND}"
+            f"Resume with the trainer and the version of htpo_trl that wrote it. {MEND}"
         )
     return batches, counters
+
+
+def as_json(value: Any) -> Any:
+    """What JSON makes of lists, mappings and their like; other objects by their text."""
+
+    def written(each: Any) -> Any:
+        return list(each) if isinstance(each, deque) else str(each)
+
+    return json.loads(json.dumps(value, default=written))
 
 
 def seal(checkpoint: str | Path) -> None:
@@ -102,31 +116,55 @@ def check(checkpoint: str | Path) -> None:
         CheckpointError: naming the file that is missing, damaged or incomplete, and the mend.
     """
     file = Path(checkpoint, SEAL)
+    if not file.parent.is_dir():
+        raise CheckpointError(f"resume_from_checkpoint={str(checkpoint)!r} is no directory. {MEND}")
     if not file.is_file():
         raise CheckpointError(
             f"{file} is missing: the checkpoint was not written to its end, or not by HTPOTrainer, or with "
-            f"save_only_model=True. {_MEND}"
+            f"save_only_model=True. {MEND}"
         )
     try:
         content = json.loads(file.read_text())["files"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}). {_MEND}") from error
+        raise CheckpointError(f"{file} is damaged ({error}). {MEND}") from error
     for name, expected in content.items():
         path = Path(checkpoint, name)
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing. {_MEND}")
+            raise CheckpointError(f"{path} is missing. {MEND}")
         if _fingerprint(path) != expected:
-            raise CheckpointError(f"{path} is damaged: it is not what was saved. {_MEND}")
+            raise CheckpointError(f"{path} is damaged: it is not what was saved. {MEND}")
+
+
+def chosen(resume_from_checkpoint: Any, output_dir: str | Path) -> str | None:
+    """
+    The checkpoint that the option names: `True` or `"true"` the last complete one of `output_dir`, `"auto"` that one
+    if there is one, a path that one; `None`, for a start, where it is `None`, `False` or `"false"`.
+
+    Raises:
+        CheckpointError: if there is none, or the one that is named is incomplete or damaged.
+    """
+    word = str(resume_from_checkpoint).lower()
+    if word in ("none", "false", ""):
+        return None
+    if word not in ("true", "auto"):
+        check(resume_from_checkpoint)
+        return str(resume_from_checkpoint)
+    last = last_complete(output_dir)
+    if last is None and word == "true":
+        raise CheckpointError(
+            f"resume_from_checkpoint=True, but there is no complete checkpoint in {output_dir}. Leave it out to start "
+            "from the beginning, or set it to 'auto', which starts where there is none."
+        )
+    return last
 
 
 def not_saved(directory: str | Path) -> str:
     """What an error says that came while a checkpoint was being written."""
     directory = Path(directory).absolute()
-    free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
     return (
-        f"{directory} is not complete and will not be resumed from; older checkpoints are as they were. Its file "
-        f"system has {free / 1e6:,.1f} MB free. If they did not suffice: delete the directory, free more space "
-        "(save_total_limit bounds what checkpoints take), and go on with resume_from_checkpoint=True."
+        f"{directory} is not complete and will not be resumed from; older checkpoints are as they were. If the free "
+        "space did not suffice: delete the directory, free more (save_total_limit bounds what checkpoints take), and "
+        "go on with resume_from_checkpoint=True."
     )
 
 
@@ -142,12 +180,6 @@ def last_complete(output_dir: str | Path) -> str | None:
         else:
             return str(steps[step])
     return None
-
-
-_MEND = (
-    "Resume from another checkpoint (resume_from_checkpoint=True takes the last complete one), or start from the "
-    "weights of this one alone by passing its directory as `model`."
-)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, Traine
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils import UsageError, check_writable, nearest
-from . import checkpoint
-from .checkpoint import CheckpointError
+from . import checkpoint, settings
 
 
 #: What TRL gives every reward function, beside the columns of the data.
@@ -86,7 +85,6 @@ def check_run(
             "`accelerate launch` or torchrun, or let it see one by CUDA_VISIBLE_DEVICES."
         )
     check_writable("output_dir", args.output_dir)
-    _check_resume(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
         names = [_name(function) for function in functions]
@@ -96,6 +94,7 @@ def check_run(
                 f"reward_weights={args.reward_weights} must be one number for each of the reward functions "
                 f"{', '.join(names)}."
             )
+    _check_resume(args, [_name(function) for function in functions] if not has_own_rollouts else None, dataset)
     if dataset is None:
         return
     if not has_own_rollouts:
@@ -262,19 +261,13 @@ def check_trainable(model: Any) -> None:
 
 
 class StepsTaken(TrainerCallback):
-    """Ends a training that has nothing left to do, and one that did nothing, with a [`UsageError`]."""
+    """Ends a training that did nothing with a [`UsageError`]."""
 
     def __init__(self) -> None:
         self._first = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._first = state.global_step
-        if self._first >= state.max_steps:
-            raise UsageError(
-                f"There is nothing left to train: the checkpoint is of step {self._first}, and the run ends at step "
-                f"{state.max_steps}. Raise {'max_steps' if args.max_steps > 0 else 'num_train_epochs'} to go on; the "
-                "checkpoint's directory is a model already."
-            )
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.global_step == self._first:
@@ -285,18 +278,17 @@ class StepsTaken(TrainerCallback):
             )
 
 
-def _check_resume(args: Any) -> None:
-    """The checkpoint that the options name must be there and complete."""
-    chosen = args.resume_from_checkpoint
-    if not chosen or args.process_index > 0:  # one process chooses
+def _check_resume(args: Any, rewards: list[str] | None, dataset: Any) -> None:
+    """The checkpoint that the options name must be there, complete, and of this run."""
+    if args.process_index > 0:  # one process chooses
         return
-    if chosen is not True:
-        checkpoint.check(chosen)
-    elif checkpoint.last_complete(args.output_dir) is None:
-        raise CheckpointError(
-            f"resume_from_checkpoint=True, but there is no complete checkpoint in {args.output_dir}. Leave it out to "
-            "start from the beginning."
-        )
+    directory = checkpoint.chosen(args.resume_from_checkpoint, args.output_dir)
+    if directory is None:
+        return
+    _, counters = checkpoint.load_state(checkpoint.state_file(directory, 0), "HTPOTrainer")
+    now = settings.of_options(args, rewards, dataset)
+    changed = settings.changes({name: counters["settings"].get(name) for name in now}, now)
+    settings.compare(changed, directory, args.resume_with_changes, tell=False)
 
 
 def _name(function: Callable | str | Any) -> str:

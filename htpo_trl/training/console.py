@@ -91,7 +91,8 @@ def _evaluation(logs: Mapping[str, Any]) -> str:
     shown: dict[str, list[str]] = {}
     for name, value in logs.items():
         benchmark, _, metric = name.removeprefix("eval_").rpartition("/")
-        if name.startswith("eval_") and _is_number(value) and (metric == "reward" or "@" in metric):
+        is_shown = "@" in metric or metric.endswith("reward")  # of one data set among several it is `name_reward`
+        if name.startswith("eval_") and _is_number(value) and is_shown:
             shown.setdefault(benchmark or "evaluation", []).append(f"{metric} {value:.3f}")
     return "; ".join(f"{name}: {', '.join(dict.fromkeys((found[0], found[-1])))}" for name, found in shown.items())
 

@@ -1,21 +1,22 @@
-"""Ctrl-C and SIGTERM during training: the run stops where a checkpoint is exact, saves one, and says how to go on."""
+"""Signals during training: the run stops where a checkpoint is exact, saves one, and says how to go on."""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from ..terminal import WARNINGS, steady_streams, warnings_to_heed
 from ..utils import UsageError
 
 
-#: That stop a run.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: That stop a run: Ctrl-C, `kill`, a terminal that closes, what schedulers send before the time is up.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
 #: Seconds. A launcher and a cluster manager may both pass on one signal; what comes later is another.
 SAME_WITHIN = 1.0
 
@@ -23,12 +24,16 @@ SAME_WITHIN = 1.0
 @contextmanager
 def stop_on_signals(trainer: Any) -> Iterator[None]:
     """
-    Within, SIGINT or SIGTERM stops training on all processes, whichever of them got it. The optimizer step under way
-    is finished, and the logging, evaluation and saving that are due after it; a checkpoint is saved whatever
-    `save_strategy` says; the last line names it; and the processes exit with 128 + the number of the signal.
+    Within, a signal stops training on all processes, whichever of them got it: SIGINT, SIGTERM, SIGHUP, SIGUSR1 or
+    SIGUSR2. The optimizer step under way is finished, and the logging, evaluation and saving that are due after it; a
+    checkpoint is saved whatever `save_strategy` says; the last line names it; and the processes exit with 128 + the
+    number of the signal.
 
-    A second signal stops at once, by `KeyboardInterrupt`, if one of the two is SIGINT; more SIGTERMs change nothing.
-    When the context is left signals are handled as before, and one that came when no step was left takes effect.
+    A second signal stops at once, by `KeyboardInterrupt`, if one of the two is SIGINT; more of the others change
+    nothing. SIGHUP, SIGUSR1 and SIGUSR2 are left to whoever handles or ignores them already, as `nohup` does. When the
+    context is left signals are handled as before, and one that came when no step was left takes effect.
+
+    Output whose reader goes away, or whose disk is full, goes nowhere and stops nothing.
 
     Args:
         trainer ([`ResumableGRPOTrainer`]):
@@ -36,7 +41,8 @@ def stop_on_signals(trainer: Any) -> Iterator[None]:
 
     Raises:
         SystemExit: when training was stopped.
-        ValueError: outside the main thread, to which Python gives all signals; or with `enable_jit_checkpoint`.
+        UsageError: with `enable_jit_checkpoint`.
+        ValueError: outside the main thread, to which Python gives all signals.
 
     Example:
 
@@ -52,13 +58,16 @@ def stop_on_signals(trainer: Any) -> Iterator[None]:
         )
     stop = _Stop(trainer)
     save_strategy = trainer.args.save_strategy
-    handlers = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
+    heeded = (signal.SIGINT, signal.SIGTERM, *warnings_to_heed())
+    handlers = {signum: signal.signal(signum, stop.receive) for signum in heeded}
+    restore_streams = steady_streams()
     trainer.add_callback(stop)
     try:
         yield
     finally:
         trainer.remove_callback(stop)
         trainer.args.save_strategy = save_strategy
+        restore_streams()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     if stop.received:
@@ -86,9 +95,12 @@ class _Stop(TrainerCallback):
         if not self.received:
             self.received, self._received_at = signum, time.monotonic()
             if self.trainer.accelerator.is_local_main_process:
-                line = f"\n{signal.Signals(signum).name}: stopping after this optimizer step, with a checkpoint. "
-                # Not print(), which the signal may have interrupted.
-                os.write(2, f"{line}Ctrl-C (again) stops at once, without one.\n".encode())
+                is_training = self.trainer.is_in_train
+                when = "after this optimizer step, with a checkpoint" if is_training else "when this is done"
+                line = f"\n{signal.Signals(signum).name}: stopping {when}. Ctrl-C (again) stops at once"
+                with suppress(OSError):  # the terminal may be gone
+                    # Not print(), which the signal may have interrupted.
+                    os.write(2, f"{line}{', without one' * is_training}.\n".encode())
         elif signal.SIGINT in (signum, self.received) and time.monotonic() - self._received_at > SAME_WITHIN:
             raise KeyboardInterrupt(
                 "Stopped at once by a second signal, without a checkpoint. "

@@ -5,13 +5,15 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..objective.table import GROUPS
-from ..utils import versions
+from ..redaction import redact_text
+from ..utils import WriteError, versions, write_atomically
 
 
 #: What decides what is learned, in the order of the card. One that a version of TRL does not have is left out.
@@ -35,17 +37,21 @@ def write_model_card(
     and links to trackers are kept; the other arguments are TRL's. A card that fails is a warning: TRL writes it within
     every save, and a checkpoint is worth more.
     """
-    file = Path(trainer.args.output_dir, "README.md")
+    output_dir = trainer.args.output_dir
+    file = Path(output_dir, "README.md")
     try:
-        write(model_name or file.parent.name, dataset_name or _dataset_id(trainer.train_dataset), tags)
-        if trainer.is_world_process_zero():
-            _card(ModelCard.load(file), trainer).save(file)
+        with TemporaryDirectory() as scratch:  # TRL does not write in one step
+            trainer.args.output_dir = scratch
+            try:
+                write(model_name or file.parent.name, dataset_name or _dataset_id(trainer.train_dataset), tags)
+            finally:
+                trainer.args.output_dir = output_dir
+            if trainer.is_world_process_zero():
+                card = _card(ModelCard.load(Path(scratch, file.name)), trainer)
+                write_atomically(file, redact_text(str(card)))
     except Exception as error:
-        warnings.warn(
-            f"The model card {file} could not be written: {error!r}. Nothing else is lost; "
-            "trainer.create_model_card() writes it again.",
-            stacklevel=3,
-        )
+        what = error if isinstance(error, WriteError) else f"The model card {file} could not be written: {error!r}."
+        warnings.warn(f"{what} Nothing else is lost; trainer.create_model_card() writes it again.", stacklevel=3)
 
 
 def _card(trl_card: ModelCard, trainer: Any) -> ModelCard:

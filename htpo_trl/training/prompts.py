@@ -1,6 +1,5 @@
 """Where the fresh prompts of dynamic sampling come from: an endless, seeded walk through the training data."""
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sized
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils import UsageError
+from ..utils import UsageError, content_digest
 
 
 class PromptStream:
@@ -76,11 +75,4 @@ def example_key(example: dict[str, Any]) -> str:
 
 def prompt_key(prompt: Any) -> str:
     """What makes two prompts, text or conversations, the same; pictures count by their content."""
-    return json.dumps(prompt, sort_keys=True, default=_content)
-
-
-def _content(value: Any) -> str:
-    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
-    if array.dtype == object:  # neither picture nor numbers
-        return repr(value)
-    return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    return json.dumps(prompt, sort_keys=True, default=content_digest)

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import select
+import signal
 import sys
 from concurrent.futures import TimeoutError
 from concurrent.futures.process import BrokenProcessPool
@@ -60,6 +61,9 @@ def _outcome(future: ProcessFuture[str]) -> str:
 
 def main() -> None:
     """Serves batches by the socket at standard input. Argument: the settings of `Server`, as JSON."""
+    # Schedulers signal all processes of a job. That is for the trainer, which needs verdicts until it ends.
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
     pipe = Connection(os.dup(0))
     # Workers, which read hostile text, have no file but their pipes: nothing to write to but /dev/null.
     sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 (this process's own, until it ends)

@@ -180,17 +180,17 @@ def test_two_runs_share_a_machine(stopped):
         assert "is already in use" not in stopped[config][1].stderr
 
 
-@pytest.mark.parametrize(("config", "signum"), [("single", signal.SIGTERM), ("ddp-cpu", signal.SIGINT)])
+@pytest.mark.parametrize(("config", "signum"), [("single", signal.SIGHUP), ("ddp-cpu", signal.SIGUSR1)])
 def test_signals_to_the_command(place, config, signum):
-    """`kill PID` of one process, Ctrl-C in a terminal with two: both end with a checkpoint and the signal's code."""
+    """A closed terminal on one process, a scheduler's warning to the launcher of two: both end with a checkpoint."""
     argv = ["train", "--config", "recipe.yaml", "--accelerate_config", config, "--max_steps", "1000000"]
     argv += ["--output_dir", f"stopped-{config}", "--save_strategy", "no", "--reward_funcs", "judge.told"]
     process = subprocess.Popen(
-        [*HTPO, *argv], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["env", "--default-signal", *HTPO, *argv], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     )
     try:
         assert any(line == "judging\n" for line in process.stdout)
-        os.kill(process.pid, signum) if config == "single" else os.killpg(process.pid, signum)
+        os.kill(process.pid, signum)
         last = process.stdout.read().splitlines()[-1]
         assert process.wait(timeout=120) == 128 + signum
     finally:

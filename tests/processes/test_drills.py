@@ -20,7 +20,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from htpo_trl.training.checkpoint import SEAL, check, last_complete
-from htpo_trl.training.interruption import stop_on_signals
+from htpo_trl.training.interruption import SIGNALS, stop_on_signals
+from htpo_trl.utils import UsageError
 
 from ..distributed_run import CAN_RESUME, ENVIRONMENT, PORT, ROOT
 from ..kill_and_resume import model_and_tokenizer
@@ -42,11 +43,13 @@ class Send(TrainerCallback):
 
 class TestSignals:
     @pytest.fixture(autouse=True)
-    def ctrl_c_interrupts(self):
-        """Python started in the background, or by nohup, leaves SIGINT ignored."""
-        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    def as_python_starts(self):
+        """In the background, or by nohup, SIGINT or SIGHUP are ignored."""
+        handlers = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+        before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
         yield
-        signal.signal(signal.SIGINT, handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
     @pytest.fixture
     def make(self, make_trainer, make_model):
@@ -76,16 +79,16 @@ class TestSignals:
         for event, step, signum, stopped, options in [
             ("on_train_begin", 0, signal.SIGINT, 1, {}),
             ("on_pre_optimizer_step", 2, signal.SIGTERM, 3, best),
-            ("on_save", 3, signal.SIGTERM, 3, {"save_strategy": "steps", "save_steps": 3}),
-            ("on_pre_optimizer_step", 7, signal.SIGINT, 8, {}),
-            ("on_prediction_step", 8, signal.SIGINT, 8, {}),
+            ("on_save", 3, signal.SIGUSR1, 3, {"save_strategy": "steps", "save_steps": 3}),
+            ("on_pre_optimizer_step", 7, signal.SIGHUP, 8, {}),
+            ("on_prediction_step", 8, signal.SIGUSR2, 8, {}),
         ]:
-            handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+            handlers = [signal.getsignal(s) for s in SIGNALS]
             trainer = make(Send(event, step, signum), **options)
             with pytest.raises(SystemExit) as ended, stop_on_signals(trainer):
                 trainer.train()
             assert ended.value.code == 128 + signum
-            assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+            assert [signal.getsignal(s) for s in SIGNALS] == handlers
             out, err = capfd.readouterr()
             assert f"{signum.name}: stopping after this optimizer step" in err
             checkpoint = tmp_path / "run" / f"checkpoint-{stopped}"
@@ -104,10 +107,21 @@ class TestSignals:
         with stop_on_signals(make()):
             child = os.fork()
             if child == 0:
-                signal.raise_signal(signal.SIGINT)
-                signal.raise_signal(signal.SIGTERM)
+                for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+                    signal.raise_signal(signum)
                 os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+    def test_what_others_handle_stays_theirs(self, make, tmp_path, capfd):
+        """`nohup` ignores SIGHUP: the run outlives its terminal. An engine may use SIGUSR1 among its processes."""
+        seen = []
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, lambda signum, frame: seen.append(signum))
+        trainer = make(Send("on_pre_optimizer_step", 0, signal.SIGHUP, signal.SIGUSR1), max_steps=1)
+        with stop_on_signals(trainer):
+            trainer.train()
+        assert (trainer.state.global_step, seen) == (1, [signal.SIGUSR1])
+        assert "stopping" not in capfd.readouterr().err
 
     def test_second_signal(self, make, tmp_path, monkeypatch):
         """The same signal passed on twice is one, however many SIGTERMs there are; Ctrl-C again stops at once."""
@@ -203,7 +217,7 @@ class TestRewardFunctions:
 
         def make(rewards):
             options = {"steps_per_generation": 1, "max_steps": 8, "learning_rate": 1e-4}
-            options |= {"dynamic_sampling": dynamic_sampling}
+            options |= {"dynamic_sampling": dynamic_sampling, "resume_with_changes": True}
             return make_trainer(reward_funcs=rewards, train_dataset=data, **options)
 
         even = functools.partial(even_digits)
@@ -219,7 +233,8 @@ class TestRewardFunctions:
         assert saved == f"The run is saved at step {step}. To go on from there: resume_from_checkpoint={checkpoint}"
         assert "__call__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
         resumed = make([even, lambda completions, **kwargs: [1.0] * len(completions)])
-        resumed.train(resume_from_checkpoint=str(checkpoint))
+        with pytest.warns(UserWarning, match=r"rewards \['even_digits', 'Demanding'\] -> "):
+            resumed.train(resume_from_checkpoint=str(checkpoint))
         assert resumed.state.global_step == 8
 
     @pytest.mark.parametrize(
@@ -279,7 +294,9 @@ class TestFullDisk:
         print(repr(raised.value))
         print([(str(p.relative_to(disk)), p.stat().st_size) for p in disk.rglob("*") if p.is_file()])
         (note,) = raised.value.__notes__
-        assert re.search(rf"{disk}/checkpoint-2 is not complete.*0\.\d MB free.*save_total_limit", note)
+        assert isinstance(raised.value, UsageError)
+        assert re.search(rf"{disk}/checkpoint-2 could not be written: .* has 0\.\d MB free", str(raised.value))
+        assert re.search(rf"{disk}/checkpoint-2 is not complete.*save_total_limit", note)
         assert {path.name for path in disk.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
         subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
         resumed = make()

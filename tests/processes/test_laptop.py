@@ -17,6 +17,7 @@ from htpo_trl.objective import EFFECTS, GROUPS
 from htpo_trl.scripts.arguments import load_recipe
 from htpo_trl.tokens import read_record
 from htpo_trl.tokens.record import recorded_steps
+from htpo_trl.utils import UsageError
 
 from ..distributed_run import ENVIRONMENT
 from ..markdown import ROOT, blocks
@@ -78,7 +79,7 @@ def test_demo_trains_by_the_recipe(quick_run):
     _, recipe, _ = load_recipe("laptop")
     sections = json.loads((run / "settings.json").read_text())
     used = {name: value for section in sections.values() for name, value in section.items()}
-    changed = {"max_steps": 4, "save_strategy": "no", "output_dir": str(run), "report_to": [], "dtype": "float32"}
+    changed = {"max_steps": 4, "save_strategy": "no", "output_dir": run.name, "report_to": [], "dtype": "float32"}
     changed["model_name_or_path"] = str(quick_run[0] / "warm_start-seed0")
     for name, value in recipe.items():
         if not name.startswith("eval_"):
@@ -137,7 +138,9 @@ def test_readme_demo_commands(quick_run, tmp_path, monkeypatch):
         if "htpo report" in line or "htpo tokens" in line:
             cli.main(line.replace("runs/laptop", str(root)).split()[1:])
     assert "dapo-seed0" in (tmp_path / "report" / "index.html").read_text()
-    assert "versus high-entropy-only" in (root / "htpo-seed0" / "tokens" / "step-000004.html").read_text()
+    pages = root / "htpo-seed0" / "tokens"
+    assert "versus high-entropy-only" in (pages / "step-000004-versus-high-entropy-only.html").read_text()
+    assert "versus" not in (pages / "step-000004.html").read_text()  # which the demo wrote
     log = json.loads((root / "dapo-seed0" / "trainer_state.json").read_text())["log_history"]
     assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
 
@@ -165,7 +168,7 @@ def test_weak_warm_start_goes_on_or_stops_with_the_mend(tmp_path, monkeypatch, a
     if accuracies[-1] > 0.22:
         laptop.prepare(config, tmp_path)
     else:
-        with pytest.raises(SystemExit, match=r"0\.000, below 0\.22.*--warm_start_steps"):
+        with pytest.raises(UsageError, match=r"0\.000, below 0\.22.*--warm_start_steps"):
             laptop.prepare(config, tmp_path)
     assert began == [(0, 2), (1000, 1), (2000, 1)][:starts]
 
@@ -238,6 +241,7 @@ def test_every_readme_command_is_run_by_a_test():
         ".venv/bin/htpo demo --objective dapo": "test_readme_demo_commands",
         ".venv/bin/htpo tokens": "test_readme_demo_commands",
         ".venv/bin/htpo report": "test_readme_demo_commands",
+        "pip install 'htpo_trl": "test_docs_code.py: test_commands_are_known",
         **dict.fromkeys(("htpo recipes", "htpo train", "htpo eval"), "test_command_line.py: test_documented_commands"),
     }
     for command in commands(README):

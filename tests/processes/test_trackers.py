@@ -19,6 +19,7 @@ from ..hub_server import TOKEN
 from ..tiny import CPU_ARGUMENTS, even_digits, tiny_model
 
 
+PASSWORD = "Qz7-hush"
 # The module that is read by: a folder `wandb` in the working directory would pass for the package.
 MODULES = {
     "wandb": "wandb.proto.wandb_internal_pb2",
@@ -47,6 +48,7 @@ def run(tokenizer, tmp_path_factory):
     directory = tmp_path_factory.mktemp("trackers")
     trackers = [tracker for tracker in MODULES if installed(tracker)]
     arguments = {"report_to": trackers, "project": "htpo", "run_name": "tiny", "eval_steps": 2, "hub_token": TOKEN}
+    arguments |= {"vllm_server_base_url": f"http://me:{PASSWORD}@host", "chat_template_kwargs": {"api_key": PASSWORD}}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"MODE": "offline", "DIR": directory, "CONSOLE": "off", "SILENT": "true"}.items():
             patch.setenv(f"WANDB_{name}", str(value))
@@ -154,3 +156,4 @@ def test_no_tracker_keeps_the_token(run):
     assert files or not any(map(installed, MODULES))
     for path in files:
         assert TOKEN.encode() not in path.read_bytes(), path
+        assert PASSWORD.encode() not in path.read_bytes(), path

@@ -303,6 +303,17 @@ def test_ctrl_c_in_a_terminal_is_for_the_trainer_alone(verifier):
     assert os.getpgrp() not in {os.getpgid(process.pid) for process in processes}
 
 
+def test_a_scheduler_s_signals_to_all_processes_are_for_the_trainer_alone(verifier):
+    """Slurm's `--signal` reaches every process of a job."""
+    server, workers = server_of(verifier), workers_of(verifier)
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for process in (server, *server.children(), *workers):
+            process.send_signal(signum)
+    server.terminate()
+    assert verifier.judge_answers(["x+2x"], ["3x"]) == [Verdict.CORRECT]
+    assert (server_of(verifier), workers_of(verifier)) == (server, workers)
+
+
 def test_a_server_that_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended twice while it judged 1 answers"):

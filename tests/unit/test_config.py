@@ -127,15 +127,35 @@ def test_every_option_of_ours_has_help():
     assert all(actions[name].help for name in ours)
 
 
-def test_copies_keep_the_token_and_what_is_published_does_not(make_config, make_trainer, tmp_path):
-    config = make_config(hub_token="hf_secret")
-    assert copy.deepcopy(config).hub_token == pickle.loads(pickle.dumps(config)).hub_token == "hf_secret"
-    assert "hf_secret" not in repr(config)
+def test_copies_keep_secrets_and_what_is_published_or_shown_does_not(make_config, make_trainer, tmp_path):
+    """By name, by form, and nested."""
+    secrets = {
+        "hub_token": "hf_secret",
+        "vllm_server_base_url": "http://me:hush@host:8000",
+        "model_init_kwargs": {"token": "hush", "proxies": {"https": "http://me:hush@proxy"}, "use_safetensors": True},
+    }
+    config = make_config(**secrets)
+
+    def kept(config):
+        return {name: getattr(config, name) for name in secrets}
+
+    assert kept(copy.deepcopy(config)) == kept(pickle.loads(pickle.dumps(config))) == kept(config) == secrets
+    texts = [
+        repr(config),
+        str(config),
+        str(config.to_dict()),
+        config.to_json_string(),
+        str(config.to_sanitized_dict()),
+    ]
+    assert all("hush" not in text and "hf_secret" not in text for text in texts)
+    assert all("<redacted>@host:8000" in text and "use_safetensors" in text for text in texts)
+    config.model_init_kwargs = None  # for a model by name
     trainer = make_trainer(config=config)
+    trainer.args.model_init_kwargs = secrets["model_init_kwargs"]
     trainer.save_model()
     written = (tmp_path / "run" / "training_args.bin").read_bytes()
     assert b"hf_secret" not in written
+    assert b"hush" not in written
     assert config.output_dir.encode() in written  # negative control: it is the arguments that are there
-    assert trainer.args.hub_token == "hf_secret"
-    # Nor do copies that are made after a save lose it.
-    assert copy.deepcopy(trainer.args).hub_token == "hf_secret"
+    # Nor do copies that are made after a save lose them.
+    assert kept(trainer.args) == kept(copy.deepcopy(trainer.args)) == secrets

@@ -65,8 +65,13 @@ def test_logs_that_lack_values_are_no_error(capsys):
     ):
         callback.on_log(None, state, TrainerControl(), logs=logs)
     callback.on_log(None, state, TrainerControl(), logs={"eval_reward": 0.25, "eval_loss": 0.1})
+    callback.on_log(None, state, TrainerControl(), logs={"eval_easy_reward": 0.5, "eval_rewards/f/mean": 0.1})
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [*["step   0/100  0:00:00 left"] * 2, "step   0/100  evaluation: reward 0.250"]
+    assert lines == [
+        *["step   0/100  0:00:00 left"] * 2,
+        "step   0/100  evaluation: reward 0.250",
+        "step   0/100  evaluation: easy_reward 0.500",
+    ]
     state.is_world_process_zero = False
     callback.on_log(None, state, TrainerControl(), logs={"loss": 0.0})
     assert capsys.readouterr().out == ""

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 import random
 from contextlib import nullcontext
 
@@ -184,10 +185,10 @@ class TestJudge:
 
     def test_of_several_the_first_that_judges(self):
         def some(completions, **kwargs):
-            return [None if len(text) > 1 else 1.0 for text in completions]
+            return [(None, math.nan)[len(text) % 2] if len(text) > 1 else 1.0 for text in completions]
 
         judge = judge_of_run([some, even_digits])
-        assert list(judge(prompts=[""] * 3, completions=["1", "22", "11"])) == [1.0, 1.0, 0.0]
+        assert list(judge(prompts=[""] * 3, completions=["1", "22", "111"])) == [1.0, 1.0, 0.0]
         assert judge.__name__ == "some+even_digits"
 
     def test_is_asynchronous_where_the_reward_is(self):

@@ -100,17 +100,46 @@ def test_tools(asked, monkeypatch):
     assert asked(scenarios.environment, **parts) == ("912>A:", "91222>A:")
 
 
-@pytest.mark.parametrize(
-    "problem",
-    [
-        {"prompt": QUESTION, "image": scenarios.picture(1)},
-        {"prompt": QUESTION, "images": [scenarios.picture(1)]},
-        {"prompt": [{"role": "user", "content": [{"type": "image", "image": scenarios.picture(1)}]}]},
-    ],
-)
-def test_pictures_are_refused_before_training(asked, problem):
-    with pytest.raises(UsageError, match=r"The benchmark 'one' has pictures.*eval_dataset"):
-        asked(scenarios.pictures, problem)
+def pictured(form, text, n):
+    """A problem about the n-th picture."""
+    picture = scenarios.picture(n)
+    if form == "messages":
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        return {"prompt": [{"role": "user", "content": content}]}
+    return {"prompt": [{"role": "user", "content": text}], form: picture if form == "image" else [picture]}
+
+
+@pytest.mark.parametrize("form", ["image", "images", "messages"])
+def test_pictures_are_seen(tmp_path, form):
+    """Greedy answers are those of the model to each picture alone, also beside others, with longer and no pictures."""
+    parts = scenarios.pictures(tmp_path)
+    model, processor = parts["model"], parts["processing_class"]
+    trainer = HTPOTrainer(args=HTPOConfig(str(tmp_path / "run"), eval_steps=1, **CPU_ARGUMENTS), **parts)
+    texts = ["7", "7", "123"]
+    problems = [pictured(form, text, 20 * n) for n, text in enumerate(texts)]
+    problems.append({"prompt": QUESTION} | ({} if form == "messages" else {form: None}))
+    sampling = Sampling(num_samples=1, temperature=0, max_new_tokens=6)
+    EvaluationCallback(trainer, {"seen": problems}, sampling, scenarios.evens)._evaluate(0)
+    lines = (tmp_path / "run/evaluation/step-0/seen.jsonl").read_text().splitlines()
+    answers = [json.loads(line)["completion"] for line in lines]
+
+    pictures = [[scenarios.picture(20 * n)] for n in range(3)] + [None]
+    expected = []
+    for text, picture in zip([f"<image>{text}>A:" for text in texts] + ["12>A:"], pictures, strict=True):
+        inputs = processor(images=picture, text=text, return_tensors="pt")
+        output = model.generate(**inputs, do_sample=False, max_new_tokens=6)
+        expected.append(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    assert answers == expected
+    assert len({*answers[:2]}) == 2, "the same words, another picture"
+    assert len({json.loads(line)["problem"] for line in lines}) == 4
+
+
+def test_pictures_are_refused_where_nobody_looks_at_them(tmp_path):
+    parts = scenarios.pictures(tmp_path)
+    model = (parts["model"], parts["processing_class"])
+    for form in ("image", "images", "messages"):
+        with pytest.raises(UsageError, match=r"'one' has pictures.*EvaluationCallback"):
+            evaluate(model, {"one": [pictured(form, "7", 1)]}, tmp_path / "a", judge=scenarios.evens)
 
 
 def test_another_trainer_of_trl(tmp_path):

@@ -15,6 +15,7 @@ The tables are for every TRL that is supported: options that the installed one l
 import dataclasses
 import math
 import os
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -229,6 +230,14 @@ def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypat
 def test_refused(make_config, options, message):
     with pytest.raises(ValueError, match=message):
         make_config(**options)
+
+
+def test_each_refusal_is_argued():
+    page = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    argued = page.split("## What is refused, and why")[1].split("\n## ")[0]
+    ours = [options for options, _ in REFUSED if "auto_find_batch_size" not in options]
+    missing = [name for options in ours for name in options if f"`{name}" not in argued]
+    assert set(missing) == {"gradient_accumulation_steps"}, "a word of it: with accumulation"
 
 
 @pytest.mark.parametrize("options", ACCEPTED.values(), ids=list(ACCEPTED))

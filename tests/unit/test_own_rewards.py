@@ -92,6 +92,20 @@ def test_an_unfit_judge_is_refused_before_the_model_is_loaded(files):
         prepared(reward_funcs=["math_reward"], eval_judge="verifier")
 
 
+def test_the_best_metric_is_known_before_the_model_is_loaded(files):
+    best = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 4, "load_best_model_at_end": True}
+    best |= {"eval_num_samples": 4}
+    message = (
+        r"^metric_for_best_model='test/pass@8' is no metric of the benchmarks: test/mean@4, test/pass@2, test/pass@4, "
+    )
+    with pytest.raises(UsageError, match=message + r"test/truncated, test/mean_tokens, test/unparsable\.$"):
+        prepared(metric_for_best_model="test/pass@8", **best)
+    with pytest.raises(UsageError, match="metric_for_best_model='loss' is no metric"):  # what transformers sets
+        prepared(**best)
+    for name in ("test/pass@2", "eval_test/mean@4", "test/truncated"):
+        assert prepared(metric_for_best_model=name, **best).evaluation == {}
+
+
 def test_the_plan_says_who_judges(files):
     def plan(**changed):
         arguments = htpo.read_options([])

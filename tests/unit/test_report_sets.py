@@ -14,7 +14,7 @@ from htpo_trl.report.sections import Report, budgets_section
 
 from .test_comparison import random_answers
 from .test_comparison import write as write_results
-from .test_report import N, evaluated_run, htpo_log, train_run
+from .test_report import N, evaluated_run, htpo_log, train_run, trl_log, trl_run
 
 
 def test_the_seed_of_the_name_is_that_of_the_run(tmp_path):
@@ -71,6 +71,8 @@ def test_names_of_sets_are_short(tmp_path):
     assert [s.name for s in read_sets(runs)] == ["a/out", "b/out"]
     short = [train_run(tmp_path / f"one{i}", log, max_steps=i) for i in (1, 2)]
     assert [s.name for s in read_sets(short)] == ["max_steps=1", "max_steps=2"]
+    long = [trl_run(tmp_path / f"a-run-of-which-the-name-is-long-{name}", trl_log(0)) for name in ("one", "two")]
+    assert [s.name for s in read_sets(long)] == ["a-run-of-wh…-is-long-one", "a-run-of-wh…-is-long-two"]
 
 
 def test_long_notes_take_no_room_from_panels():

@@ -179,7 +179,7 @@ def test_another_class_or_format_is_refused(make_trainer, make_model, tmp_path, 
     plain = make_trainer(ResumableGRPOTrainer, config=GRPOConfig(**cpu_arguments | options))
     plain.train()
     checkpoint = tmp_path / "run" / "checkpoint-2"
-    with pytest.raises(CheckpointError, match=r"written by ResumableGRPOTrainer; this is format 1 and HTPOTrainer"):
+    with pytest.raises(CheckpointError, match=r"written by ResumableGRPOTrainer; this is format 2 and HTPOTrainer"):
         make_trainer(**options).train(resume_from_checkpoint=str(checkpoint))
 
     class Own(HTPOTrainer):
@@ -191,7 +191,7 @@ def test_another_class_or_format_is_refused(make_trainer, make_model, tmp_path, 
     resumed = make_trainer(**own)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert resumed.state.global_step == 4
-    with pytest.raises(CheckpointError, match="written by HTPOTrainer; this is format 1 and ResumableGRPOTrainer"):
+    with pytest.raises(CheckpointError, match="written by HTPOTrainer; this is format 2 and ResumableGRPOTrainer"):
         make_trainer(ResumableGRPOTrainer, config=GRPOConfig(**cpu_arguments | own)).train(
             resume_from_checkpoint=str(checkpoint)
         )
@@ -199,7 +199,7 @@ def test_another_class_or_format_is_refused(make_trainer, make_model, tmp_path, 
     with safe_open(file, framework="pt") as stored:
         state = json.loads(stored.metadata()["htpo"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
-    for found, said in (({**state, "format": 2}, "has format 2"), ({"counters": {}, "batches": None}, "format none")):
+    for found, said in (({**state, "format": 1}, "has format 1"), ({"counters": {}, "batches": None}, "format none")):
         save_file(tensors, file, metadata={"htpo": json.dumps(found)})
         seal(checkpoint)
         with pytest.raises(CheckpointError, match=said):
@@ -259,7 +259,10 @@ def test_rollouts_must_fit(make_trainer, tmp_path):
         other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
     # Where the next step generates, there are none to fit.
     other = make_trainer(**options | {"num_generations": 8})
-    other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+    with pytest.warns(
+        UserWarning, match="num_generations 4 -> 8 .the place in the data is counted in the new batches"
+    ):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
     assert other.state.global_step == 12
 
     file = state_file(tmp_path / "run" / "checkpoint-8", 0)

@@ -54,12 +54,15 @@ class TestNothingIsLeft:
             UsageError, match=r"the checkpoint is of step 2, and the run ends at step 2\. Raise max_steps"
         ):
             again.train(resume_from_checkpoint=True)
-        with pytest.raises(UsageError, match=r"ends at step 1\. Raise num_train_epochs"):  # 2 of 1, told by epochs
-            make_trainer(**options | {"max_steps": -1, "num_train_epochs": 0.03}).train(
-                str(tmp_path / "run" / "checkpoint-2")
-            )
+        fewer = make_trainer(**options | {"max_steps": -1, "num_train_epochs": 0.03})
+        with (
+            pytest.warns(UserWarning, match="max_steps 2 -> -1"),
+            pytest.raises(UsageError, match=r"ends at step 1\. Raise num_train_epochs"),  # 2 of 1, told by epochs
+        ):
+            fewer.train(str(tmp_path / "run" / "checkpoint-2"))
         more = make_trainer(**options | {"max_steps": 3})
-        more.train(resume_from_checkpoint=True)
+        with pytest.warns(UserWarning, match="max_steps 2 -> 3"):
+            more.train(resume_from_checkpoint=True)
         assert more.state.global_step == 3
 
 

@@ -329,8 +329,9 @@ def test_exhausted_saves_and_stops(make_trainer, tmp_path):
     assert "saved at step 4" in message
     assert "on_sampling_exhausted='train'" in message
 
-    resumed = make_trainer(reward_funcs=half_solvable, **options)
-    resumed.train(resume_from_checkpoint=True)
+    resumed = make_trainer(reward_funcs=half_solvable, resume_with_changes=True, **options)
+    with pytest.warns(UserWarning, match=r"rewards \['hopeless'\] -> \['half_solvable'\]"):
+        resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 8
 
     filled = make_trainer(reward_funcs=hopeless, on_sampling_exhausted="train", **options)

@@ -13,9 +13,10 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 import htpo_trl
+from htpo_trl.demo.warm_start import build_tokenizer
 from htpo_trl.scripts.htpo import HTPOScriptArguments
 from htpo_trl.tokens import TokenRecorder, read_record
-from htpo_trl.tokens.callback import token_texts
+from htpo_trl.tokens.callback import prompt_text, token_texts
 from htpo_trl.tokens.record import recorded_steps
 
 from .test_trainer import scripted
@@ -235,3 +236,15 @@ def test_package_holds_the_page():
     files = [path.relative_to(package) for path in (package / "tokens").glob("*") if path.suffix not in (".py", "")]
     assert {path.name for path in files} == {"__init__.pyi", "page.css.jinja", "page.html.jinja", "page.js"}
     assert all(any(path.match(pattern) for pattern in patterns) for path in files)
+
+
+def test_pictures_in_prompts_are_short():
+    """A picture is hundreds of one special token; other tokens, and a few special ones, stay as they are."""
+    tokenizer = build_tokenizer("0123456789")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    (image,) = tokenizer.convert_tokens_to_ids(["<image>"])
+    digits = tokenizer("0" * 300).input_ids
+    text = prompt_text(tokenizer, [3, *[image] * 576, 4, image, image, *digits])
+    assert text == f"0<image>[×576]1<image><image>{'0' * 300}"
+    assert prompt_text(tokenizer, [image] * 5) == "<image>[×5]"
+    assert prompt_text(tokenizer, []) == ""

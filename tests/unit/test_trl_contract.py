@@ -179,6 +179,9 @@ def test_only_these_private_methods_are_overridden():
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
         "_get_train_sampler",
+        "_init_training_state",
+        "_load_best_model",
+        "_load_from_checkpoint",
         "_load_optimizer_and_scheduler",
         "_push_from_checkpoint",
         "_save",
@@ -186,6 +189,8 @@ def test_only_these_private_methods_are_overridden():
         "_save_rng_state",
         "create_model_card",
         "get_train_dataloader",
+        "log",
+        "save_state",
     }
     functions = {
         name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)

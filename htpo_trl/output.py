@@ -1,0 +1,155 @@
+"""What a run may write to: a directory that is free (`check_free`), or cleared on demand (`overwrite`)."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from .lock import OutputError, check_not_held, held
+from .utils import check_writable
+
+
+#: The options of a run, and the versions of its packages.
+SETTINGS = "settings.json"
+# Patterns below `output_dir`: what tells that a run has been there,
+_OF_A_RUN = ("checkpoint-*", "trainer_state.json", "training_args.bin")
+# what else it leaves that another one would take for its own (`runs/` is TensorBoard's, the completions are those of
+# `log_completions`), and what it shares with any model.
+_BESIDE = (
+    *("evaluation/step-*", "tokens/step-*", "completions/completions_*.parquet", "runs/*/events.out.tfevents.*"),
+)
+_WEIGHTS = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
+    *("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"),
+)
+
+
+def check_free(
+    output_dir: str | Path,
+    resume_from_checkpoint: bool | str | None = None,
+    overwrite: bool = False,
+    inputs: Sequence[str | Path | None] = (),
+) -> None:
+    """
+    Check that a run may write to a directory; nothing is changed.
+
+    Args:
+        output_dir (`str` or `Path`):
+            The directory, which need not exist.
+        resume_from_checkpoint (`bool` or `str`, *optional*):
+            As for `htpo train`. A run that goes on, or `"auto"`, finds its own files there; one that goes on from a
+            checkpoint elsewhere needs a free directory.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether another run there is to be removed, see [`overwrite`].
+        inputs (`Sequence[str]`, *optional*):
+            What the run reads, where it is a path: model, data. None may lie in what is removed.
+
+    Raises:
+        OutputError: if the directory is in use, cannot be written to, or holds another run, with the mend.
+    """
+    directory, name = Path(output_dir), f"output_dir={str(output_dir)!r}"
+    check_writable("output_dir", output_dir)
+    check_not_held(directory)
+    if _goes_on(directory, resume_from_checkpoint):
+        return
+    run, others = _found(directory)
+    if not run and (others := [path for path in others if path.parent == directory]):
+        raise OutputError(f"{name} holds files that are not a run's ({_listed(others)}). Choose another output_dir.")
+    if run and not overwrite:
+        raise OutputError(
+            f"{name} holds another run ({_listed(run)}). Choose another output_dir, go on with that run by "
+            "--resume_from_checkpoint auto, or remove it by --overwrite_output_dir."
+        )
+    for path in (Path(each).resolve() for each in inputs if each and os.path.exists(each)):
+        for removed in [*run, *others]:
+            if path == directory.resolve() or path.is_relative_to(removed.resolve()):
+                raise OutputError(
+                    f"{name} holds {str(path)!r}, which this run reads and --overwrite_output_dir would remove. "
+                    "Choose another output_dir."
+                )
+
+
+def overwrite(output_dir: str | Path) -> None:
+    """
+    Remove what a run has left in a directory: checkpoints, weights, logs, settings, evaluations, recorded tokens and
+    completions; links, not what they point to. Everything else stays, and all of a directory that holds no run.
+    """
+    run, others = _found(Path(output_dir))
+    for path in [*(each for each in others if each.name != SETTINGS), *run] if run else []:  # until the end it is one
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Decorates `train` of a trainer: its `output_dir` is held by the main process, and all processes raise if it cannot
+    be. Checkpoints of another run there are a warning: notebooks train again and again into one directory.
+    """
+
+    @wraps(train)
+    def held_train(trainer: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        from accelerate.utils import broadcast_object_list
+
+        refusal = None
+        with ExitStack() as stack:
+            if trainer.accelerator.is_main_process:
+                try:
+                    stack.enter_context(held(trainer.args.output_dir, f"{type(trainer).__name__}.train()"))
+                except OutputError as error:
+                    refusal = str(error)
+                _warn_of_checkpoints(Path(trainer.args.output_dir), resume_from_checkpoint)
+            (refusal,) = broadcast_object_list([refusal])
+            if refusal:
+                raise OutputError(refusal)
+            return train(trainer, resume_from_checkpoint, *args, **kwargs)
+
+    return held_train
+
+
+def _warn_of_checkpoints(directory: Path, resume_from_checkpoint: Any) -> None:
+    others = [path for path in _found(directory)[0] if path.name.startswith("checkpoint-")]
+    if others and not _goes_on(directory, resume_from_checkpoint):
+        warnings.warn(
+            f"{directory} holds checkpoints of another run ({_listed(others)}): resume_from_checkpoint=True would "
+            "take them for those of this one, and save_total_limit delete them. Use another output_dir.",
+            stacklevel=4,
+        )
+
+
+def _goes_on(directory: Path, checkpoint: bool | str | None) -> bool:
+    if not isinstance(checkpoint, str):
+        return bool(checkpoint)
+    if checkpoint.lower() in ("true", "auto", "false", ""):
+        return checkpoint.lower() in ("true", "auto")
+    return Path(checkpoint).resolve().parent == directory.resolve()
+
+
+def _found(directory: Path) -> tuple[list[Path], list[Path]]:
+    """What tells of a run, and what else it may have left."""
+    parts = (_OF_A_RUN, _BESIDE + _WEIGHTS)
+    run, others = ([path for pattern in part for path in sorted(directory.glob(pattern))] for part in parts)
+    run = [path for path in run if not path.name.startswith("checkpoint-") or path.name[11:].isdigit()]
+    settings = directory / SETTINGS
+    if settings.exists():
+        (run if _is_of_a_run(settings) else others).append(settings)
+    return run, others
+
+
+def _is_of_a_run(settings: Path) -> bool:
+    """Editors have a `settings.json`, too."""
+    with suppress(OSError, ValueError), settings.open("rb") as file:
+        return "versions" in json.loads(file.read(2**24))
+    return False
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    names = [path.name for path in paths]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
