@@ -5,6 +5,7 @@ The launcher builds no configuration: that would initialise devices and the proc
 """
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -64,6 +65,11 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
 
 def parallelism(accelerate: Namespace) -> Parallelism:
     """How `accelerate launch` will spread a run. Raises a [`UsageError`] for arguments that it would refuse."""
+    for option, low, high in (("num_processes", 1, math.inf), ("num_machines", 1, math.inf), ("zero_stage", 0, 3)):
+        value = getattr(accelerate, option)
+        if value is not None and not low <= int(value) <= high:
+            bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise UsageError(f"{option}={value} must be {bounds}.")
     accelerate_launch.logger.disabled = True  # it warns of what it fills in, which the plan tells
     try:
         filled, *_ = accelerate_launch._validate_launch_command(accelerate)

@@ -70,6 +70,8 @@ def load_generator(
     """
     if backend not in ("auto", "vllm", "transformers"):
         raise UsageError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UsageError(f"dtype={dtype!r} is no type of torch: 'auto', 'bfloat16', 'float16', 'float32', ...")
     if isinstance(model, tuple):
         return TransformersGenerator(*model)
     if not isinstance(model, str | Path):

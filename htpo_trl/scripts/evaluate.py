@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
         # Before the model is loaded: what follows takes hours.
-        output_dir = args.output_dir or default_output_dir(args.model)
+        output_dir = default_output_dir(args.model) if args.output_dir is None else args.output_dir
         check_ks(sampling.num_samples, args.ks)
         check_options(args.benchmarks, args)
         check_writable("output_dir", output_dir)

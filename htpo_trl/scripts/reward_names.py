@@ -43,7 +43,9 @@ def reward_functions(
 
 def spoken_names(chosen: Sequence[str], names: Sequence[str], functions: Sequence[Callable]) -> str | list[str] | None:
     """`correctness_reward` by the functions' own names, which it goes by, where it has those of `reward_funcs`."""
-    spoken = {name: function.__name__ for name, function in zip(names, functions, strict=True)}
+    from ..training.checks import reward_name
+
+    spoken = {name: reward_name(function) for name, function in zip(names, functions, strict=True)}
     found = [spoken.get(name, name) for name in chosen]
     return found if len(found) > 1 else found[0] if found else None
 
@@ -51,11 +53,12 @@ def spoken_names(chosen: Sequence[str], names: Sequence[str], functions: Sequenc
 def benchmark_judge(eval_judge: str | None, args: Any, rewards: Sequence[Callable]) -> Callable | None:
     """Who judges the benchmarks: `eval_judge`, or the run's own correctness reward; `None` for the math verifier."""
     from ..evaluation.judges import judge_of_run
+    from ..training.checks import reward_name
 
     if eval_judge:
         return None if eval_judge == "verifier" else reward_functions([eval_judge], option="eval_judge")[0]
-    found = {function.__name__: function for function in rewards}
-    known = [found[name] for name in args.correctness_names or [rewards[0].__name__] if name in found]
+    found = {reward_name(function): function for function in rewards}
+    known = [found[name] for name in args.correctness_names or [reward_name(rewards[0])] if name in found]
     return judge_of_run(known, args.correctness_threshold) if known else None  # the trainer refuses other names
 
 

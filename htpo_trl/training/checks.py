@@ -87,14 +87,14 @@ def check_run(
     check_writable("output_dir", args.output_dir)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
-        names = [_name(function) for function in functions]
+        names = [reward_name(function) for function in functions]
         correctness_columns(args.correctness_names, names)
         if args.reward_weights is not None and len(args.reward_weights) != len(names):
             raise UsageError(
                 f"reward_weights={args.reward_weights} must be one number for each of the reward functions "
                 f"{', '.join(names)}."
             )
-    _check_resume(args, [_name(function) for function in functions] if not has_own_rollouts else None, dataset)
+    _check_resume(args, [reward_name(function) for function in functions] if not has_own_rollouts else None, dataset)
     if dataset is None:
         return
     if not has_own_rollouts:
@@ -203,7 +203,7 @@ def check_columns(functions: Sequence[Any], dataset: Any) -> None:
             is_optional = parameter.default is not parameter.empty or parameter.kind.name.startswith("VAR_")
             if not is_optional and parameter.name not in {*GIVEN, *columns}:
                 raise UsageError(
-                    f"The reward function {_name(function)!r} needs the column {parameter.name!r}; the data has "
+                    f"The reward function {reward_name(function)!r} needs the column {parameter.name!r}; the data has "
                     f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
                     "them."
                 )
@@ -291,8 +291,8 @@ def _check_resume(args: Any, rewards: list[str] | None, dataset: Any) -> None:
     settings.compare(changed, directory, args.resume_with_changes, tell=False)
 
 
-def _name(function: Callable | str | Any) -> str:
-    """As TRL names it."""
+def reward_name(function: Callable | str | Any) -> str:
+    """What TRL calls a reward function, a partial or an object that can be called, or a reward model."""
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, str):

@@ -47,4 +47,4 @@ def test_the_second_of_two_processes_fails_alone(place, tmp_path, data, judge, c
     assert forks.join()[1] == code
     output = forks.output.read_text()
     assert re.search(words, output, re.MULTILINE)
-    assert output.count("htpo train") == (code == 2)
+    assert output.count("htpo train, rank") == (code == 2)

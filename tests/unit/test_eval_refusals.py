@@ -48,6 +48,8 @@ def refusal(here, monkeypatch, capsys):
         ),
         (["--num_samples", "2", "--ks", "0"], "must lie in 1..num_samples=2"),
         ([], "the tokenizer of 'model' has no chat template. Set chat=False (--chat false)"),
+        (["--no_chat", "--dtype", "float33"], "dtype='float33' is no type of torch: 'auto', 'bfloat16'"),
+        (["--output_dir", ""], "output_dir is empty. Name a directory."),
         (["--output_dir", "recipe.yaml"], "output_dir='recipe.yaml': "),
         (["--output_dir", "recipe.yaml/results"], "output_dir='recipe.yaml/results': "),
         (["--against", "absent"], "against='absent': there is no absent/sums.jsonl."),

@@ -234,6 +234,13 @@ class TestParallelism:
         (tmp_path / "list.yaml").write_text("- a")
         with pytest.raises(UsageError, match=r"list.yaml is no configuration of accelerate"):
             launch_arguments(["--accelerate_config", str(tmp_path / "list.yaml")])
+        for argv, message in (
+            (["--num_processes", "0"], "num_processes=0 must be at least 1"),
+            (["--num_processes", "2", "--num_machines=-1"], "num_machines=-1 must be at least 1"),
+            (["--use_deepspeed", "--zero_stage", "9"], "zero_stage=9 must be from 0 to 3"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                parallelism(launch_arguments(argv))
         with pytest.raises(UsageError, match=r"argument --num_processes.*'two'"):
             launch_arguments(["--num_processes", "two"])
         with pytest.raises(ValueError, match="You can only use one of"):

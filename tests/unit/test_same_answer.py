@@ -112,6 +112,9 @@ def here(place):
         "chat.jsonl": "\n".join([json.dumps({"prompt": message})] * 64),
         "own.jsonl": "\n".join(json.dumps({"problem": f"{i} + 1", "solution": str(i + 1)}) for i in range(64)),
         "weightless/config.json": (place / "model" / "config.json").read_text(),
+        "objects.py": "import functools, judge\n\npartial = functools.partial(judge.even_digits, scale=1)\n\n\n"
+        "class Each:\n    def __call__(self, completions, **kwargs):\n        return [1.0] * len(completions)\n\n\n"
+        "Lengths = Each()\n",
         "raises.py": "import judge\n\n\nvalue = int('x')\n",
         "needs.py": "import a_package_of_theirs\n",
         "empty/README.md": "",
@@ -155,6 +158,21 @@ def test_the_plan_and_the_run_refuse_by_the_same_line(answers, here, argv, messa
     assert message in run[1]
     assert run[1].count("\n") == 1
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} <= before
+
+
+@pytest.mark.parametrize("name", ["objects.partial", "objects.Lengths"])
+def test_rewards_that_are_no_plain_functions_come_to_the_model(here, monkeypatch, name):
+    """Partials and objects that can be called, which TRL takes."""
+    monkeypatch.chdir(here)
+
+    def loads(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", loads)
+    argv = ["--config", "recipe.yaml", "--reward_funcs", name]
+    main(["train", *argv, "--dry_run"])
+    with pytest.raises(NotImplementedError):
+        htpo.main(argv)
 
 
 @pytest.mark.parametrize(
