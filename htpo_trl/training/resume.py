@@ -57,10 +57,14 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
         **kwargs,
     ):
         self.settings = {}
+        init_kwargs = args and args.model_init_kwargs
         if isinstance(model, str) and adapters.is_adapter(model):
             loaded, kwargs = adapters.load(model, args, kwargs)
             model, processing_class = loaded, processing_class or adapters.processing_class(model)
+            if args:
+                args.model_init_kwargs = None  # used up: TRL would say that they are ignored
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
+        self.args.model_init_kwargs = init_kwargs or self.args.model_init_kwargs
 
     @one_at_a_time
     def train(self, resume_from_checkpoint=None, *args, **kwargs):

@@ -29,28 +29,22 @@ from .checkpoint import CheckpointError
 STREAM_ROWS = 8
 # Packages that have a hand in a run's numbers.
 _COMPUTES = {
-    "htpo_trl",
-    "trl",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "peft",
-    "torch",
-    "deepspeed",
-    "vllm",
+    *("htpo_trl", "trl", "transformers", "accelerate", "datasets", "peft", "torch", "deepspeed", "vllm"),
     "bitsandbytes",
 }
 # Where a run writes, whom it tells, and what it keeps: another value makes no other run.
 _ELSEWHERE = {
     *("output_dir", "logging_dir", "run_name", "project", "report_to", "local_rank", "disable_tqdm", "push_to_hub"),
     *("resume_from_checkpoint", "resume_with_changes", "overwrite_output_dir", "save_total_limit", "save_strategy"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
     *(
-        "load_best_model_at_end",
-        "metric_for_best_model",
-        "greater_is_better",
         "restore_callback_states_from_checkpoint",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "ddp_timeout",
+        "num_completions_to_print",
     ),
-    *("log_level", "log_level_replica", "log_on_each_node", "ddp_timeout", "num_completions_to_print"),
 }
 _ELSEWHERE_TOO = ("hub_", "push_to_hub_", "trackio_", "save_", "logging_", "eval_", "dataloader_", "record_tokens_")
 # With another of these it is another run.
@@ -89,8 +83,10 @@ def of_options(args: Any, rewards: Sequence[str] | None, dataset: Any) -> dict[s
         settings["data"] = fingerprint(dataset)
     if rewards is not None:
         settings |= {"rewards": [*rewards], "reward_weights": [*(args.reward_weights or [1.0] * len(rewards))]}
+    else:  # an environment may add some
+        del settings["reward_weights"]
     kept = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
-    return json.loads(json.dumps(kept, default=_written))
+    return redacted(json.loads(json.dumps(kept, default=_written)))
 
 
 def describe(trainer: Any) -> dict[str, Any]:
@@ -106,11 +102,11 @@ def describe(trainer: Any) -> dict[str, Any]:
         written = {field.name: getattr(config, field.name) for field in fields(config)}
         settings[f"model.{adapter}"] = written.pop("peft_type")
         settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in PLACE}
-    for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=True):
+    for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=False):
         settings[f"source of {name}"] = _source(function)
     settings = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
     known = of_options(trainer.args, trainer.reward_func_names, trainer.train_dataset)
-    return json.loads(json.dumps(settings, default=_written)) | known
+    return redacted(json.loads(json.dumps(settings, default=_written))) | known
 
 
 def _is_elsewhere(name: str) -> bool:

@@ -42,7 +42,10 @@ def test_words(run, place, capsys):
     for changed, said in (
         (("--objective", "dapo"), "words/checkpoint-3 is of another run: objective 'htpo' -> 'dapo'."),
         ((), "There is nothing left to train: the checkpoint is of step 3"),
-        (("--resume_from_checkpoint", "nowhere"), "resume_from_checkpoint='nowhere' is no directory."),
+        (
+            ("--resume_from_checkpoint", "nowhere", "--output_dir", "elsewhere"),
+            "resume_from_checkpoint='nowhere' is no directory.",
+        ),
     ):
         with pytest.raises(SystemExit) as ended:
             run(*options, "--max_steps", 3, *changed)
@@ -65,7 +68,7 @@ def test_a_lora_checkpoint_is_a_model(run, place, capsys):
     assert not (place / "lora-next" / "model.safetensors").exists()
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        run(*adapter, *lora[:2], 8)
+        run(*adapter, *lora[:2], 8, "--output_dir", "lora-other")
     assert ended.value.code == 2
     assert "is an adapter, and peft_config asks for another one: r=8, the adapter's is 4" in capsys.readouterr().err
     (place / "sums.jsonl").write_text(
