@@ -117,11 +117,11 @@ def stoppable(command: str, advice: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        signum = signal.Signals(error.args[0] if isinstance(error, Stopped) else signal.SIGINT)
+        number = error.args[0] if isinstance(error, Stopped) else signal.SIGINT
         said = "" if isinstance(error, Stopped) or not error.args else f" {error}"
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"\n{command}: stopped by {signum.name}.{said or f' {advice}'}", file=sys.stderr)
-        sys.exit(128 + signum)
+            print(f"\n{command}: stopped by {signal.Signals(number).name}.{said or f' {advice}'}", file=sys.stderr)
+        sys.exit(128 + number)
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
