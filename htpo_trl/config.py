@@ -11,7 +11,7 @@ from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
-from .redaction import redacted
+from .redaction import Discreet
 from .utils import UsageError, check_numbers, nearest, option
 
 
@@ -61,8 +61,8 @@ CHOICES: dict[str, tuple] = {
 }
 
 
-@dataclass
-class HTPOConfig(GRPOConfig):
+@dataclass(repr=False)
+class HTPOConfig(Discreet, GRPOConfig):
     r"""
     Configuration of the [`HTPOTrainer`]: all of [`~trl.GRPOConfig`], with HTPO's options and the defaults of the
     recipe it was published with (arXiv 2605.08283, on top of DAPO, arXiv 2503.14476).
@@ -272,22 +272,6 @@ class HTPOConfig(GRPOConfig):
             raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line: {error}.") from None
         if not is_mapping:
             raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line.")
-
-    _is_published = False  # set by the trainer, while it writes `training_args.bin`
-
-    def __getstate__(self):
-        # A copy, or that of another process, keeps its secrets.
-        return {**redacted(self.__dict__, None), "_is_published": False} if self._is_published else {**self.__dict__}
-
-    def to_dict(self):
-        """As JSON holds it, for trackers and `settings.json`: without secrets."""
-        return redacted(super().to_dict())
-
-    def __repr__(self):
-        values = redacted({field.name: getattr(self, field.name) for field in fields(self)})
-        return f"{type(self).__name__}(\n" + "".join(f"{name}={values[name]},\n" for name in sorted(values)) + ")"
-
-    __str__ = __repr__  # a dataclass's own, and transformers', show secrets
 
     @property
     def correctness_names(self) -> list[str]:

@@ -6,6 +6,7 @@ plans, messages, logs. This is the one place that knows them: by name, by form, 
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -126,3 +127,25 @@ def redact_command(words: Sequence[str]) -> list[str]:
         REDACTED if flag.startswith("-") and "=" not in flag and is_secret(flag.lstrip("-")) else redact_text(word)
         for flag, word in zip(flags, words, strict=False)
     ]
+
+
+class Discreet:
+    """
+    A dataclass of options (`repr=False`) that keeps its secrets to itself: they are in no text and no dictionary of
+    it. Copies, and those that other processes get, have them.
+    """
+
+    _is_published = False  #: set while it is pickled for others to read
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**redacted(self.__dict__, None), "_is_published": False} if self._is_published else {**self.__dict__}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it, for trackers and `settings.json`: without secrets."""
+        return redacted(super().to_dict())  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        values = redacted({field.name: getattr(self, field.name) for field in fields(self)})  # type: ignore[arg-type]
+        return f"{type(self).__name__}(\n" + "".join(f"{name}={values[name]},\n" for name in sorted(values)) + ")"
+
+    __str__ = __repr__

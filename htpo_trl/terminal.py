@@ -89,9 +89,9 @@ def _to_nowhere(descriptor: int) -> None:
         os.close(null)
 
 
-def warnings_to_heed() -> list[signal.Signals]:
+def warnings_to_heed() -> tuple[int, ...]:
     """Those of `WARNINGS` that would end this process: not what `nohup` ignores, and not what another one handles."""
-    return [signum for signum in WARNINGS if signal.getsignal(signum) in (signal.SIG_DFL, _stop)]
+    return tuple(signum for signum in WARNINGS if signal.getsignal(signum) in (signal.SIG_DFL, _stop))
 
 
 class Stopped(KeyboardInterrupt):
@@ -111,17 +111,17 @@ def stoppable(command: str, advice: str) -> Iterator[None]:
     Within, Ctrl-C, SIGTERM and the `WARNINGS` end the command as an error would: files are closed, a line says how to
     go on, and the exit code is 128 + the signal's number.
     """
-    handlers: dict[signal.Signals, Any] = {}
+    handlers: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {signum: signal.signal(signum, _stop) for signum in (signal.SIGTERM, *warnings_to_heed())}
     try:
         yield
     except KeyboardInterrupt as error:
-        signum = signal.Signals(error.args[0] if isinstance(error, Stopped) else signal.SIGINT)
+        number = error.args[0] if isinstance(error, Stopped) else signal.SIGINT
         said = "" if isinstance(error, Stopped) or not error.args else f" {error}"
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"\n{command}: stopped by {signum.name}.{said or f' {advice}'}", file=sys.stderr)
-        sys.exit(128 + signum)
+            print(f"\n{command}: stopped by {signal.Signals(number).name}.{said or f' {advice}'}", file=sys.stderr)
+        sys.exit(128 + number)
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)

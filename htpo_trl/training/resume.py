@@ -1,24 +1,22 @@
 """TRL's `GRPOTrainer` whose runs resume exactly at any step, not only where a batch is generated (`checkpoint.py`)."""
 
-import os
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import GRPOTrainer
 
 from ..output import one_at_a_time
-from ..utils import WriteError, free_space, writing
+from ..utils import writing
 from . import adapters, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
+from .logs import LoggingGRPOTrainer
 
 
-class ResumableGRPOTrainer(GRPOTrainer):
+class ResumableGRPOTrainer(LoggingGRPOTrainer):
     """
     [`~trl.GRPOTrainer`] with exact resume: `train(resume_from_checkpoint=True)`, on the same number of processes, ends
     with bitwise the parameters that the run would have had without a break. docs/resume.md tells what a checkpoint
@@ -134,29 +132,6 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._warn_of_failed_push()
             with self._without_token():
                 super()._push_from_checkpoint(str(directory))
-
-    def log(self, logs, start_time=None):
-        try:
-            super().log(logs, start_time)
-        except OSError as error:  # of a tracker, or of the table of `log_completions`: training is worth more
-            self._metrics["train" if self.model.training else "eval"].clear()  # type: ignore[union-attr]
-            what = f"The log of step {self.state.global_step} is not complete: {error}."
-            warnings.warn(f"{what} {free_space(self.args.output_dir)} Training goes on.", stacklevel=2)
-
-    def save_state(self):
-        """Write the log of the run in one step; a warning where that cannot be: the model is still to be saved."""
-        if not self.is_world_process_zero():
-            return
-        path = Path(self.args.output_dir, TRAINER_STATE_NAME)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            with writing(path):
-                self.state.save_to_json(str(partial))
-                os.replace(partial, path)
-        except WriteError as error:
-            with suppress(OSError):
-                partial.unlink()
-            warnings.warn(f"{error} The log of this run is not kept; all else is.", stacklevel=2)
 
     def _save(self, output_dir=None, state_dict=None):
         with self._without_token():

@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 
 from htpo_trl import HTPOTrainer
 from htpo_trl.config import CHOICES
+from htpo_trl.training.logs import LoggingGRPOTrainer
 from htpo_trl.training.resume import ResumableGRPOTrainer
 
 
@@ -163,11 +164,9 @@ def test_checkpoints_are_pushed_and_rotated_after_the_rng_state_is_saved():
 
 
 def test_only_these_private_methods_are_overridden():
+    ours = (HTPOTrainer, ResumableGRPOTrainer, LoggingGRPOTrainer)
     overridden = {
-        name
-        for cls in (HTPOTrainer, ResumableGRPOTrainer)
-        for name in vars(cls)
-        if callable(getattr(cls, name)) and hasattr(GRPOTrainer, name)
+        name for cls in ours for name in vars(cls) if callable(getattr(cls, name)) and hasattr(GRPOTrainer, name)
     }
     assert overridden == {
         "__init__",
@@ -192,7 +191,5 @@ def test_only_these_private_methods_are_overridden():
         "log",
         "save_state",
     }
-    functions = {
-        name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)
-    }
+    functions = {name for cls in ours for name, v in vars(cls).items() if inspect.isfunction(v)}
     assert not any(hasattr(GRPOTrainer, name) for name in functions - overridden)
