@@ -223,12 +223,15 @@ class HTPOConfig(GRPOConfig):
                 f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
                 "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
             )
-        if self.use_liger_kernel and _loss_is_ligers():
-            raise UsageError(
-                "use_liger_kernel=True: this version of TRL then computes the loss in Liger's kernel, where the "
-                "objective table has no say. Set use_liger_kernel=False, or pip install 'trl>=1.14', which replaces "
-                "layers alone."
-            )
+        if self.use_liger_kernel:
+            from trl import GRPOTrainer  # seconds
+
+            if hasattr(GRPOTrainer, "compute_liger_loss"):
+                raise UsageError(
+                    "use_liger_kernel=True: this version of TRL then computes the loss in Liger's kernel, where the "
+                    "objective table has no say. Set use_liger_kernel=False, or pip install 'trl>=1.14', which "
+                    "replaces layers alone."
+                )
         highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= highest:
             raise UsageError(
@@ -305,12 +308,6 @@ class HTPOConfig(GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
-
-
-def _loss_is_ligers() -> bool:
-    from trl import GRPOTrainer  # seconds
-
-    return hasattr(GRPOTrainer, "compute_liger_loss")
 
 
 def _unknown(config: HTPOConfig, name: str) -> tuple[str, ...]:

@@ -1,17 +1,19 @@
 """TRL's `GRPOTrainer` whose runs resume exactly at any step, not only where a batch is generated (`checkpoint.py`)."""
 
+import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
 from ..output import one_at_a_time
-from ..utils import free_space, writing
+from ..utils import WriteError, free_space, writing
 from . import adapters, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
 
@@ -140,6 +142,21 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._metrics["train" if self.model.training else "eval"].clear()  # type: ignore[union-attr]
             what = f"The log of step {self.state.global_step} is not complete: {error}."
             warnings.warn(f"{what} {free_space(self.args.output_dir)} Training goes on.", stacklevel=2)
+
+    def save_state(self):
+        """Write the log of the run in one step; a warning where that cannot be: the model is still to be saved."""
+        if not self.is_world_process_zero():
+            return
+        path = Path(self.args.output_dir, TRAINER_STATE_NAME)
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with writing(path):
+                self.state.save_to_json(str(partial))
+                os.replace(partial, path)
+        except WriteError as error:
+            with suppress(OSError):
+                partial.unlink()
+            warnings.warn(f"{error} The log of this run is not kept; all else is.", stacklevel=2)
 
     def _save(self, output_dir=None, state_dict=None):
         with self._without_token():

@@ -76,6 +76,8 @@ def of_options(args: Any, rewards: Sequence[str] | None, dataset: Any) -> dict[s
         settings["data"] = fingerprint(dataset)
     if rewards is not None:
         settings |= {"rewards": [*rewards], "reward_weights": [*(args.reward_weights or [1.0] * len(rewards))]}
+    else:  # an environment may add some
+        del settings["reward_weights"]
     kept = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
     return redacted(json.loads(json.dumps(kept, default=_written)))
 

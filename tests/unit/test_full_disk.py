@@ -167,6 +167,17 @@ def test_training_goes_on_without_its_log(make_trainer, tmp_path):
     assert seen == [whole[0], *whole[2:]]
 
 
+def test_the_state_is_the_old_or_the_new_one(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    state = tmp_path / "run" / "trainer_state.json"
+    before = state.read_text()
+    with full(state), pytest.warns(UserWarning, match="trainer_state.json could not be written: .*No space left"):
+        trainer.save_state()
+    assert state.read_text() == before
+    trainer.save_model()
+
+
 def test_a_card_is_the_old_or_the_new_one(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.create_model_card()

@@ -93,7 +93,8 @@ def test_an_unfit_judge_is_refused_before_the_model_is_loaded(files):
 
 
 def test_the_best_metric_is_known_before_the_model_is_loaded(files):
-    best = {"eval_strategy": "steps", "save_steps": 4, "load_best_model_at_end": True, "eval_num_samples": 4}
+    best = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 4, "load_best_model_at_end": True}
+    best |= {"eval_num_samples": 4}
     message = (
         r"^metric_for_best_model='test/pass@8' is no metric of the benchmarks: test/mean@4, test/pass@2, test/pass@4, "
     )

@@ -190,6 +190,7 @@ def test_only_these_private_methods_are_overridden():
         "create_model_card",
         "get_train_dataloader",
         "log",
+        "save_state",
     }
     functions = {
         name for cls in (HTPOTrainer, ResumableGRPOTrainer) for name, v in vars(cls).items() if inspect.isfunction(v)
