@@ -118,6 +118,11 @@ def check(checkpoint: str | Path) -> None:
     file = Path(checkpoint, SEAL)
     if not file.parent.is_dir():
         raise CheckpointError(f"resume_from_checkpoint={str(checkpoint)!r} is no directory. {MEND}")
+    if not file.is_file() and (held := [path.name for path in file.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]):
+        raise CheckpointError(
+            f"resume_from_checkpoint={str(checkpoint)!r} is no checkpoint, but holds {', '.join(sorted(held)[:3])}: "
+            "name one of these, or set it to 'auto', which takes the last complete one of output_dir."
+        )
     if not file.is_file():
         raise CheckpointError(
             f"{file} is missing: the checkpoint was not written to its end, or not by HTPOTrainer, or with "

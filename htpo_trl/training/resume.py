@@ -40,7 +40,7 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
     _buffered_inputs: Any  # one batch per gradient step of the generation batch, or None
     _train_sampler: Any = None
     _saved_step: int | None = None  # of the last checkpoint, written or resumed from
-    _described: dict[str, Any]  # what makes this run the run it is
+    _described: dict[str, Any] = {}  # what makes this run the run it is
     _state: tuple[checkpoint.Batches, dict[str, Any]] | None = None  # of the checkpoint that is resumed from
     _resumed: dict[str, Any] | None = None  # what `settings.json` tells of it
     _is_pass_over: bool = False  # the data has been read to its end, and the next pass has not begun

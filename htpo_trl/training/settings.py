@@ -36,15 +36,8 @@ _COMPUTES = {
 _ELSEWHERE = {
     *("output_dir", "logging_dir", "run_name", "project", "report_to", "local_rank", "disable_tqdm", "push_to_hub"),
     *("resume_from_checkpoint", "resume_with_changes", "overwrite_output_dir", "save_total_limit", "save_strategy"),
-    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-    *(
-        "restore_callback_states_from_checkpoint",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "ddp_timeout",
-        "num_completions_to_print",
-    ),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "num_completions_to_print"),
+    *("restore_callback_states_from_checkpoint", "log_level", "log_level_replica", "log_on_each_node", "ddp_timeout"),
 }
 _ELSEWHERE_TOO = ("hub_", "push_to_hub_", "trackio_", "save_", "logging_", "eval_", "dataloader_", "record_tokens_")
 # With another of these it is another run.

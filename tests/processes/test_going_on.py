@@ -52,6 +52,13 @@ def test_words(run, place, capsys):
         assert ended.value.code == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("htpo train")]
         assert said in line
+    plan = ["train", "--config", "auto.yaml", *map(str, options[2:]), "--max_completion_length", "4", "--dry_run"]
+    main([*plan, "--max_steps", "4"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*plan, "--max_steps", "4", "--objective", "dapo"])
+    assert ended.value.code == 2
+    assert "words/checkpoint-3 is of another run: objective 'htpo' -> 'dapo'." in capsys.readouterr().err
 
 
 def test_a_lora_checkpoint_is_a_model(run, place, capsys):

@@ -160,6 +160,12 @@ class TestWords:
             trainer.train(resume_from_checkpoint="true")
         assert trainer._initial_global_step == 4
 
+    def test_the_directory_of_the_run(self, make, checkpoint, tmp_path):
+        with pytest.raises(
+            CheckpointError, match="is no checkpoint, but holds checkpoint-2, checkpoint-4: name one of"
+        ):
+            make().train(resume_from_checkpoint=str(tmp_path / "run"))
+
     def test_no_such_directory(self, make):
         with pytest.raises(CheckpointError, match="resume_from_checkpoint='no/such' is no directory"):
             make().train(resume_from_checkpoint="no/such")
