@@ -85,6 +85,8 @@ def test_the_module_is_the_command(tmp_path):
         (["train", "--config", "laptop", "--num_processes", "two"], "htpo train: argument --num_processes"),
         (["train", "--config", "laptop", "--use_deepspeed", "--multi_gpu"], "htpo train: You can only use one of"),
         (["train", "--dry_run"], "htpo train: Set model_name_or_path"),
+        (["train", "--dry_run", "true"], "htpo train: Set model_name_or_path"),
+        (["train", "--dry_run", "plan"], "htpo train: argument --dry_run/--dry-run: invalid choice: 'plan'"),
         (["eval"], "htpo eval: Set --model and --benchmarks."),
         (["eval", "--modle", "m"], "htpo eval: command line: 'modle' is not an option. Did you mean 'model'?"),
         (["eval", "--model", "m", "--benchmarks", "b.csv", "--top_p", "2"], "htpo eval: top_p=2.0 must lie in"),
