@@ -93,7 +93,6 @@ OPTIONS = [
     (["--resume_from_checkpoint", "true"], "there is no complete checkpoint in out"),
     (["--resume_from_checkpoint", "out/checkpoint-9"], "out/checkpoint-9"),
     (["--output_dir", ""], "output_dir is empty."),
-    (["--output_dir", "~/run"], "output_dir='~/run': no shell has put in what ~ stands for. Write it out."),
     (["--output_dir", "${SCRATCH}/run"], "output_dir='${SCRATCH}/run': no shell has put in what $ stands for."),
     (["--output_dir", "prompts.jsonl"], "output_dir='prompts.jsonl': "),
     (["--output_dir", "prompts.jsonl/run"], "output_dir='prompts.jsonl/run': "),
