@@ -83,6 +83,10 @@ def test_the_module_is_the_command(tmp_path):
         (["demo", "--objective", "htpq"], "htpo demo: argument --objective: invalid choice: 'htpq'"),
         (["recipes", "show", "lapto"], "htpo recipes: Did you mean 'laptop'?"),
         (["train", "--config", "laptop", "--num_processes", "two"], "htpo train: argument --num_processes"),
+        (
+            ["train", "--config", "laptop", "--num_machines", "2"],
+            "htpo train: num_machines=2: set main_process_ip and",
+        ),
         (["train", "--config", "laptop", "--use_deepspeed", "--multi_gpu"], "htpo train: You can only use one of"),
         (["train", "--dry_run"], "htpo train: Set model_name_or_path"),
         (["train", "--dry_run", "true"], "htpo train: Set model_name_or_path"),
