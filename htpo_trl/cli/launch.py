@@ -64,14 +64,15 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
 
 def parallelism(accelerate: Namespace) -> Parallelism:
     """How `accelerate launch` will spread a run. Raises a [`UsageError`] for arguments that it would refuse."""
+    for name in ("num_processes", "num_machines"):
+        given = getattr(accelerate, name)
+        if given is not None and given < 1:  # accelerate would make one of it
+            raise UsageError(f"{name}={given} must be at least 1.")
     accelerate_launch.logger.disabled = True  # it warns of what it fills in, which the plan tells
     try:
         filled, *_ = accelerate_launch._validate_launch_command(accelerate)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    for name in ("num_processes", "num_machines"):  # of which accelerate makes one
-        if getattr(filled, name) is not None and getattr(filled, name) < 1:
-            raise UsageError(f"{name}={getattr(filled, name)} must be at least 1.")
     offloaded = {filled.offload_param_device, filled.offload_optimizer_device} - {None, "none"}
     return Parallelism(
         max(filled.num_processes or 1, 1),
