@@ -114,7 +114,7 @@ def load(
         if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
             found = [row for _, row in rows_of(path)]
             own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
-            return Dataset.from_dict({column: [row.get(column) for row in found] for column in own})
+            return Dataset.from_dict({column: _of_one_type(path, found, column) for column in own})
         rows = rows_of(path)
     else:
         found = _from_hub(spec, streaming)
@@ -252,6 +252,20 @@ def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], st
         return read(row[column])
     except ValueError as error:
         raise UsageError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
+
+
+def _of_one_type(path: str | Path, rows: Sequence[dict[str, Any]], column: str) -> list[Any]:
+    """A column of rows that are taken as they are: Arrow tells of two types neither file nor column."""
+    import pyarrow
+
+    values = [row.get(column) for row in rows]
+    try:
+        pyarrow.array(values)
+    except pyarrow.ArrowException as error:
+        raise UsageError(
+            f"{path}, column {column!r}: the values are not of one type: {error}. Mend the file."
+        ) from None
+    return values
 
 
 def _columns(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> dict[str, Any]:
