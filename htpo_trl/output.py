@@ -57,6 +57,11 @@ def check_free(
     check_writable("output_dir", output_dir)
     check_not_held(directory)
     if _goes_on(directory, resume_from_checkpoint):
+        if overwrite:
+            raise OutputError(
+                f"{name}: --overwrite_output_dir would remove the run that resume_from_checkpoint="
+                f"{str(resume_from_checkpoint)!r} goes on with. Leave one of the two out."
+            )
         return
     run, others = _found(directory)
     if not run and (others := [path for path in others if path.parent == directory]):

@@ -183,6 +183,8 @@ def test_another_run_is_refused(tmp_path, left):
         )
     for resume in (True, "true", "auto", str(tmp_path / "checkpoint-7")):
         check_free(tmp_path, resume)
+        with pytest.raises(OutputError, match="would remove the run that .* goes on with. Leave one of the two out"):
+            check_free(tmp_path, resume, overwrite=True)
     check_free(tmp_path, overwrite=True)
 
 
