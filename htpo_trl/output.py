@@ -134,7 +134,8 @@ def _goes_on(directory: Path, checkpoint: bool | str | None) -> bool:
         return bool(checkpoint)
     if checkpoint.lower() in ("true", "auto", "false", ""):
         return checkpoint.lower() in ("true", "auto")
-    return Path(checkpoint).resolve().parent == directory.resolve()
+    # A link in the directory to a checkpoint elsewhere, or one elsewhere to a checkpoint in it.
+    return directory.resolve() in (Path(checkpoint).parent.resolve(), Path(checkpoint).resolve().parent)
 
 
 def _found(directory: Path) -> tuple[list[Path], list[Path]]:

@@ -188,6 +188,18 @@ def test_another_run_is_refused(tmp_path, left):
     check_free(tmp_path, overwrite=True)
 
 
+def test_links_to_checkpoints(tmp_path):
+    """As after a checkpoint was moved to a larger disk, or as `latest`."""
+    for directory in ("run/checkpoint-3", "disk/checkpoint-5"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint-5").symlink_to(tmp_path / "disk" / "checkpoint-5")
+    (tmp_path / "latest").symlink_to(tmp_path / "run" / "checkpoint-3")
+    for checkpoint in ("run/checkpoint-5", "latest"):
+        check_free(tmp_path / "run", str(tmp_path / checkpoint))
+    with pytest.raises(OutputError, match="holds another run"):
+        check_free(tmp_path / "run", str(tmp_path / "disk" / "checkpoint-5"))
+
+
 def test_what_is_removed(run, tmp_path):
     for path in KEPT:
         (run / path).parent.mkdir(parents=True, exist_ok=True)
