@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from htpo_trl.lock import LOCK, OutputError, held
-from htpo_trl.output import check_free, overwrite
+from htpo_trl.output import SEAL, check_free, overwrite
 from htpo_trl.utils import UsageError
 
 from ..other_process import Child, holder
@@ -183,7 +183,7 @@ def test_another_run_is_refused(tmp_path, left):
         )
     for resume in (True, "true", "auto", str(tmp_path / "checkpoint-7")):
         check_free(tmp_path, resume)
-        with pytest.raises(OutputError, match="would remove the run that .* goes on with. Leave one of the two out"):
+        with pytest.raises(OutputError, match=r"would remove the run that .* goes on with\. Leave one of the two out"):
             check_free(tmp_path, resume, overwrite=True)
     check_free(tmp_path, overwrite=True)
 
@@ -198,6 +198,19 @@ def test_links_to_checkpoints(tmp_path):
         check_free(tmp_path / "run", str(tmp_path / checkpoint))
     with pytest.raises(OutputError, match="holds another run"):
         check_free(tmp_path / "run", str(tmp_path / "disk" / "checkpoint-5"))
+
+
+def test_later_checkpoints_are_of_another_line(tmp_path):
+    """A run that went on from an earlier one and was killed would go on from these; half-written ones are passed."""
+    for step in (2, 4, 10, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 12:
+            (tmp_path / f"checkpoint-{step}" / SEAL).write_text("{}")
+    for checkpoint, later in {"checkpoint-2": "checkpoint-10, checkpoint-4", "checkpoint-4/": "checkpoint-10"}.items():
+        with pytest.raises(OutputError, match=rf"\({later}\).* Move them away, or use another output_dir\."):
+            check_free(tmp_path, f"{tmp_path}/{checkpoint}")
+    for resume in ("auto", True, str(tmp_path / "checkpoint-10")):
+        check_free(tmp_path, resume)
 
 
 def test_what_is_removed(run, tmp_path):
