@@ -46,7 +46,8 @@ def check_free(
             The directory, which need not exist.
         resume_from_checkpoint (`bool` or `str`, *optional*):
             As for `htpo train`. A run that goes on, or `"auto"`, finds its own files there, but for a checkpoint that
-            is not the last; one that goes on from a checkpoint elsewhere needs a free directory.
+            is not the last, or checkpoints of which it wrote none; one that goes on from a checkpoint elsewhere needs
+            a free directory.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether another run there is to be removed, see [`overwrite`].
         inputs (`Sequence[str]`, *optional*):
@@ -66,6 +67,13 @@ def check_free(
             )
         if later := _later(directory, resume_from_checkpoint):
             raise OutputError(later)
+        others = _checkpoints(directory)
+        if others and not any((path / SEAL).exists() for path in others) and not _is_of_a_run(directory / SETTINGS):
+            raise OutputError(
+                f"{name} holds checkpoints of another run ({_listed(others)}), such as GRPOTrainer's, which cannot be "
+                "gone on with and would be written over. Choose another output_dir; the directory of one of them as "
+                "model_name_or_path starts from its weights."
+            )
         return
     run, others = _found(directory)
     if not run and (others := [path for path in others if path.parent == directory]):

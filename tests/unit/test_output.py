@@ -182,7 +182,17 @@ def test_another_run_is_refused(tmp_path, left):
             "run by --resume_from_checkpoint auto, or remove it by --overwrite_output_dir."
         )
     for resume in (True, "true", "auto", str(tmp_path / "checkpoint-7")):
+        if "checkpoint" in left:
+            # Of a trainer that leaves no settings: they would be passed over as half-written, and written over.
+            with pytest.raises(OutputError, match=rf"\({named}\), such as GRPOTrainer's"):
+                check_free(tmp_path, resume)
+            (tmp_path / "settings.json").write_text(SETTINGS)
         check_free(tmp_path, resume)
+        if "checkpoint" in left:
+            (tmp_path / "settings.json").unlink()
+            (tmp_path / named / SEAL).write_text("{}")
+            check_free(tmp_path, resume)
+            (tmp_path / named / SEAL).unlink()
         with pytest.raises(OutputError, match=r"would remove the run that .* goes on with\. Leave one of the two out"):
             check_free(tmp_path, resume, overwrite=True)
     check_free(tmp_path, overwrite=True)
