@@ -16,6 +16,8 @@ from .utils import check_writable
 
 #: The options of a run, and the versions of its packages.
 SETTINGS = "settings.json"
+#: The file that lists all others of a complete checkpoint.
+SEAL = "htpo_checkpoint.json"
 # Patterns below `output_dir`: what tells that a run has been there,
 _OF_A_RUN = ("checkpoint-*", "trainer_state.json", "training_args.bin")
 # what else it leaves that another one would take for its own (`runs/` is TensorBoard's, the completions are those of
@@ -43,8 +45,9 @@ def check_free(
         output_dir (`str` or `Path`):
             The directory, which need not exist.
         resume_from_checkpoint (`bool` or `str`, *optional*):
-            As for `htpo train`. A run that goes on, or `"auto"`, finds its own files there; one that goes on from a
-            checkpoint elsewhere needs a free directory.
+            As for `htpo train`. A run that goes on, or `"auto"`, finds its own files there, but for a checkpoint that
+            is not the last, or checkpoints of which it wrote none; one that goes on from a checkpoint elsewhere needs
+            a free directory.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether another run there is to be removed, see [`overwrite`].
         inputs (`Sequence[str]`, *optional*):
@@ -57,6 +60,20 @@ def check_free(
     check_writable("output_dir", output_dir)
     check_not_held(directory)
     if _goes_on(directory, resume_from_checkpoint):
+        if overwrite:
+            raise OutputError(
+                f"{name}: --overwrite_output_dir would remove the run that resume_from_checkpoint="
+                f"{str(resume_from_checkpoint)!r} goes on with. Leave one of the two out."
+            )
+        if later := _later(directory, resume_from_checkpoint):
+            raise OutputError(later)
+        others = _checkpoints(directory)
+        if others and not any((path / SEAL).exists() for path in others) and not _is_of_a_run(directory / SETTINGS):
+            raise OutputError(
+                f"{name} holds checkpoints of another run ({_listed(others)}), such as GRPOTrainer's, which cannot be "
+                "gone on with and would be written over. Choose another output_dir; the directory of one of them as "
+                "model_name_or_path starts from its weights."
+            )
         return
     run, others = _found(directory)
     if not run and (others := [path for path in others if path.parent == directory]):
@@ -115,8 +132,11 @@ def one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _warn_of_checkpoints(directory: Path, resume_from_checkpoint: Any) -> None:
-    others = [path for path in _found(directory)[0] if path.name.startswith("checkpoint-")]
-    if others and not _goes_on(directory, resume_from_checkpoint):
+    others = _checkpoints(directory)
+    if _goes_on(directory, resume_from_checkpoint):
+        if later := _later(directory, resume_from_checkpoint):
+            warnings.warn(later, stacklevel=4)
+    elif others:
         warnings.warn(
             f"{directory} holds checkpoints of another run ({_listed(others)}): resume_from_checkpoint=True would "
             "take them for those of this one, and save_total_limit delete them. Use another output_dir.",
@@ -124,12 +144,30 @@ def _warn_of_checkpoints(directory: Path, resume_from_checkpoint: Any) -> None:
         )
 
 
+def _later(directory: Path, checkpoint: Any) -> str:
+    """What is to be said of a run that goes on from a checkpoint which is not the last; else nothing."""
+    step = Path(str(checkpoint)).resolve().name.removeprefix("checkpoint-")
+    complete = [path for path in _checkpoints(directory) if (path / SEAL).exists()]
+    later = [path for path in complete if step.isdigit() and int(path.name[11:]) > int(step)]
+    if not later:
+        return ""
+    return (
+        f"{directory} holds later checkpoints than {checkpoint} ({_listed(later)}): the next resume_from_checkpoint="
+        "True would take one of them for this run's. Move them away, or use another output_dir."
+    )
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    return [path for path in _found(directory)[0] if path.name.startswith("checkpoint-")]
+
+
 def _goes_on(directory: Path, checkpoint: bool | str | None) -> bool:
     if not isinstance(checkpoint, str):
         return bool(checkpoint)
     if checkpoint.lower() in ("true", "auto", "false", ""):
         return checkpoint.lower() in ("true", "auto")
-    return Path(checkpoint).resolve().parent == directory.resolve()
+    # A link in the directory to a checkpoint elsewhere, or one elsewhere to a checkpoint in it.
+    return directory.resolve() in (Path(checkpoint).parent.resolve(), Path(checkpoint).resolve().parent)
 
 
 def _found(directory: Path) -> tuple[list[Path], list[Path]]:

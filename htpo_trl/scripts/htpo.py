@@ -281,8 +281,10 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def finish(trainer: Any, dataset_name: str | None) -> None:
     """Save, push."""
-    args = trainer.args
-    with writing(args.output_dir):
+    args, best = trainer.args, trainer.state.best_model_checkpoint
+    last = Path(args.output_dir, f"checkpoint-{trainer.state.global_step}")
+    saved = Path(best) if args.load_best_model_at_end and best else last
+    with writing(args.output_dir, f"The model is in {saved}, too." if saved.is_dir() else ""):
         trainer.save_model(args.output_dir)
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")

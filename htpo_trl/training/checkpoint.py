@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..output import SEAL
 from ..utils import UsageError, write_json
 
 
@@ -26,8 +27,6 @@ from ..utils import UsageError, write_json
 Batches = list[dict[str, Any]] | None
 #: Of the state file. It goes up when what an older version wrote can no longer be resumed from.
 FORMAT = 2
-#: The file that lists all others of a complete checkpoint.
-SEAL = "htpo_checkpoint.json"
 #: Bytes. Larger files, the weights of real models, are compared by size alone: hashing them would take minutes.
 HASHED_UP_TO = 64 * 2**20
 #: What to do instead of resuming from a checkpoint that is no good.

@@ -109,7 +109,7 @@ class _Stop(TrainerCallback):
             )
 
     def _agreed(self) -> int:
-        """The signal that any process got, the same on all; 0 for none, and where a step is not done."""
+        """The signal that any process got, the same on all; 0 for none, within a step, and after the last one."""
         if not self._is_step_done:
             return 0
         accelerator = self.trainer.accelerator
@@ -125,11 +125,11 @@ class _Stop(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         # After the last step of an epoch, what is due at its end comes first: a resumed run would leave it out.
-        self._is_step_done = not float(state.epoch).is_integer()
+        self._is_step_done = state.global_step < state.max_steps and not float(state.epoch).is_integer()
         self._save_if_agreed(args, control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self._is_step_done = True
+        self._is_step_done = state.global_step < state.max_steps
         self._save_if_agreed(args, control)
 
     def on_evaluate(self, args, state, control, **kwargs):

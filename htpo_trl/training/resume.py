@@ -209,6 +209,9 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
 
     def _load_best_model(self):
         directory = str(self.state.best_model_checkpoint)
+        if not Path(directory).is_dir():
+            warnings.warn(f"The best checkpoint, {directory}, is gone: the last weights are kept.", stacklevel=2)
+            return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
         else:
@@ -220,10 +223,11 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
         if self._state is None:
             return place
         if self.state.global_step >= max_steps:
+            best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
             raise CheckpointError(
                 f"There is nothing left to train: the checkpoint is of step {self.state.global_step}, and the run "
                 f"ends at step {max_steps}. Raise {'max_steps' if self.args.max_steps > 0 else 'num_train_epochs'} to "
-                "go on; the checkpoint's directory is a model already."
+                f"go on; {best or 'the directory of the checkpoint'} is a model already."
             )
         self.state.compute_steps(self.args, max_steps)  # transformers keeps the checkpoint's
         stream = self._state[1]["stream"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -196,3 +197,9 @@ def test_a_trainer_is_refused_and_warned(make_trainer, tmp_path):
     trainer.save_model()
     with pytest.warns(UserWarning, match=r"holds checkpoints of another run \(checkpoint-1\)"):
         make_trainer(max_steps=1).train()
+    shutil.copytree(tmp_path / "run" / "checkpoint-1", tmp_path / "run" / "checkpoint-2")
+    with (
+        pytest.warns(UserWarning, match=r"holds later checkpoints than .*/run/checkpoint-1 \(checkpoint-2\)"),
+        pytest.warns(UserWarning, match="max_steps 1 -> 2"),
+    ):
+        make_trainer(max_steps=2).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))

@@ -16,6 +16,7 @@ from htpo_trl.evaluation.runner import evaluate
 from htpo_trl.report import write_report
 from htpo_trl.report.runs import read_sets
 from htpo_trl.report.sections import Report
+from htpo_trl.scripts.htpo import finish
 from htpo_trl.tokens import TokenRecorder, write_token_map
 from htpo_trl.training.checkpoint import check
 from htpo_trl.utils import UsageError, WriteError, write_atomically
@@ -188,6 +189,18 @@ def test_a_card_is_the_old_or_the_new_one(make_trainer, tmp_path):
     assert card.read_text() == before
     trainer.create_model_card()
     assert card.read_text() == before
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+def test_the_model_at_the_end(make_trainer, tmp_path, save_strategy):
+    """A run of whose steps none is left cannot be resumed to write it again."""
+    trainer = make_trainer(save_strategy=save_strategy, save_steps=1, max_steps=2)
+    trainer.train()
+    with largest_file(30_000), pytest.raises(WriteError) as raised:
+        finish(trainer, None)
+    assert str(raised.value).startswith(f"{tmp_path}/run could not be written: ")
+    said = f" The model is in {tmp_path}/run/checkpoint-2, too."
+    assert str(raised.value).endswith(" MB free." + said * (save_strategy == "steps"))
 
 
 def test_a_checkpoint(make_trainer, tmp_path):

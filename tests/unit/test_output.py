@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from htpo_trl.lock import LOCK, OutputError, held
-from htpo_trl.output import check_free, overwrite
+from htpo_trl.output import SEAL, check_free, overwrite
 from htpo_trl.utils import UsageError
 
 from ..other_process import Child, holder
@@ -182,8 +182,45 @@ def test_another_run_is_refused(tmp_path, left):
             "run by --resume_from_checkpoint auto, or remove it by --overwrite_output_dir."
         )
     for resume in (True, "true", "auto", str(tmp_path / "checkpoint-7")):
+        if "checkpoint" in left:
+            # Of a trainer that leaves no settings: they would be passed over as half-written, and written over.
+            with pytest.raises(OutputError, match=rf"\({named}\), such as GRPOTrainer's"):
+                check_free(tmp_path, resume)
+            (tmp_path / "settings.json").write_text(SETTINGS)
         check_free(tmp_path, resume)
+        if "checkpoint" in left:
+            (tmp_path / "settings.json").unlink()
+            (tmp_path / named / SEAL).write_text("{}")
+            check_free(tmp_path, resume)
+            (tmp_path / named / SEAL).unlink()
+        with pytest.raises(OutputError, match=r"would remove the run that .* goes on with\. Leave one of the two out"):
+            check_free(tmp_path, resume, overwrite=True)
     check_free(tmp_path, overwrite=True)
+
+
+def test_links_to_checkpoints(tmp_path):
+    """As after a checkpoint was moved to a larger disk, or as `latest`."""
+    for directory in ("run/checkpoint-3", "disk/checkpoint-5"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint-5").symlink_to(tmp_path / "disk" / "checkpoint-5")
+    (tmp_path / "latest").symlink_to(tmp_path / "run" / "checkpoint-3")
+    for checkpoint in ("run/checkpoint-5", "latest"):
+        check_free(tmp_path / "run", str(tmp_path / checkpoint))
+    with pytest.raises(OutputError, match="holds another run"):
+        check_free(tmp_path / "run", str(tmp_path / "disk" / "checkpoint-5"))
+
+
+def test_later_checkpoints_are_of_another_line(tmp_path):
+    """A run that went on from an earlier one and was killed would go on from these; half-written ones are passed."""
+    for step in (2, 4, 10, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 12:
+            (tmp_path / f"checkpoint-{step}" / SEAL).write_text("{}")
+    for checkpoint, later in {"checkpoint-2": "checkpoint-10, checkpoint-4", "checkpoint-4/": "checkpoint-10"}.items():
+        with pytest.raises(OutputError, match=rf"\({later}\).* Move them away, or use another output_dir\."):
+            check_free(tmp_path, f"{tmp_path}/{checkpoint}")
+    for resume in ("auto", True, str(tmp_path / "checkpoint-10")):
+        check_free(tmp_path, resume)
 
 
 def test_what_is_removed(run, tmp_path):

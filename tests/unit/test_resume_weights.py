@@ -1,10 +1,12 @@
 """What is in memory after a load is what was there when the checkpoint was saved, whatever layout its files have."""
 
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from htpo_trl.training import weights
 from htpo_trl.training.checkpoint import CheckpointError, seal
@@ -100,6 +102,18 @@ def test_the_best_model_is_the_one_that_was_saved(make_trainer, dataset, tmp_pat
     with pytest.raises(CheckpointError, match="is not what it was when it was saved, in"):
         weights.prove(tmp_path / "run" / "checkpoint-3", 0, {"model": trainer.model})
     assert any(parameter.requires_grad for parameter in trainer.model.parameters())
+    with pytest.raises(CheckpointError, match=r"ends at step .*/run/checkpoint-1 is a model already"):
+        trainer.train(resume_from_checkpoint=True)
+    shutil.rmtree(tmp_path / "run")
+
+    class Delete(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            shutil.rmtree(tmp_path / "run" / "checkpoint-1", ignore_errors=True)
+
+    trainer.add_callback(Delete())
+    with pytest.warns(UserWarning, match=r"The best checkpoint, .*/run/checkpoint-1, is gone: the last weights are"):
+        trainer.train()
+    weights.prove(tmp_path / "run" / "checkpoint-3", 0, {"model": trainer.model})
 
 
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
