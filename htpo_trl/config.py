@@ -11,7 +11,7 @@ from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
-from .redaction import Discreet
+from .output.redaction import Discreet
 from .utils import UsageError, check_numbers, nearest, option
 
 

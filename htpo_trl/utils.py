@@ -1,26 +1,18 @@
-"""What several rooms need and none owns: the error a user can mend, tables, writing in one step, names, versions."""
+"""What several rooms need and none owns: the error a user can mend, ranges of numbers, tables, versions."""
 
 import difflib
 import hashlib
-import importlib
-import importlib.util
-import json
 import math
-import os
 import re
-import shutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
 from functools import cache
 from importlib.metadata import distributions
 from inspect import get_annotations
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
-from .redaction import redact_text
+from .output.redaction import redact_text
 
 
 #: What a bug report should tell the versions of.
@@ -57,147 +49,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`Did you mean ...? `, if there is a name close to this one; else nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}? " if near else ""
-
-
-class WriteError(UsageError, OSError):
-    """A file could not be written: no space, no permission."""
-
-
-_FULL = re.compile(r"no space left|disk quota|file too large|file write failed|unexpected pos", re.IGNORECASE)
-
-
-def is_of_writing(error: Exception) -> bool:
-    """Whether it is the system that did not let a file be written, also where safetensors or torch report it."""
-    return isinstance(error, OSError) or bool(_FULL.search(str(error)))
-
-
-@contextmanager
-def writing(path: str | Path, advice: str = "") -> Iterator[None]:
-    """Within, what keeps a file from being written is a [`WriteError`] that names it and the free space there."""
-    try:
-        yield
-    except WriteError:
-        raise
-    except Exception as error:
-        if not is_of_writing(error):
-            raise
-        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), repr(error))
-        raise WriteError(f"{path} could not be written: {reason}. {free_space(path)} {advice}".rstrip()) from error
-
-
-def free_space(path: str | Path) -> str:
-    """A sentence for errors of writing; nothing where the system does not tell."""
-    for directory in (Path(path).absolute(), *Path(path).absolute().parents):
-        with suppress(OSError):
-            return f"Its file system has {shutil.disk_usage(directory).free / 1e6:,.1f} MB free."
-    return ""
-
-
-def import_object(name: str, option: str) -> Any:
-    """
-    What `file.py:name`, `module:name` or `module.name` stands for; the working directory can be imported from. What is
-    not there is a [`UsageError`] of the option; an error within the file or the module keeps its traceback.
-    """
-    where, colon, attributes = name.rpartition(":" if ":" in name else ".")
-    dotted = attributes if where.endswith(".py") else f"{where}.{attributes}"
-    if not all(part.isidentifier() for part in dotted.split(".")):
-        raise UsageError(f"{option}: {name!r} names nothing. Write file.py:name, or module.name.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    if colon and where.endswith(".py"):
-        found = _import_file(Path(where), option, name)
-    else:
-        found, attributes = _import_module(where, attributes, option, name)
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            near = nearest(attribute, dir(found))
-            raise UsageError(
-                f"{option}: {name!r} cannot be imported: there is no {attribute!r} in it. {near}Correct it, or write "
-                "file.py:name."
-            )
-        found = getattr(found, attribute)
-    return found
-
-
-def _import_module(where: str, attributes: str, option: str, name: str) -> tuple[Any, str]:
-    """The module that a dotted path begins with, and what is to be looked for in it."""
-    try:
-        return importlib.import_module(where), attributes
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if not f"{where}.".startswith(f"{missing}."):  # a module that the user's own one imports
-            raise
-        package, _, last = where.rpartition(".")
-        if package and missing != package:  # `last` may be a class
-            return _import_module(package, f"{last}.{attributes}", option, name)
-        raise UsageError(
-            f"{option}: {name!r} cannot be imported: {error} in {os.getcwd()} or the installed packages. Name its "
-            f"file, as in path/to/{missing}.py:{attributes}, or correct the path."
-        ) from None
-
-
-def _import_file(path: Path, option: str, name: str) -> Any:
-    """A file as a module, imported once, which can import what lies beside it."""
-    if not path.is_file():
-        raise UsageError(f"{option}: {name!r}: there is no file {str(path)!r} in {Path.cwd()}.")
-    path = path.resolve()
-    key = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # its stem may be another module's name
-    if key not in sys.modules:
-        spec: Any = importlib.util.spec_from_file_location(key, path)
-        module = importlib.util.module_from_spec(spec)
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))
-        sys.modules[key] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[key]
-            raise
-    return sys.modules[key]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """
-    Write a file in one step: a kill, or a full disk, leaves the old file or the new one. Its folder is made, text is
-    UTF-8.
-
-    Raises:
-        WriteError: where it cannot be written, with the reason; nothing is left of it.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()  # or it would take the space that is missing
-            raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """[`write_atomically`] of JSON."""
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-
-
-def check_writable(option: str, directory: str | Path) -> None:
-    """Raise a [`UsageError`] where output cannot go to a directory, which may still have to be made."""
-    if not str(directory):
-        raise UsageError(f"{option} is empty. Name a directory.")
-    if re.match(r"~|\$\{?\w", str(directory)):  # of a recipe, or behind an `=`
-        raise UsageError(
-            f"{option}={str(directory)!r}: no shell has put in what {directory!s:.1} stands for. Write it out."
-        )
-    path = Path(directory).absolute()
-    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
-    if not there.is_dir():
-        raise UsageError(f"{option}={str(directory)!r}: {there} is no directory. Name another one.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{option}={str(directory)!r}: {there} cannot be written to. Name another directory.")
 
 
 def content_digest(value: Any) -> str:

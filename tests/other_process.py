@@ -3,7 +3,7 @@
 import os
 import signal
 
-from htpo_trl.lock import held
+from htpo_trl.output.lock import held
 
 
 class Child:

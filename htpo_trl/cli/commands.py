@@ -7,12 +7,13 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..redaction import redact_text
+from ..output.redaction import redact_text
+from ..output.terminal import steady_streams, stoppable
+from ..output.writing import write_atomically
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
-from ..terminal import steady_streams, stoppable
-from ..utils import PACKAGES, UsageError, versions, write_atomically
+from ..utils import PACKAGES, UsageError, versions
 
 
 class Command:

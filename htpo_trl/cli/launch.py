@@ -22,8 +22,8 @@ from accelerate.utils import prepare_simple_launcher_cmd_env
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from ..output.terminal import WARNINGS
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
-from ..terminal import WARNINGS
 from ..utils import UsageError
 
 

@@ -23,15 +23,16 @@ from transformers.utils.logging import disable_progress_bar
 from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
-from ..lock import held
 from ..objective.rules import check_choice
 from ..objective.table import PRESETS
+from ..output.lock import held
+from ..output.writing import check_writable, write_json
 from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
 from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
 from ..training.console import ConsoleLog
-from ..utils import UsageError, check_numbers, check_writable, option, write_json
+from ..utils import UsageError, check_numbers, option
 from .warm_start import Progress, build_model, build_tokenizer, warm_start
 
 

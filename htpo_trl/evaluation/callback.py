@@ -15,7 +15,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl.data_utils import prepare_multimodal_messages
 from trl.models import unwrap_model_for_generation
 
-from ..utils import UsageError, WriteError
+from ..output.writing import WriteError
+from ..utils import UsageError
 from .generation import TransformersGenerator
 from .judges import Judge, check_columns, judge_of_run
 from .results import check_ks

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..data.files import rows_of
-from ..utils import UsageError, markdown_table, write_json
+from ..output.writing import write_json
+from ..utils import UsageError, markdown_table
 from .statistics import majority_at_k, means_with_intervals, pass_at_k, sign_flip_test
 
 

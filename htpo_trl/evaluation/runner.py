@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from ..lock import held
-from ..utils import UsageError, WriteError, content_digest, write_json, writing
+from ..output.lock import held
+from ..output.writing import WriteError, write_json, writing
+from ..utils import UsageError, content_digest
 from . import results
 from .generation import Generator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of

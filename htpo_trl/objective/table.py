@@ -18,7 +18,8 @@ from fractions import Fraction
 from itertools import count, product
 from typing import Literal
 
-from ..utils import UsageError, import_object, nearest
+from ..objects import import_object
+from ..utils import UsageError, nearest
 from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule, share_of
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.results import Results, ResultsError, check_ks, read, scores
-from ..redaction import redacted
+from ..output.redaction import redacted
 from ..utils import UsageError
 
 

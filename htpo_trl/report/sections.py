@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import __version__
-from ..utils import write_atomically, writing
+from ..output.writing import write_atomically, writing
 from ..verifier import Verdict
 from . import estimates
 from .estimates import Outline, band, difference_texts, differences, estimate, interval_text, score, why_missing

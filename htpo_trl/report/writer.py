@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..utils import MissingPackageError, write_atomically
+from ..output.writing import write_atomically
+from ..utils import MissingPackageError
 from .runs import read_sets
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from ..data.prompts import PromptArguments
-from ..redaction import redact_text
+from ..output.redaction import redact_text
 from ..utils import UsageError, check_numbers, nearest, option
 from .flags import flags_of
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..data.names import check_options, evaluation_problems
 from ..data.prompts import PromptArguments
-from ..lock import held
-from ..utils import UsageError, check_writable, option
+from ..output.lock import held
+from ..output.writing import check_writable
+from ..utils import UsageError, option
 from .arguments import mendable, parser_of, read, set_environment
 from .reward_names import reward_functions
 

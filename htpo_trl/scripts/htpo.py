@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, load, result_names
 from ..data.splits import exclude, split
-from ..lock import held
-from ..output import SETTINGS, check_free, overwrite
-from ..terminal import steady_streams, stoppable
-from ..utils import UsageError, check_numbers, writing
+from ..output.directory import SETTINGS, check_free, overwrite
+from ..output.lock import held
+from ..output.terminal import steady_streams, stoppable
+from ..output.writing import writing
+from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names

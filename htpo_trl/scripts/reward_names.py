@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from ..utils import UsageError, import_object, nearest
+from ..objects import import_object
+from ..utils import UsageError, nearest
 
 
 #: The reward that is made for a length.

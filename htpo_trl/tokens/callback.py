@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import ProcessorMixin, TrainerCallback
 
 from ..objective.transform import Control
-from ..utils import UsageError, WriteError, versions
+from ..output.writing import WriteError
+from ..utils import UsageError, versions
 from .record import LABELS, OF_CONTROL, RecordSettings, write_record
 
 

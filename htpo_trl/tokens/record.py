@@ -20,7 +20,8 @@ from pyarrow import compute, parquet
 from ..objective.rules import parse_rule, rule_spec
 from ..objective.table import EFFECTS, GROUPS, Table
 from ..objective.transform import Control, control, effective_weight
-from ..utils import MissingFileError, UsageError, write_atomically
+from ..output.writing import write_atomically
+from ..utils import MissingFileError, UsageError
 
 
 #: Of the records that are written here. A file that names none is of version 1.

@@ -12,8 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..objective.table import EFFECTS, GROUPS, Table, get_table
+from ..output.writing import write_atomically
 from ..palette import group_colour, group_label, ink
-from ..utils import MissingPackageError, write_atomically
+from ..utils import MissingPackageError
 from .record import Outcome, Record, RecordedCompletion, read_record, recorded_steps
 
 

@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..output import SEAL
-from ..utils import UsageError, write_json
+from ..output.directory import SEAL
+from ..output.writing import write_json
+from ..utils import UsageError
 
 
 #: Buffered rollouts, one per gradient step that is still to be done.

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils import UsageError, check_writable, nearest
+from ..output.writing import check_writable
+from ..utils import UsageError, nearest
 from . import checkpoint, settings
 from .prompts import check_prompt_values
 

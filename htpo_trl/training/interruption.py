@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from ..terminal import WARNINGS, steady_streams, warnings_to_heed
+from ..output.terminal import WARNINGS, steady_streams, warnings_to_heed
 from ..utils import UsageError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import GRPOTrainer
 
-from ..utils import WriteError, free_space, writing
+from ..output.writing import WriteError, free_space, writing
 
 
 class LoggingGRPOTrainer(GRPOTrainer):

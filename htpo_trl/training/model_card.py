@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..objective.table import GROUPS
-from ..redaction import redact_text
-from ..utils import WriteError, versions, write_atomically
+from ..output.redaction import redact_text
+from ..output.writing import WriteError, write_atomically
+from ..utils import versions
 
 
 #: What decides what is learned, in the order of the card. One that a version of TRL does not have is left out.

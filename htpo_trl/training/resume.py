@@ -9,8 +9,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..output import one_at_a_time
-from ..utils import writing
+from ..output.directory import one_at_a_time
+from ..output.writing import writing
 from . import adapters, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
 from .logs import LoggingGRPOTrainer

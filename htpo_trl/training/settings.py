@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from ..objective.table import GROUPS
-from ..output import SETTINGS
-from ..redaction import redacted
-from ..utils import versions, write_json
+from ..output.directory import SETTINGS
+from ..output.redaction import redacted
+from ..output.writing import write_json
+from ..utils import versions
 from .adapters import PLACE
 from .checkpoint import CheckpointError
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..utils import write_json
+from ..output.writing import write_json
 from .checkpoint import MEND, CheckpointError
 
 

@@ -11,8 +11,8 @@ from datasets import Dataset
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.cli import main
 from htpo_trl.demo.warm_start import build_tokenizer
-from htpo_trl.lock import OutputError, held
-from htpo_trl.output import check_free
+from htpo_trl.output.directory import check_free
+from htpo_trl.output.lock import OutputError, held
 from htpo_trl.scripts import htpo
 from htpo_trl.training.checkpoint import check
 

@@ -13,13 +13,14 @@ from transformers import TrainerCallback
 
 from htpo_trl.evaluation import EvaluationCallback, Sampling
 from htpo_trl.evaluation.runner import evaluate
+from htpo_trl.output.writing import WriteError, write_atomically
 from htpo_trl.report import write_report
 from htpo_trl.report.runs import read_sets
 from htpo_trl.report.sections import Report
 from htpo_trl.scripts.htpo import finish
 from htpo_trl.tokens import TokenRecorder, write_token_map
 from htpo_trl.training.checkpoint import check
-from htpo_trl.utils import UsageError, WriteError, write_atomically
+from htpo_trl.utils import UsageError
 
 from ..evaluation_run import PROBLEMS, SAMPLING, last_digit
 from ..tiny import even_digits, same_parameters

@@ -10,8 +10,8 @@ from transformers import Qwen3ForCausalLM
 
 from htpo_trl import HTPOTrainer, __version__
 from htpo_trl.objective import GROUPS, get_table
+from htpo_trl.output.writing import write_json
 from htpo_trl.training.checkpoint import check
-from htpo_trl.utils import write_json
 
 from ..hub_server import metadata_errors
 from ..tiny import even_digits

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from htpo_trl.lock import LOCK, OutputError, held
-from htpo_trl.output import SEAL, check_free, overwrite
+from htpo_trl.output.directory import SEAL, check_free, overwrite
+from htpo_trl.output.lock import LOCK, OutputError, held
 from htpo_trl.utils import UsageError
 
 from ..other_process import Child, holder

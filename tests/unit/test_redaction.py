@@ -11,7 +11,7 @@ from trl import GRPOConfig, ModelConfig
 
 from htpo_trl import HTPOConfig
 from htpo_trl.evaluation import Sampling
-from htpo_trl.redaction import REDACTED, is_secret, redact_command, redact_text, redacted
+from htpo_trl.output.redaction import REDACTED, is_secret, redact_command, redact_text, redacted
 from htpo_trl.scripts.arguments import HTPOScriptArguments
 from htpo_trl.utils import UsageError
 

@@ -13,7 +13,7 @@ import htpo_trl
 
 
 PACKAGE = Path(htpo_trl.__file__).parent
-FOR_ALL = {"utils", "palette", "redaction", "lock", "output", "terminal"}
+FOR_ALL = {"utils", "palette", "objects", "output"}
 # What a room may import of the package, imports within functions and for type checkers included.
 MAY_IMPORT = {
     "objective": set(),
@@ -48,10 +48,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": {"config", "trainer"},
     "utils": set(),
-    "lock": set(),
     "output": set(),
-    "terminal": set(),
-    "redaction": set(),
+    "objects": set(),
     "palette": set(),
 }
 

@@ -10,9 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig
+from htpo_trl.output.writing import check_writable
 from htpo_trl.training.checkpoint import CheckpointError
 from htpo_trl.training.checks import check_model, check_run, loading_told
-from htpo_trl.utils import UsageError, check_writable
+from htpo_trl.utils import UsageError
 
 
 def prompts(n):

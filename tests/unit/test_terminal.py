@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from htpo_trl.output.terminal import WARNINGS, stoppable
 from htpo_trl.scripts.arguments import RECIPES
-from htpo_trl.terminal import WARNINGS, stoppable
 
 
 HTPO = f"{sys.executable} -m htpo_trl"
@@ -40,7 +40,7 @@ def test_closed_and_full_streams(closed, tmp_path):
 
 PRINTING = """
 import contextlib, os, subprocess, sys
-from htpo_trl.terminal import steady_streams
+from htpo_trl.output.terminal import steady_streams
 undo = steady_streams()
 assert all(os.get_inheritable(fd) for fd in (0, 1, 2))
 file = open("file", "w")

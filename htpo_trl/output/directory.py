@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .lock import OutputError, check_not_held, held
-from .utils import check_writable
+from .writing import check_writable
 
 
 #: The options of a run, and the versions of its packages.

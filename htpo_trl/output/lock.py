@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..utils import UsageError
 from .redaction import redact_command
-from .utils import UsageError, check_writable
+from .writing import check_writable
 
 
 #: The lock file of a directory, there while it is held. A push to the Hub leaves out what begins with `_`.
