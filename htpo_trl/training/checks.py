@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils import UsageError, check_writable, nearest
 from . import checkpoint, settings
+from .optimization import check_optimization
 from .prompts import check_prompt_values
 
 
@@ -86,6 +87,7 @@ def check_run(
             "`accelerate launch` or torchrun, or let it see one by CUDA_VISIBLE_DEVICES."
         )
     check_writable("output_dir", args.output_dir)
+    check_optimization(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
         names = [_name(function) for function in functions]
