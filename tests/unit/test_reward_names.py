@@ -44,7 +44,7 @@ def test_overlong_punishment_is_made_for_its_length():
 
 
 def test_what_is_no_function(tmp_path, monkeypatch):
-    text = "class Judge:\n    def __call__(self, completions, **kwargs):\n        return [1.0]\n\njudge, word = Judge(), ''\n"
+    text = "class Judge:\n    def __call__(self, completions):\n        return [1.0]\n\njudge, word = Judge(), ''\n"
     (tmp_path / "classes.py").write_text(text)
     monkeypatch.setattr("sys.path", [*sys.path])
     for name, kind in {"Judge": "a class", "judge": "a `Judge`", "word": "a `str`"}.items():
