@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -24,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils import UsageError, check_writable, nearest
 from . import checkpoint, settings
+from .model_files import check_tokenizer_files, check_weight_files
 from .optimization import check_optimization
 from .prompts import check_prompt_values
 
@@ -69,6 +71,8 @@ def check_run(
         loading["local_files_only"] = True
     if isinstance(model, str):
         config = check_model(model, is_plan=is_plan, **loading)
+        if processing_class is None:
+            check_tokenizer_files(model, f"model_name_or_path={model!r}")
         if config is not None and peft_config is not None:
             check_adapter(config, peft_config)
         if args.router_aux_loss_coef and config and not hasattr(config.get_text_config(), "output_router_logits"):
@@ -146,9 +150,12 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
             return None
     kept = ("revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only")
     try:
-        return AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"{what} cannot be loaded: {error}") from error
+    if path.is_dir():
+        check_weight_files(path, what)
+    return config
 
 
 def check_adapter(config: Any, peft_config: Any) -> None:

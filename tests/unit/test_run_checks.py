@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig
+from htpo_trl.scripts.evaluate import main
 from htpo_trl.training.checkpoint import CheckpointError
 from htpo_trl.training.checks import check_model, check_run, loading_told
 from htpo_trl.utils import UsageError, check_writable
@@ -155,6 +156,42 @@ class TestBeforeTheModelIsLoaded:
         (tmp_path / "model.safetensors").touch()
         with pytest.raises(UsageError, match=r"(?s)model_name_or_path=.*cannot be loaded: .*perceptron"):
             check_model(str(tmp_path))
+
+    def test_half_a_download_is_told(self, saved, tmp_path):
+        directory = tmp_path / "model"
+        weights = (file := directory / "model.safetensors").read_bytes()
+        for damaged, mend in (
+            (weights[:3000], "Copy or download it again"),
+            (b"version https://git-lfs", "git lfs pull"),
+        ):
+            file.write_bytes(damaged)
+            with pytest.raises(UsageError, match=f"model.safetensors is damaged: .*{mend}"):
+                check_model(saved)
+        file.write_bytes(weights)
+        parts = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+        with pytest.raises(
+            UsageError, match=r": model-00002-of-00002\.safetensors of .* is missing. Copy or download"
+        ):
+            check_model(saved)
+        (directory / "model.safetensors.index.json").unlink()
+        assert check_model(saved).model_type == "qwen3"
+
+    def test_a_model_without_a_tokenizer(self, saved, tmp_path, capsys):
+        for file in (tmp_path / "model").glob("token*"):
+            file.unlink()
+        with pytest.raises(UsageError, match=r"model_name_or_path=.* has no tokenizer. Save one there: AutoTokenizer"):
+            check_run(HTPOConfig("out", use_cpu=True, bf16=False), saved, needs_answer, None)
+        (tmp_path / "own.jsonl").write_text('{"problem": "1", "solution": "1"}')
+        with pytest.raises(SystemExit):
+            main(["--model", saved, "--benchmarks", str(tmp_path / "own.jsonl"), "--chat", "false"])
+        assert "has no tokenizer. Save one there" in capsys.readouterr().err
+
+    def test_a_configuration_that_contradicts_itself(self, saved, tmp_path):
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+        with pytest.raises(UsageError, match=r"(?s)cannot be loaded: .*num_hidden_layers"):
+            check_model(saved)
 
 
 @pytest.mark.parametrize(("given", "kept"), [("false", None), ("False", None), ("TRUE", True), (False, False)])
