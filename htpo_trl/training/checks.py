@@ -27,7 +27,8 @@ from ..utils import UsageError, check_writable, nearest
 from . import checkpoint, settings
 from .model_files import check_tokenizer_files, check_weight_files
 from .optimization import check_optimization
-from .prompts import check_prompt_values
+from .prompts import check_dataset, check_prompt_values
+from .verdicts import check_reward_funcs
 
 
 #: What TRL gives every reward function, beside the columns of the data.
@@ -94,6 +95,7 @@ def check_run(
     check_optimization(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
+        check_reward_funcs(functions)
         names = [_name(function) for function in functions]
         correctness_columns(args.correctness_names, names)
         if args.reward_weights is not None and len(args.reward_weights) != len(names):
@@ -105,6 +107,7 @@ def check_run(
     if dataset is None:
         return
     if not has_own_rollouts:
+        check_dataset(dataset)
         check_columns(functions, dataset)
         check_prompt_values(dataset)
     # With a model that is loaded, few prompts are told when it trains: perhaps it is evaluated alone.
