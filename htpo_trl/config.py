@@ -276,8 +276,8 @@ class HTPOConfig(Discreet, GRPOConfig):
     @property
     def correctness_names(self) -> list[str]:
         """The names in `correctness_reward`, one or several; none where it is left to the first reward function."""
-        names = self.correctness_reward or []
-        return [names] if isinstance(names, str) else names
+        names: Any = self.correctness_reward or []
+        return [names] if isinstance(names, str) or callable(names) else names
 
     @property
     def table(self) -> Table:

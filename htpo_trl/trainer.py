@@ -14,6 +14,7 @@ What differs from `GRPOTrainer`:
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -109,6 +110,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         *other_args,
         **kwargs,
     ):
+        model = str(model) if isinstance(model, PathLike) else model
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = HTPOConfig(f"{name.split('/')[-1]}-HTPO")

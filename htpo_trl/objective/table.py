@@ -155,6 +155,11 @@ def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = 
     The preset called `name`, or a table of your own by `file.py:TABLE` or `module:TABLE`, with the rows in `overrides`
     replaced.
     """
+    if not isinstance(name, str):
+        raise UsageError(
+            f"objective={name!r:.80} must be a name. A table of your own is named by its file, as in mine.py:TABLE, "
+            "or its module; to replace rows of a preset, set objective_overrides."
+        )
     if name in PRESETS:
         table = PRESETS[name]
     elif ":" in name or "." in name:

@@ -72,6 +72,7 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.judges import check_columns
     from ..evaluation.results import check_ks
     from ..training.checks import check_chat_template, check_model
+    from ..training.model_files import check_tokenizer_files
 
     with mendable("htpo eval"):
         arguments = read(argv, TITLES)
@@ -92,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
         if missing := [str(path) for path in others.values() if not path.is_file()]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
         check_model(args.model, "model")
+        check_tokenizer_files(args.model, f"model={args.model!r}")
         if any(isinstance(problems[0]["prompt"], list) for problems in benchmarks.values()):
             check_chat_template(args.model, option="model")
         options = {"backend": args.backend, "dtype": args.dtype, "vllm_options": args.vllm_options}

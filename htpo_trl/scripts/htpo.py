@@ -25,6 +25,7 @@ from ..output.terminal import steady_streams, stoppable
 from ..output.writing import writing
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
+from .combinations import check_adapter_options, check_evaluation, check_quantization
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
 
@@ -75,6 +76,7 @@ def parse(tokens: Sequence[str], defaults: dict[str, Any], config_class: type | 
         hint = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
         raise UsageError(f"{error}{hint * ('bf16' in str(error))}") from error
     check_numbers(model, MODEL_RANGES)
+    check_adapter_options(model, tokens)
     return script, args, model
 
 
@@ -105,6 +107,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
+    check_quantization(model)
     if not is_plan and (missing := missing_packages(args, model)):
         raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
     if args.enable_jit_checkpoint:
@@ -125,19 +128,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
     check_options([script.dataset_name, *names], script)
-    if "test" in names and script.test_split_size is None:
-        raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
-    if script.dataset_streaming and script.test_split_size is not None:
-        raise UsageError(
-            f"test_split_size={script.test_split_size} takes the data as a whole: set dataset_streaming=False."
-        )
-    if names and args.eval_steps is None:
-        raise UsageError("eval_benchmarks need eval_steps, the steps between two evaluations: set it, e.g. to 50.")
-    if args.eval_strategy != "no" and script.test_split_size is None and not (script.dataset_test_split or names):
-        raise UsageError(
-            f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
-            "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
-        )
+    check_evaluation(script, args)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,

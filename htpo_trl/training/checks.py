@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -25,7 +26,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..output.writing import check_writable
 from ..utils import UsageError, nearest
 from . import checkpoint, settings
-from .prompts import check_prompt_values
+from .model_files import check_tokenizer_files, check_weight_files
+from .optimization import check_optimization
+from .prompts import check_dataset, check_prompt_values
+from .verdicts import check_reward_funcs
 
 
 #: What TRL gives every reward function, beside the columns of the data.
@@ -69,6 +73,8 @@ def check_run(
         loading["local_files_only"] = True
     if isinstance(model, str):
         config = check_model(model, is_plan=is_plan, **loading)
+        if processing_class is None:
+            check_tokenizer_files(model, f"model_name_or_path={model!r}")
         if config is not None and peft_config is not None:
             check_adapter(config, peft_config)
         if args.router_aux_loss_coef and config and not hasattr(config.get_text_config(), "output_router_logits"):
@@ -87,8 +93,10 @@ def check_run(
             "`accelerate launch` or torchrun, or let it see one by CUDA_VISIBLE_DEVICES."
         )
     check_writable("output_dir", args.output_dir)
+    check_optimization(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)
     if not has_own_rollouts:
+        check_reward_funcs(functions)
         names = [reward_name(function) for function in functions]
         correctness_columns(args.correctness_names, names)
         if args.reward_weights is not None and len(args.reward_weights) != len(names):
@@ -100,6 +108,7 @@ def check_run(
     if dataset is None:
         return
     if not has_own_rollouts:
+        check_dataset(dataset)
         check_columns(functions, dataset)
         check_prompt_values(dataset)
     # With a model that is loaded, few prompts are told when it trains: perhaps it is evaluated alone.
@@ -145,9 +154,12 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
             return None
     kept = ("revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only")
     try:
-        return AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"{what} cannot be loaded: {error}") from error
+    if path.is_dir():
+        check_weight_files(path, what)
+    return config
 
 
 def check_adapter(config: Any, peft_config: Any) -> None:

@@ -78,6 +78,16 @@ def prompt_key(prompt: Any) -> str:
     return json.dumps(prompt, sort_keys=True, default=content_digest)
 
 
+def check_dataset(dataset: Any) -> None:
+    """Refuse what is no data set, or several splits of one."""
+    if isinstance(dataset, dict) or not hasattr(dataset, "column_names"):
+        splits = f"one of its splits: {', '.join(map(str, dataset))}" if isinstance(dataset, dict) else "a data set"
+        raise UsageError(
+            f"train_dataset is a `{type(dataset).__name__}`: pass {splits}, as htpo_trl.data.load or "
+            "datasets.load_dataset(..., split=...) gives it."
+        )
+
+
 def check_prompt_values(dataset: Any) -> None:
     """Refuse a row whose prompt is neither text nor a conversation; of a stream, the first row alone is looked at."""
     if isinstance(dataset, Sized):

@@ -8,6 +8,7 @@ judge may cost money. It can tell itself, by raising an error that has the attri
 
 import functools
 import inspect
+import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -119,6 +120,10 @@ def _checked(rewards: Any, n: int) -> list[Any]:
             error = TypeError(f"Rewards must be numbers or None, not {reward!r:.60}: {cause}")
             error.row = row  # type: ignore[attr-defined]
             raise error from cause
+        if reward is not None and math.isinf(reward):  # NaN is TRL's word for no verdict
+            infinite = ValueError(f"Rewards must be finite, not {reward!r}: advantages and weights would become NaN.")
+            infinite.row = row  # type: ignore[attr-defined]
+            raise infinite
     return rewards
 
 

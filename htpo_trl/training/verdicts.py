@@ -2,8 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+
+from ..utils import UsageError
 
 
 #: Share of responses without a verdict above which a run says so, once.
@@ -57,3 +61,20 @@ class UnjudgedTeller:
             "plain PPO-clip, not by the objective of their group. %s",
             *(100 * share, " and ".join(judges), mend),
         )
+
+
+def check_reward_funcs(functions: Sequence[Any]) -> None:
+    """Refuse what is no reward function, and the name of a function, which TRL takes for that of a model."""
+    if not functions:
+        raise UsageError("reward_funcs is empty: pass a reward function, such as htpo_trl.rewards.math_reward.")
+    for function in functions:
+        if isinstance(function, str) and "/" not in function and not Path(function).is_dir():
+            raise UsageError(
+                f"reward_funcs={function!r} is no reward model: there is no such directory, and an id on the Hub has "
+                "an owner. In Python pass the function, as in: from htpo_trl.rewards import math_reward."
+            )
+        if not isinstance(function, str) and not callable(function):
+            raise UsageError(
+                f"reward_funcs: {function!r:.60} is a `{type(function).__name__}`. Pass the function itself, without "
+                "calling it, or a list of functions."
+            )

@@ -1,10 +1,13 @@
 """Names of reward functions and data sets, resolved."""
 
+import sys
+
 import pytest
 
 from htpo_trl.data import load
 from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts.reward_names import reward_functions
+from htpo_trl.utils import UsageError
 
 
 def test_own_columns_and_procedural_tasks(tmp_path):
@@ -38,3 +41,16 @@ def test_overlong_punishment_is_made_for_its_length():
     assert overlong(completion_ids=[[1] * n for n in (12, 16, 20)]) == [0, -0.5, -1.0]
     with pytest.raises(ValueError, match="soft_punish_cache=20 must lie between 0 and max_completion_length=20"):
         reward_functions(["get_soft_overlong_punishment"], 20, 20)
+
+
+def test_what_is_no_function(tmp_path, monkeypatch):
+    text = "class Judge:\n    def __call__(self, completions):\n        return [1.0]\n\njudge, word = Judge(), ''\n"
+    (tmp_path / "classes.py").write_text(text)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    for name, kind in {"Judge": "a class", "judge": "a `Judge`", "word": "a `str`"}.items():
+        with pytest.raises(
+            UsageError, match=f"reward_funcs: .*:{name}' is {kind}, not a function. Name one, by `def`"
+        ):
+            reward_functions([f"{tmp_path}/classes.py:{name}"])
+    (judge,) = reward_functions([f"{tmp_path}/classes.py:judge"], option="judge")
+    assert judge([]) == [1.0]

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig
+from htpo_trl.objective.table import PRESETS
 from htpo_trl.output.writing import check_writable
+from htpo_trl.scripts.evaluate import main
 from htpo_trl.training.checkpoint import CheckpointError
 from htpo_trl.training.checks import check_model, check_run, loading_told
 from htpo_trl.utils import UsageError
@@ -157,10 +159,82 @@ class TestBeforeTheModelIsLoaded:
         with pytest.raises(UsageError, match=r"(?s)model_name_or_path=.*cannot be loaded: .*perceptron"):
             check_model(str(tmp_path))
 
+    @pytest.mark.parametrize(
+        ("rewards", "message"),
+        [
+            ([], r"reward_funcs is empty: pass a reward function, such as htpo_trl\.rewards\.math_reward"),
+            ("math_reward", r"'math_reward' is no reward model: .* In Python pass the function, as in: from htpo_trl"),
+            ([[1.0, 0.0]], r"reward_funcs: \[1\.0, 0\.0\] is a `list`\. Pass the function itself, without calling it"),
+            ((needs_answer, needs_answer), "is a `tuple`"),
+        ],
+    )
+    def test_what_is_no_reward_function(self, saved, dataset, rewards, message):
+        with pytest.raises(UsageError, match=message):
+            check_run(HTPOConfig("out", use_cpu=True, bf16=False), saved, rewards, dataset)
+
+    @pytest.mark.parametrize("kind", [list, DatasetDict, str])
+    def test_what_is_no_data_set(self, saved, make_trainer, kind):
+        data, mend = {
+            list: ([{"prompt": "1"}] * 20, "pass a data set, as"),
+            DatasetDict: (DatasetDict(train=prompts(20)), "pass one of its splits: train, as"),
+            str: ("aime24", "pass a data set, as htpo_trl.data.load"),
+        }[kind]
+        with pytest.raises(UsageError, match=f"train_dataset is a `{kind.__name__}`: {mend}"):
+            make_trainer(model=saved, train_dataset=data)
+
+    def test_names_that_are_given_as_objects(self, saved, make_trainer):
+        with pytest.raises(UsageError, match=r"objective=Table\(.* must be a name\. A table of your own is named by"):
+            make_trainer(model=saved, objective=PRESETS["dapo"])
+        with pytest.raises(
+            UsageError, match=r"correctness_reward=<function .*must name one reward function; there are"
+        ):
+            make_trainer(model=saved, correctness_reward=needs_answer)
+
+    def test_half_a_download_is_told(self, saved, tmp_path):
+        directory = tmp_path / "model"
+        weights = (file := directory / "model.safetensors").read_bytes()
+        for damaged, mend in (
+            (weights[:3000], "Copy or download it again"),
+            (b"version https://git-lfs", "git lfs pull"),
+        ):
+            file.write_bytes(damaged)
+            with pytest.raises(UsageError, match=f"model.safetensors is damaged: .*{mend}"):
+                check_model(saved)
+        file.write_bytes(weights)
+        parts = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+        with pytest.raises(
+            UsageError, match=r": model-00002-of-00002\.safetensors of .* is missing. Copy or download"
+        ):
+            check_model(saved)
+        (directory / "model.safetensors.index.json").unlink()
+        assert check_model(saved).model_type == "qwen3"
+
+    def test_a_model_without_a_tokenizer(self, saved, tmp_path, capsys):
+        for file in (tmp_path / "model").glob("token*"):
+            file.unlink()
+        with pytest.raises(UsageError, match=r"model_name_or_path=.* has no tokenizer. Save one there: AutoTokenizer"):
+            check_run(HTPOConfig("out", use_cpu=True, bf16=False), saved, needs_answer, None)
+        (tmp_path / "own.jsonl").write_text('{"problem": "1", "solution": "1"}')
+        with pytest.raises(SystemExit):
+            main(["--model", saved, "--benchmarks", str(tmp_path / "own.jsonl"), "--chat", "false"])
+        assert "has no tokenizer. Save one there" in capsys.readouterr().err
+
+    def test_a_configuration_that_contradicts_itself(self, saved, tmp_path):
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+        with pytest.raises(UsageError, match=r"(?s)cannot be loaded: .*num_hidden_layers"):
+            check_model(saved)
+
 
 @pytest.mark.parametrize(("given", "kept"), [("false", None), ("False", None), ("TRUE", True), (False, False)])
 def test_resume_from_checkpoint_is_a_bool_where_it_is_written_as_one(make_config, given, kept):
     assert make_config(resume_from_checkpoint=given).resume_from_checkpoint is kept
+
+
+def test_a_model_by_its_path(make_trainer, model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    assert make_trainer(model=tmp_path / "model").model.config._name_or_path == str(tmp_path / "model")
 
 
 def test_a_process_that_sees_several_gpus(make_config, reward, model):

@@ -1,0 +1,52 @@
+"""Options of `htpo train` that say nothing without each other, or contradict each other."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..utils import UsageError
+
+
+def check_adapter_options(model: Any, tokens: Sequence[str]) -> None:
+    """Refuse options of LoRA without `use_peft`, unless that is switched off in so many words, as of a recipe."""
+    if model.use_peft or any(token.replace("-", "_").startswith("__use_peft") for token in tokens):
+        return
+    plain = type(model)()
+    for name in (field.name for field in fields(model)):
+        value = getattr(model, name)
+        if name.startswith(("lora_", "use_rslora", "use_dora")) and value != getattr(plain, name):
+            raise UsageError(
+                f"{name}={value!r} has no effect without use_peft: all parameters would be trained. Set "
+                f"use_peft=True, or leave {name} out."
+            )
+
+
+def check_quantization(model: Any) -> None:
+    """Refuse to train the quantized weights themselves, which transformers does after it has loaded them."""
+    bits = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None
+    if bits and not model.use_peft and not Path(model.model_name_or_path, "adapter_config.json").is_file():
+        raise UsageError(f"{bits}=True: quantized weights cannot be trained. Set use_peft=True, to train an adapter.")
+
+
+def check_evaluation(script: Any, args: Any) -> None:
+    """Refuse an evaluation without data or steps, and data without an evaluation."""
+    names, size = script.eval_benchmarks or [], script.test_split_size
+    if "test" in names and size is None:
+        raise UsageError("eval_benchmarks: 'test' is what test_split_size holds out: set it, e.g. to 0.05.")
+    if script.dataset_streaming and size is not None:
+        raise UsageError(f"test_split_size={size} takes the data as a whole: set dataset_streaming=False.")
+    if names and args.eval_steps is None:
+        raise UsageError("eval_benchmarks need eval_steps, the steps between two evaluations: set it, e.g. to 50.")
+    if args.eval_strategy != "no" and size is None and not (script.dataset_test_split or names):
+        raise UsageError(
+            f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
+            "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
+        )
+    if size is not None and args.eval_strategy == "no" and "test" not in names:
+        raise UsageError(
+            f"test_split_size={size} holds data out, and nothing is evaluated on it. Add 'test' to eval_benchmarks, "
+            "or set eval_strategy to 'steps', or leave test_split_size out."
+        )
+    if args.eval_on_start and args.eval_strategy == "no":
+        raise UsageError("eval_on_start=True needs eval_strategy='steps' or 'epoch', and data for it.")
