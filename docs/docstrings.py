@@ -116,7 +116,7 @@ def process_signature(app: Sphinx, what: str, name: str, obj: object, *_) -> tup
     """Of a configuration class: its own fields, not the 300 of TRL below it; of a protocol, none."""
     if getattr(obj, "_is_protocol", False):
         return "", None
-    if not (inspect.isclass(obj) and dataclasses.is_dataclass(obj) and dataclasses.is_dataclass(obj.__base__)):
+    if not (inspect.isclass(obj) and any(map(dataclasses.is_dataclass, obj.__mro__[1:]))):
         return None
     fields = [field for field in dataclasses.fields(obj) if field.name in obj.__annotations__]
     made = {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}

@@ -188,6 +188,10 @@ def check_writable(option: str, directory: str | Path) -> None:
     """Raise a [`UsageError`] where output cannot go to a directory, which may still have to be made."""
     if not str(directory):
         raise UsageError(f"{option} is empty. Name a directory.")
+    if re.match(r"~|\$\{?\w", str(directory)):  # of a recipe, or behind an `=`
+        raise UsageError(
+            f"{option}={str(directory)!r}: no shell has put in what {directory!s:.1} stands for. Write it out."
+        )
     path = Path(directory).absolute()
     there = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not there.is_dir():

@@ -50,7 +50,9 @@ class Train(Command):
     titles = htpo.TITLES
 
     def arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dry_run", "--dry-run", action="store_true")
+        # As the switches of transformers' parser, which take a value too.
+        switch = {"nargs": "?", "const": "true", "default": "false", "type": str.lower, "choices": ("true", "false")}
+        parser.add_argument("--dry_run", "--dry-run", **switch)  # type: ignore[arg-type]
 
     def run(self, args: Namespace) -> None:
         from .launch import launch, launch_arguments, parallelism
@@ -58,7 +60,7 @@ class Train(Command):
         arguments = htpo.read_options(args.options)
         accelerate = launch_arguments(arguments.launch, args.options)
         spread = parallelism(accelerate)
-        if not args.dry_run:
+        if args.dry_run == "false":
             launch(accelerate)
             return
         from .plan import plan_run

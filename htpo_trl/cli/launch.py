@@ -87,6 +87,11 @@ def parallelism(accelerate: Namespace) -> Parallelism:
 
 def launch(accelerate: Namespace) -> None:
     """Run the script, and exit with the code of the process that failed first."""
+    if (accelerate.num_machines or 1) > 1 and not accelerate.main_process_ip:
+        raise UsageError(
+            f"num_machines={accelerate.num_machines}: set main_process_ip and main_process_port, those of the machine "
+            "of rank 0, on all machines."
+        )
     # DeepSpeed compiles operators by ninja, which lies beside an interpreter whose environment may not be active.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # After Ctrl-C or SIGTERM torch kills workers in 30 s, be it in the middle of a step (torch from 2.9).

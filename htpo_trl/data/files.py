@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.strip():
                 place = f"{path}, line {number}"
                 try:
-                    row = json.loads(str(line, "utf-8-sig"))
+                    row = json.loads(str(line, "utf-8-sig"), object_pairs_hook=_of_pairs)
                 except ValueError as error:  # of JSON or of UTF-8
-                    raise UsageError(f"{place}: broken JSON, {error}.") from None
+                    raise UsageError(f"{place}: broken JSON, {error}.{_mend(error)}") from None
                 if not isinstance(row, dict):
                     raise UsageError(f"{place}: expected an object in braces, found {row!r:.60}.")
                 yield place, row
@@ -48,11 +49,26 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise UsageError(
                         f"{place}: {len(fields)} fields where the header has {len(header)}. Quote fields with commas."
                     )
+                if not header and len({*fields}) < len(fields):
+                    raise UsageError(f"{place}: two columns have one name: {', '.join(fields)}. Rename one.")
+                if not header and len(fields) == 1 and (mark := re.search(r"[;\t]", fields[0])):
+                    raise UsageError(f"{place}: fields are separated by {mark[0]!r}. Save it with commas.")
                 if header and fields:
                     yield place, dict(zip(header, fields, strict=True))
                 header, place = header or fields, f"{path}, line {reader.line_num + 1}"
         except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"{place}: broken CSV, {error}.") from None
+            raise UsageError(f"{place}: broken CSV, {error}.{_mend(error)}") from None
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"of {', '.join(key for key, _ in pairs)} one is given twice")
+    return found
+
+
+def _mend(error: Exception) -> str:
+    return " Save it in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
 
 
 def _parquet(path: Path) -> Iterator[Row]:

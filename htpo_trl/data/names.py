@@ -112,13 +112,15 @@ def load(
         rows = generate(name, **task_options)
     elif path:
         if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
+            _tell_unused(name, prompts)
             found = [row for _, row in rows_of(path)]
             own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
-            return Dataset.from_dict({column: [row.get(column) for row in found] for column in own})
+            return Dataset.from_dict({column: _of_one_type(path, found, column) for column in own})
         rows = rows_of(path)
     else:
         found = _from_hub(spec, streaming)
         if streaming or (as_it_is and "prompt" in found.column_names):
+            _tell_unused(name, prompts)
             return found
         if {spec.problem, spec.solution} <= {*found.column_names}:  # otherwise row 1 says which there are
             found = found.select_columns([spec.problem, spec.solution])
@@ -252,6 +254,31 @@ def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], st
         return read(row[column])
     except ValueError as error:
         raise UsageError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
+
+
+def _tell_unused(name: str, prompts: PromptArguments) -> None:
+    plain = PromptArguments()
+    unused = [each for each in ("template", "system_prompt") if getattr(prompts, each) != getattr(plain, each)]
+    if unused:
+        _logger.warning(
+            "%s has the column 'prompt' and is taken as it is, without %s. To make prompts of another column, name it "
+            "by problem_column.",
+            *(name, " and ".join(unused)),
+        )
+
+
+def _of_one_type(path: str | Path, rows: Sequence[dict[str, Any]], column: str) -> list[Any]:
+    """A column of rows that are taken as they are: Arrow tells of two types neither file nor column."""
+    import pyarrow
+
+    values = [row.get(column) for row in rows]
+    try:
+        pyarrow.array(values)
+    except pyarrow.ArrowException as error:
+        raise UsageError(
+            f"{path}, column {column!r}: the values are not of one type: {error}. Mend the file."
+        ) from None
+    return values
 
 
 def _columns(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> dict[str, Any]:

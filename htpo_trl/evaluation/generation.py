@@ -25,6 +25,10 @@ from .sampling import Sampling
 from .weights import digest_of_files, digest_of_parameters
 
 
+#: What weights can be loaded in: as they were saved, or one of these; TRL's choices.
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
 class Generation(NamedTuple):
     """One sample of a model."""
 
@@ -70,8 +74,8 @@ def load_generator(
     """
     if backend not in ("auto", "vllm", "transformers"):
         raise UsageError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UsageError(f"dtype={dtype!r} is no type of torch: 'auto', 'bfloat16', 'float16', 'float32', ...")
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
     if isinstance(model, tuple):
         return TransformersGenerator(*model)
     if not isinstance(model, str | Path):

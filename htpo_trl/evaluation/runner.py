@@ -70,8 +70,16 @@ def evaluate(
         OutputError: if another process writes there.
         WriteError: where a result cannot be written; those that were stay.
     """
+    # What can fail does so before the work.
+    if not isinstance(benchmarks, Mapping):
+        raise UsageError(
+            f"benchmarks is a `{type(benchmarks).__name__}`, and must map names to problems, as in "
+            '{"aime24": htpo_trl.data.load("aime24")}.'
+        )
+    if judge is not None and not callable(judge):
+        raise UsageError(f"judge={judge!r} is not a function. Pass one, such as htpo_trl.rewards.last_number_reward.")
     sampling = sampling or Sampling()
-    results.check_ks(sampling.num_samples, ks)  # what can fail does so before the work
+    results.check_ks(sampling.num_samples, ks)
     generator = load_generator(model)
     weights = getattr(generator, "weights", None)
     directory = Path(output_dir)

@@ -5,6 +5,7 @@ accelerate's launcher. No torch, no configuration object: nothing here initialis
 
 import json
 import os
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -168,6 +169,8 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
     def place(name: str, tokens: list[str], where: object) -> None:
         if name not in flags and name not in launch_flags:
             raise UsageError(f"{where}: {name!r} is not an option. {nearest(name, [*flags, *launch_flags])}".rstrip())
+        if name in flags and not flags[name].takes_several:
+            _check_one(name, tokens, where)
         (script if name in flags else launch).extend(tokens)
 
     starts = [i for i, token in enumerate(argv) if token.startswith("--")]
@@ -176,13 +179,15 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
     spans = [argv[start:end] for start, end in pairwise([*starts, len(argv)])]
     options = [(span[0][2:].partition("=")[0].replace("-", "_"), [*span]) for span in spans]
     for tokens in [tokens for name, tokens in options if name == "config"]:
-        values = [value for value in (tokens[0].partition("=")[2], *tokens[1:]) if value]
-        if len(values) != 1:
-            raise UsageError("command line: --config takes one value.")
+        values = _check_one("config", tokens, "command line")
+        if not values:
+            raise UsageError("command line: --config takes one value, a recipe.")
         path, recipe, variables = load_recipe(values[0])
         env |= variables
         for name, value in recipe.items():
             items = value if isinstance(value, list) else [value]
+            if name in flags:
+                _check_kind(name, items, flags[name].type, path)
             if name in flags and any(item is None or isinstance(item, dict) for item in items):
                 defaults[name] = value  # some versions of TRL take no mapping as a flag
             else:
@@ -196,11 +201,50 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
     return found
 
 
+def _check_one(name: str, tokens: Sequence[str], where: object) -> list[str]:
+    """The value of an option that takes one, if it has one."""
+    values = [value for value in (tokens[0].partition("=")[2], *tokens[1:]) if value]
+    if len(values) > 1:
+        raise UsageError(
+            f"{where}: --{name} takes one value, and {values[0]!r} is followed by {values[1]!r}. Give one; options "
+            "begin with --."
+        )
+    return values
+
+
+def _check_kind(name: str, items: Sequence[Any], kind: str, path: Path) -> None:
+    """Refuse what YAML makes of an option with a value of another kind: nothing, a mapping, or a bool of `no`."""
+    for item in items:
+        if item is None and not re.search("None|Optional|Any", kind):
+            raise UsageError(f"{path}: {name} is empty. Give it a value, or leave the line out.")
+        if isinstance(item, dict) and not re.search("dict|Any", kind):
+            raise UsageError(f"{path}: {name}={item!r} must be a value, or a list of some, not a mapping.")
+        if isinstance(item, bool) and name != "resume_from_checkpoint" and not re.search("bool|Any", kind):
+            raise UsageError(
+                f"{path}: {name} is no switch, and YAML reads no, off, yes and on as one. Put the value in quotes."
+            )
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Of a key that is given twice, YAML's own loader takes the last in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"line {line}: {key.value!r} is given in line {lines[key.value]} too")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(name: str) -> tuple[Path, dict[str, Any], dict[str, str]]:
     """A recipe of the package by name, or a YAML file: its path, its options, and the environment it asks for."""
     path = find(name, RECIPES, "recipe")
     try:
-        options = yaml.safe_load(path.read_text())
+        options = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not in UTF-8: {error}. Save it in UTF-8.") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}.") from None
     if not isinstance(options, dict) or not all(isinstance(option, str) for option in options):

@@ -25,6 +25,11 @@ class Flag(NamedTuple):
         """Whether there is a `--no_` form too."""
         return self.default == "True" and "bool" in self.type
 
+    @property
+    def takes_several(self) -> bool:
+        """Whether it takes more than one value."""
+        return "list" in self.type.lower()
+
 
 def flags_of(classes: Iterable[str]) -> dict[str, Flag]:
     """Name → flag of dataclasses, given by their dotted paths, subclasses before their bases."""

@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils import UsageError, check_writable, nearest
 from . import checkpoint, settings
+from .prompts import check_prompt_values
 
 
 #: What TRL gives every reward function, beside the columns of the data.
@@ -99,6 +100,7 @@ def check_run(
         return
     if not has_own_rollouts:
         check_columns(functions, dataset)
+        check_prompt_values(dataset)
     # With a model that is loaded, few prompts are told when it trains: perhaps it is evaluated alone.
     if isinstance(model, str) or not isinstance(dataset, Sized):
         check_prompts(args, dataset)

@@ -76,3 +76,27 @@ def example_key(example: dict[str, Any]) -> str:
 def prompt_key(prompt: Any) -> str:
     """What makes two prompts, text or conversations, the same; pictures count by their content."""
     return json.dumps(prompt, sort_keys=True, default=content_digest)
+
+
+def check_prompt_values(dataset: Any) -> None:
+    """Refuse a row whose prompt is neither text nor a conversation; of a stream, the first row alone is looked at."""
+    if isinstance(dataset, Sized):
+        batches: Any = dataset.select_columns("prompt").with_format("arrow").iter(1000)  # type: ignore[attr-defined]
+        prompts = (prompt for batch in batches for prompt in batch["prompt"].to_pylist())
+    else:
+        prompts = (row["prompt"] for row in itertools.islice(dataset, 1))
+    for number, prompt in enumerate(prompts, 1):
+        if not (isinstance(prompt, str) or _is_conversation(prompt)):
+            raise UsageError(
+                f"The data, row {number}: prompt={prompt!r:.80} must be a text, or a list of messages, each with role "
+                "and content. Correct or remove it."
+            )
+
+
+def _is_conversation(prompt: Any) -> bool:
+    said = {"content", "tool_calls"}
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(isinstance(message, dict) and message.get("role") and said & {*message} for message in prompt)
+    )

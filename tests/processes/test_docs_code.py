@@ -17,6 +17,7 @@ from unittest.mock import patch
 import datasets
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from transformers import TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer, objective
 from htpo_trl.cli.launch import launch_arguments
@@ -73,9 +74,16 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
 
 def halfway(model, data):
     """A trainer with a step behind it, a checkpoint, and another step to go."""
+
+    class StopAfterOne(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
     trainer = HTPOTrainer(model, math_reward, HTPOConfig("runs/halfway", save_steps=1), train_dataset=data)
-    trainer.train()
     trainer.args.max_steps = 2
+    trainer.add_callback(StopAfterOne())
+    trainer.train()
+    trainer.remove_callback(StopAfterOne)
     return trainer
 
 
@@ -145,7 +153,7 @@ def test_commands_are_known(document):
         for line in block.replace("\\\n", " ").splitlines():
             command = re.sub(r"\s+#.*|^#.*", "", line).strip()
             if not command or re.match(
-                r"(\.venv/bin/)?htpo |(accelerate|torchrun) .* -m htpo_trl\.scripts\.htpo ", command
+                r"(\.venv/bin/|srun )?htpo |(accelerate|torchrun) .* -m htpo_trl\.scripts\.htpo ", command
             ):
                 continue
             matches = {pattern: re.fullmatch(pattern, command) for pattern in COMMANDS}

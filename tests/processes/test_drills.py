@@ -270,7 +270,7 @@ class TestRewardFunctions:
         trainer = make_trainer(reward_funcs=Demanding(), train_dataset=data, steps_per_generation=1)
         with pytest.raises(OSError, match="disk full") as raised:
             trainer.train()
-        assert isinstance(raised.value.__context__, KeyError)
+        assert isinstance(raised.value.__cause__.__context__, KeyError)
 
 
 class TestFullDisk:

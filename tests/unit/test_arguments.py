@@ -56,6 +56,8 @@ def test_flags_are_those_of_the_parser(script, parser):
         default = made[name]() if defaults[name] is dataclasses.MISSING else defaults[name]
         if flag.default != "default_optim":
             assert ast.literal_eval(flag.default) == default
+        assert default is not None or "None" in flag.type or "Optional" in flag.type
+        assert flag.takes_several or actions[name].nargs not in ("+", "*")
         assert flag.is_true_by_default == any(f"--no_{name}" in a.option_strings for a in parser._actions)
 
 
@@ -96,6 +98,8 @@ class TestArguments:
             (["--config", "smolm2-135m-cpu"], "Did you mean 'smollm2-135m-cpu'?"),
             (["--config"], "--config takes one value"),
             (["recipe.yaml"], "'recipe.yaml' stands before any option"),
+            (["--config", "laptop", "-seed", "1"], "--config takes one value, and 'laptop' is followed by '-seed'"),
+            (["--learning_rate", "1e-6", "2e-6"], "--learning_rate takes one value, and '1e-6' is followed by"),
         ],
     )
     def test_mistakes(self, argv, message):
@@ -111,12 +115,35 @@ class TestArguments:
             ("env: HF_HOME", "must map environment variables"),
             ("objektive: dapo", "Did you mean 'objective'"),
             ("datasets: [{path: gsm8k}]", "'datasets' is not an option"),
+            ("learning_rate: [1, 2]", "--learning_rate takes one value, and '1' is followed by '2'"),
+            ("seed: 1\nseed: 2", "is not YAML: line 2: 'seed' is given in line 1 too"),
+            ("env: {A: 1, A: 2}", "is not YAML: line 1: 'A' is given in line 1 too"),
+            ("optim:", "optim is empty. Give it a value, or leave the line out"),
+            ("reward_funcs: {math_reward: 1}", "reward_funcs={'math_reward': 1} must be a value, or a list of some"),
+            ("save_strategy: no", "save_strategy is no switch, and YAML reads no, .* Put the value in quotes"),
         ],
     )
     def test_broken_recipes(self, tmp_path, text, message):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(UsageError, match=f"(?s){message}"):
             self.read("--config", str(tmp_path / "r.yaml"))
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+    def test_a_recipe_in_another_encoding(self, tmp_path, encoding):
+        (tmp_path / "r.yaml").write_text("run_name: été", encoding=encoding)
+        with pytest.raises(UsageError, match=r"r\.yaml is not in UTF-8: .*Save it in UTF-8\."):
+            self.read("--config", str(tmp_path / "r.yaml"))
+
+    def test_what_a_recipe_may_hold(self, tmp_path):
+        """Merged keys, a bool for a path, several values, nothing where nothing is a value."""
+        text = "env: &a {A: 1}\nmodel_init_kwargs: {<<: *a, A: 2}\nresume_from_checkpoint: true\n"
+        (tmp_path / "r.yaml").write_text(f"{text}lora_target_modules: [a, b]\ndelta:\nreport_to: [wandb, trackio]")
+        found = self.read("--config", str(tmp_path / "r.yaml"))
+        assert found.defaults == {"model_init_kwargs": {"A": 2}, "delta": None}
+        assert found.script == shlex.split(
+            "--resume_from_checkpoint=True --lora_target_modules a b --report_to wandb trackio"
+        )
+        assert found.env == {"A": "1"}
 
     def test_wrong_types_in_a_recipe(self, tmp_path):
         (tmp_path / "r.yaml").write_text("num_generations: many")

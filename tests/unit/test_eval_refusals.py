@@ -52,6 +52,10 @@ def refusal(here, monkeypatch, capsys):
         (["--output_dir", ""], "output_dir is empty. Name a directory."),
         (["--output_dir", "recipe.yaml"], "output_dir='recipe.yaml': "),
         (["--output_dir", "recipe.yaml/results"], "output_dir='recipe.yaml/results': "),
+        (
+            ["--output_dir", "~/results"],
+            "output_dir='~/results': no shell has put in what ~ stands for. Write it out.",
+        ),
         (["--against", "absent"], "against='absent': there is no absent/sums.jsonl."),
         (["--model", "absent"], "model='absent' is no directory here, nor in the Hub's cache"),
         (["--model", "nothing"], "model='nothing' is no directory of a model: it has no config.json."),
@@ -60,6 +64,7 @@ def refusal(here, monkeypatch, capsys):
         (["--no_chat", "--benchmarks", "prompts.jsonl"], "has no column 'solution', only prompt"),
         (["--no_chat", "--backend", "vlm"], "backend='vlm' is none of"),
         (["--no_chat", "--backend", "vllm"], "backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'"),
+        (["--no_chat", "--dtype", "fp32"], "dtype='fp32' is none of auto, bfloat16, float16, float32."),
         (["--temperature", "nan"], "temperature=nan must be finite and at least 0."),
         (["--temperature", "0"], "temperature=0 decodes greedily"),
         (["--max_new_tokens", "0"], "max_new_tokens=0 must be at least 1."),

@@ -14,6 +14,7 @@ from htpo_trl.data.countdown import countdown_reward, problems
 from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
 from htpo_trl.evaluation.generation import _SeededSampler, load_generator
+from htpo_trl.utils import UsageError
 
 from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit, rows_of, summary_of
 from ..tiny import even_digits
@@ -397,3 +398,16 @@ def test_impossible_evaluations_are_refused(run, model, tmp_path):
             run(**options)
     with pytest.raises(ValueError, match="names files"):
         evaluate((model, build_tokenizer()), {"a/b": PROBLEMS}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "judge", "message"),
+    [
+        ("aime24", None, "benchmarks is a `str`, and must map names to problems"),
+        ([{"prompt": "1", "solution": "1"}], None, "benchmarks is a `list`, and must map names to problems"),
+        ({}, "math_reward", "judge='math_reward' is not a function"),
+    ],
+)
+def test_arguments_of_other_types_are_told_before_the_model_is_loaded(tmp_path, benchmarks, judge, message):
+    with pytest.raises(UsageError, match=message):
+        evaluate(str(tmp_path / "absent"), benchmarks, tmp_path, judge=judge)

@@ -245,6 +245,9 @@ class TestParallelism:
             launch_arguments(["--num_processes", "two"])
         with pytest.raises(ValueError, match="You can only use one of"):
             parallelism(launch_arguments(["--use_deepspeed", "--multi_gpu"]))
+        for option in ("num_processes", "num_machines"):
+            with pytest.raises(UsageError, match=f"{option}=0 must be at least 1"):
+                parallelism(launch_arguments([f"--{option}", "0"]))
 
 
 def test_packaged_configurations_are_accelerates():

@@ -79,6 +79,10 @@ OPTIONS = [
     ),
     (["--per_device_train_batch_size", "512"], "63 problems are fewer than the 64 prompts"),
     (["--problem_column", "question"], "no column 'question', only 'prompt'"),
+    (["--dataset_name", "numbers.jsonl"], "The data, row 1: prompt=0 must be a text, or a list of messages"),
+    (["--dataset_name", "gap.jsonl"], "The data, row 7: prompt=None must be a text, or a list of messages"),
+    (["--dataset_name", "texts.jsonl"], "each with role and content. Correct or remove it."),
+    (["--dataset_name", "mixed.jsonl"], "mixed.jsonl, column 'prompt': the values are not of one type: "),
     (["--dataset_options", "{"], "is not JSON"),
     (["--dataset_options", "[1]"], "dataset_options=[1] must map options to values."),
     (["--dataset_name", "countdown", "--dataset_options", '{"size": 3}'], "are not those of countdown"),
@@ -93,6 +97,7 @@ OPTIONS = [
     (["--resume_from_checkpoint", "true"], "there is no complete checkpoint in out"),
     (["--resume_from_checkpoint", "out/checkpoint-9"], "out/checkpoint-9"),
     (["--output_dir", ""], "output_dir is empty."),
+    (["--output_dir", "${SCRATCH}/run"], "output_dir='${SCRATCH}/run': no shell has put in what $ stands for."),
     (["--output_dir", "prompts.jsonl"], "output_dir='prompts.jsonl': "),
     (["--output_dir", "prompts.jsonl/run"], "output_dir='prompts.jsonl/run': "),
     # The tokenizer has no chat template.
@@ -111,6 +116,10 @@ def here(place):
         "untitled.jsonl": '{"text": "1"}',
         "chat.jsonl": "\n".join([json.dumps({"prompt": message})] * 64),
         "own.jsonl": "\n".join(json.dumps({"problem": f"{i} + 1", "solution": str(i + 1)}) for i in range(64)),
+        "numbers.jsonl": "\n".join(json.dumps({"prompt": i}) for i in range(64)),
+        "gap.jsonl": "\n".join(json.dumps({"prompt": None if i == 6 else str(i)}) for i in range(64)),
+        "texts.jsonl": "\n".join([json.dumps({"prompt": [{"role": "user", "text": "1"}]})] * 64),
+        "mixed.jsonl": "\n".join(json.dumps({"prompt": message if i == 6 else str(i)}) for i in range(64)),
         "weightless/config.json": (place / "model" / "config.json").read_text(),
         "objects.py": "import functools, judge\n\npartial = functools.partial(judge.even_digits, scale=1)\n\n\n"
         "class Each:\n    def __call__(self, completions, **kwargs):\n        return [1.0] * len(completions)\n\n\n"

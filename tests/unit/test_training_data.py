@@ -1,11 +1,12 @@
 """What is trained on and what is evaluated on: they have no problem in common."""
 
 import json
+import re
 
 import pytest
 from datasets import Dataset
 
-from htpo_trl.data import check_disjoint, exclude, split
+from htpo_trl.data import check_disjoint, exclude, load, split
 from htpo_trl.data.countdown import problems
 from htpo_trl.data.names import evaluation_problems, result_names
 from htpo_trl.data.prompts import PromptArguments
@@ -134,3 +135,36 @@ def test_data_in_trls_format_is_compared_by_its_prompts():
         check_disjoint({"a": plain, "b": train})
     with pytest.raises(ValueError, match=r"No column 'problem' or 'prompt' is in all of"):
         split(train.add_column("image", [None] * 100), {"train": 0.5, "test": 0.5})  # the text may be the same for all
+
+
+def test_what_is_not_used_of_prompts_that_are_taken_as_they_are(tmp_path, caplog):
+    (tmp_path / "own.jsonl").write_text('{"prompt": "1", "question": "2", "answer": "3"}')
+    path = str(tmp_path / "own.jsonl")
+    load(path, chat=False)
+    load(path, template="answer", problem_column="question", solution_column="answer")
+    assert caplog.messages == []
+    assert load(path, template="answer", system_prompt="Be brief.")["prompt"][:] == ["1"]
+    assert caplog.messages == [
+        f"{path} has the column 'prompt' and is taken as it is, without template and system_prompt. To make "
+        "prompts of another column, name it by problem_column."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("own.csv", b"problem;solution\nP;1\n", ", line 1: fields are separated by ';'. Save it with commas."),
+        ("own.csv", b"problem,problem,solution\n", ", line 1: two columns have one name: problem, problem, solution."),
+        ("own.csv", "problem,solution".encode("utf-16"), ", line 1: broken CSV, 'utf-8' codec can't decode"),
+        (
+            "own.jsonl",
+            b'{"prompt": "1", "prompt": "2"}',
+            ", line 1: broken JSON, of prompt, prompt one is given twice.",
+        ),
+    ],
+)
+def test_files_as_other_programs_write_them(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path / name}{message}")) as raised:
+        load(tmp_path / name)
+    assert ("Save it in UTF-8." in str(raised.value)) == ("codec" in message)
