@@ -45,6 +45,7 @@ def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
         parts = [str(error), *getattr(error, "__notes__", [])]
         text = " ".join(line.strip() for part in parts for line in part.splitlines())
         text = redact_text(text).replace("resume_from_checkpoint=True", "--resume_from_checkpoint true")
+        text = text.replace("as `model`", "as --model_name_or_path, with another output_dir")
         rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         if not rank or _is_first_to_tell(text):
             print(f"{command}{rank}: {text}", file=sys.stderr, flush=True)

@@ -211,6 +211,7 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
         directory = str(self.state.best_model_checkpoint)
         if not Path(directory).is_dir():
             warnings.warn(f"The best checkpoint, {directory}, is gone: the last weights are kept.", stacklevel=2)
+            self.state.best_model_checkpoint = None  # the caller compares others with it
             return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()

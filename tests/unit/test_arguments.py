@@ -27,6 +27,7 @@ from htpo_trl.scripts.arguments import (
     set_environment,
 )
 from htpo_trl.scripts.flags import flags_of
+from htpo_trl.training.checkpoint import MEND
 
 from ..markdown import DOCUMENTS, blocks
 from ..place import ARGUMENTS
@@ -166,6 +167,15 @@ class TestFailures:
         with pytest.raises(SystemExit) as ended, mendable("htpo train", OSError):
             raise OSError("no such\n  model")
         assert (ended.value.code, capsys.readouterr().err) == (2, "htpo train: no such model\n")
+
+    def test_options_as_flags(self, capsys):
+        with pytest.raises(SystemExit), mendable("htpo train"):
+            raise UsageError(MEND)
+        assert capsys.readouterr().err == (
+            "htpo train: Resume from another checkpoint (--resume_from_checkpoint true takes the last complete one), "
+            "or start from the weights of this one alone by passing its directory as --model_name_or_path, with "
+            "another output_dir.\n"
+        )
 
     def test_what_an_error_notes_is_told_too(self, capsys):
         """That a checkpoint was saved, for one."""

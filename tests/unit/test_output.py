@@ -202,6 +202,7 @@ def test_links_to_checkpoints(tmp_path):
     """As after a checkpoint was moved to a larger disk, or as `latest`."""
     for directory in ("run/checkpoint-3", "disk/checkpoint-5"):
         (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "run" / "settings.json").write_text(SETTINGS)
     (tmp_path / "run" / "checkpoint-5").symlink_to(tmp_path / "disk" / "checkpoint-5")
     (tmp_path / "latest").symlink_to(tmp_path / "run" / "checkpoint-3")
     for checkpoint in ("run/checkpoint-5", "latest"):

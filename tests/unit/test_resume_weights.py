@@ -111,6 +111,7 @@ def test_the_best_model_is_the_one_that_was_saved(make_trainer, dataset, tmp_pat
             shutil.rmtree(tmp_path / "run" / "checkpoint-1", ignore_errors=True)
 
     trainer.add_callback(Delete())
+    trainer.args.save_total_limit = 1
     with pytest.warns(UserWarning, match=r"The best checkpoint, .*/run/checkpoint-1, is gone: the last weights are"):
         trainer.train()
     weights.prove(tmp_path / "run" / "checkpoint-3", 0, {"model": trainer.model})
