@@ -234,6 +234,9 @@ class TestParallelism:
         (tmp_path / "list.yaml").write_text("- a")
         with pytest.raises(UsageError, match=r"list.yaml is no configuration of accelerate"):
             launch_arguments(["--accelerate_config", str(tmp_path / "list.yaml")])
+        (tmp_path / "recipe.yaml").write_text("learning_rate: 1.0e-6")
+        with pytest.raises(UsageError, match=r"it has no distributed_type. A recipe goes to --config"):
+            launch_arguments(["--accelerate_config", str(tmp_path / "recipe.yaml")])
         with pytest.raises(UsageError, match=r"argument --num_processes.*'two'"):
             launch_arguments(["--num_processes", "two"])
         with pytest.raises(ValueError, match="You can only use one of"):
