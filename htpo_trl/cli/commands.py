@@ -116,6 +116,9 @@ class Tokens(Command):
     def run(self, args: Namespace) -> None:
         from ..tokens import print_token_map, write_token_map
 
+        if args.output and (args.terminal or Path(args.output).suffix != ".html"):
+            # It is written over what is there: not over a recipe, say.
+            raise UsageError(f"--output {args.output} must name a page, FILE.html, and goes without --terminal.")
         with mendable("htpo tokens", OSError):
             if args.terminal:
                 print_token_map(args.run, args.step, args.versus)

@@ -57,6 +57,10 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
             raise UsageError(f"{path} is not YAML: {error}.") from error
         if not isinstance(config, dict):
             raise UsageError(f"{path} is no configuration of accelerate.")
+        if "distributed_type" not in config:
+            raise UsageError(
+                f"{path} is no configuration of accelerate: it has no distributed_type. A recipe goes to --config."
+            )
     is_one_machine = (accelerate.num_machines or config.get("num_machines") or 1) == 1
     if is_one_machine and accelerate.main_process_port is None and not config.get("main_process_port"):
         accelerate.main_process_port = 0  # a free one, so that runs can share a machine

@@ -32,7 +32,7 @@ class EvalArguments(PromptArguments):
     output_dir: str | None = option(None, "Where samples go, and are found again; by default runs/evaluation/<path>.")
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(
-        None, "Reward function, by name, file.py:function or dotted path; the math verifier by default."
+        None, "Reward function, by name, file.py:function or dotted path; 'verifier', for math, by default."
     )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
@@ -85,7 +85,8 @@ def main(argv: Sequence[str]) -> None:
         check_ks(sampling.num_samples, args.ks)
         check_options(args.benchmarks, args)
         check_writable("output_dir", output_dir)
-        judge = reward_functions([args.judge], option="judge")[0] if args.judge else None
+        has_judge = args.judge not in (None, "verifier")
+        judge = reward_functions([args.judge], option="judge")[0] if has_judge else None
         benchmarks = evaluation_problems(args.benchmarks, args)
         for name, problems in benchmarks.items():
             check_columns(judge, problems.column_names, name)

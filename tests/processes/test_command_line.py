@@ -77,6 +77,11 @@ def test_the_module_is_the_command(tmp_path):
         ([], "htpo: the following arguments are required: command"),
         (["tokens"], "htpo tokens: the following arguments are required: --run"),
         (["tokens", "--run", "absent"], "htpo tokens: absent has no recorded tokens."),
+        (["tokens", "--run", "r", "--output", "recipe.yaml"], "htpo tokens: --output recipe.yaml must name a page"),
+        (
+            ["tokens", "--run", "r", "--output", "r.html", "--terminal"],
+            "htpo tokens: --output r.html must name a page",
+        ),
         (["report", "absent"], "htpo report: "),
         (["report", "run", "--outputdir", "there"], "htpo report: '--outputdir' is not an option."),
         (["demo", "--steps", "0"], "htpo demo: steps=0 must be at least 1."),

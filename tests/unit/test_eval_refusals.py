@@ -61,6 +61,7 @@ def refusal(here, monkeypatch, capsys):
         (["--model", "nothing"], "model='nothing' is no directory of a model: it has no config.json."),
         (["--judge", "judge.odd"], "judge: 'judge.odd' cannot be imported: there is no 'odd' in it."),
         (["--judge", "math_rewart"], "judge: Did you mean 'math_reward'?"),
+        (["--judge", "verifier", "--no_chat", "--dtype", "half"], "dtype='half' is none of"),  # what comes last
         (["--no_chat", "--benchmarks", "prompts.jsonl"], "has no column 'solution', only prompt"),
         (["--no_chat", "--backend", "vlm"], "backend='vlm' is none of"),
         (["--no_chat", "--backend", "vllm"], "backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'"),

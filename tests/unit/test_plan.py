@@ -29,7 +29,7 @@ def write_tasks(directory):
 
 @pytest.mark.parametrize("name", names(RECIPES))
 @pytest.mark.parametrize("objective", ["htpo", "dapo"])
-def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model):
+def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model, tokenizer):
     """Every recipe opens with its command, and all of its options hold."""
     text = load_recipe(name)[0].read_text()
     assert f"htpo train --config {name}" in text
@@ -41,6 +41,7 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model):
         write_tasks(tmp_path)
     if name == "laptop":  # whose model `htpo demo` makes
         model.save_pretrained("runs/laptop/warm_start-seed0")
+        tokenizer.save_pretrained("runs/laptop/warm_start-seed0")
     before = {*tmp_path.rglob("*")}
     arguments = read(["--config", name, "--objective", objective], htpo.TITLES, {})
     planned = plan_run(arguments, Parallelism(processes, 1, 3 if processes > 1 else 0))
@@ -241,6 +242,9 @@ class TestParallelism:
         ):
             with pytest.raises(UsageError, match=message):
                 parallelism(launch_arguments(argv))
+        (tmp_path / "recipe.yaml").write_text("learning_rate: 1.0e-6")
+        with pytest.raises(UsageError, match=r"it has no distributed_type. A recipe goes to --config"):
+            launch_arguments(["--accelerate_config", str(tmp_path / "recipe.yaml")])
         with pytest.raises(UsageError, match=r"argument --num_processes.*'two'"):
             launch_arguments(["--num_processes", "two"])
         with pytest.raises(ValueError, match="You can only use one of"):
