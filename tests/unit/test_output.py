@@ -224,6 +224,18 @@ def test_later_checkpoints_are_of_another_line(tmp_path):
         check_free(tmp_path, resume)
 
 
+def test_a_run_from_elsewhere_that_saved_nothing_does_not_start_again(tmp_path):
+    """Killed before its first checkpoint, it would start from the beginning by `auto`, and say nothing."""
+    told = json.loads(SETTINGS) | {"resumes": [{"from": "checkpoint-40", "step": 40}]}
+    (tmp_path / "settings.json").write_text(json.dumps(told))
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"went on from checkpoint-40, which is not there.* by its path again"):
+            check_free(tmp_path, "auto")
+        (tmp_path / "checkpoint-45").mkdir(exist_ok=True)
+    (tmp_path / "checkpoint-45" / SEAL).write_text("{}")
+    check_free(tmp_path, "auto")
+
+
 def test_what_is_removed(run, tmp_path):
     for path in KEPT:
         (run / path).parent.mkdir(parents=True, exist_ok=True)
