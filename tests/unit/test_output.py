@@ -58,21 +58,23 @@ def test_the_lock_ends_with_a_killed_process(tmp_path):
 
 def test_a_child_that_survives_its_parent_does_not_keep_the_lock(tmp_path):
     """Such as a loader's worker, forked within."""
-    pipe = os.pipe()
+    pipe, forked = os.pipe(), os.pipe()
 
     def hold(wait):
         with held(tmp_path, "htpo train"):
             if os.fork() == 0:
                 os.close(pipe[1])
+                os.write(forked[1], b".")
                 os.read(pipe[0], 1)
                 os._exit(0)
+            os.read(forked[0], 1)  # until it runs it has what its parent has
             wait()
 
     parent = Child(hold)
     parent.kill()
     with held(tmp_path, "htpo train"):
         pass
-    for end in pipe:
+    for end in (*pipe, *forked):
         os.close(end)
 
 
