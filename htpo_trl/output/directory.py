@@ -46,8 +46,8 @@ def check_free(
             The directory, which need not exist.
         resume_from_checkpoint (`bool` or `str`, *optional*):
             As for `htpo train`. A run that goes on, or `"auto"`, finds its own files there, but for a checkpoint that
-            is not the last, or checkpoints of which it wrote none; one that goes on from a checkpoint elsewhere needs
-            a free directory.
+            is not the last, checkpoints of which it wrote none, or none since it went on from elsewhere; one that goes
+            on from a checkpoint elsewhere needs a free directory.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether another run there is to be removed, see [`overwrite`].
         inputs (`Sequence[str]`, *optional*):
@@ -65,15 +65,8 @@ def check_free(
                 f"{name}: --overwrite_output_dir would remove the run that resume_from_checkpoint="
                 f"{str(resume_from_checkpoint)!r} goes on with. Leave one of the two out."
             )
-        if later := _later(directory, resume_from_checkpoint):
-            raise OutputError(later)
-        others = _checkpoints(directory)
-        if others and not any((path / SEAL).exists() for path in others) and not _is_of_a_run(directory / SETTINGS):
-            raise OutputError(
-                f"{name} holds checkpoints of another run ({_listed(others)}), such as GRPOTrainer's, which cannot be "
-                "gone on with and would be written over. Choose another output_dir; the directory of one of them as "
-                "model_name_or_path starts from its weights."
-            )
+        if problem := _in_the_way(directory, resume_from_checkpoint):
+            raise OutputError(problem)
         return
     run, others = _found(directory)
     if not run and (others := [path for path in others if path.parent == directory]):
@@ -134,8 +127,8 @@ def one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
 def _warn_of_checkpoints(directory: Path, resume_from_checkpoint: Any) -> None:
     others = _checkpoints(directory)
     if _goes_on(directory, resume_from_checkpoint):
-        if later := _later(directory, resume_from_checkpoint):
-            warnings.warn(later, stacklevel=4)
+        if problem := _in_the_way(directory, resume_from_checkpoint):
+            warnings.warn(problem, stacklevel=4)
     elif others:
         warnings.warn(
             f"{directory} holds checkpoints of another run ({_listed(others)}): resume_from_checkpoint=True would "
@@ -144,17 +137,30 @@ def _warn_of_checkpoints(directory: Path, resume_from_checkpoint: Any) -> None:
         )
 
 
-def _later(directory: Path, checkpoint: Any) -> str:
-    """What is to be said of a run that goes on from a checkpoint which is not the last; else nothing."""
+def _in_the_way(directory: Path, checkpoint: Any) -> str:
+    """What keeps a run from going on in its directory without loss, with the mend; nothing where all is well."""
+    others, run = _checkpoints(directory), _settings(directory / SETTINGS)
+    complete = [path for path in others if (path / SEAL).exists()]
+    if others and not complete and not run:
+        return (
+            f"{directory} holds checkpoints of another run ({_listed(others)}), such as GRPOTrainer's, which cannot "
+            "be gone on with and would be written over. Choose another output_dir, or start from the weights of one "
+            "of them alone by passing its directory as `model`."
+        )
+    if not complete and (resumes := run.get("resumes")):
+        return (
+            f"{directory} holds a run that went on from {resumes[-1]['from']}, which is not there, and has no "
+            "complete checkpoint since: it would start from the beginning. Name that checkpoint by its path again, "
+            "with another output_dir."
+        )
     step = Path(str(checkpoint)).resolve().name.removeprefix("checkpoint-")
-    complete = [path for path in _checkpoints(directory) if (path / SEAL).exists()]
-    later = [path for path in complete if step.isdigit() and int(path.name[11:]) > int(step)]
-    if not later:
-        return ""
-    return (
-        f"{directory} holds later checkpoints than {checkpoint} ({_listed(later)}): the next resume_from_checkpoint="
-        "True would take one of them for this run's. Move them away, or use another output_dir."
-    )
+    if later := [path for path in complete if step.isdigit() and int(path.name[11:]) > int(step)]:
+        return (
+            f"{directory} holds later checkpoints than {checkpoint} ({_listed(later)}): the next "
+            "resume_from_checkpoint=True would take one of them for this run's. Move them away, or use another "
+            "output_dir."
+        )
+    return ""
 
 
 def _checkpoints(directory: Path) -> list[Path]:
@@ -177,15 +183,16 @@ def _found(directory: Path) -> tuple[list[Path], list[Path]]:
     run = [path for path in run if not path.name.startswith("checkpoint-") or path.name[11:].isdigit()]
     settings = directory / SETTINGS
     if settings.exists():
-        (run if _is_of_a_run(settings) else others).append(settings)
+        (run if _settings(settings) else others).append(settings)
     return run, others
 
 
-def _is_of_a_run(settings: Path) -> bool:
-    """Editors have a `settings.json`, too."""
-    with suppress(OSError, ValueError), settings.open("rb") as file:
-        return "versions" in json.loads(file.read(2**24))
-    return False
+def _settings(path: Path) -> dict[str, Any]:
+    """Of a run, or nothing: editors have a `settings.json`, too."""
+    with suppress(OSError, ValueError), path.open("rb") as file:
+        content = json.loads(file.read(2**24))
+        return content if isinstance(content, dict) and "versions" in content else {}
+    return {}
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -58,21 +58,23 @@ def test_the_lock_ends_with_a_killed_process(tmp_path):
 
 def test_a_child_that_survives_its_parent_does_not_keep_the_lock(tmp_path):
     """Such as a loader's worker, forked within."""
-    pipe = os.pipe()
+    pipe, forked = os.pipe(), os.pipe()
 
     def hold(wait):
         with held(tmp_path, "htpo train"):
             if os.fork() == 0:
                 os.close(pipe[1])
+                os.write(forked[1], b".")
                 os.read(pipe[0], 1)
                 os._exit(0)
+            os.read(forked[0], 1)  # until it runs it has what its parent has
             wait()
 
     parent = Child(hold)
     parent.kill()
     with held(tmp_path, "htpo train"):
         pass
-    for end in pipe:
+    for end in (*pipe, *forked):
         os.close(end)
 
 
@@ -222,6 +224,18 @@ def test_later_checkpoints_are_of_another_line(tmp_path):
             check_free(tmp_path, f"{tmp_path}/{checkpoint}")
     for resume in ("auto", True, str(tmp_path / "checkpoint-10")):
         check_free(tmp_path, resume)
+
+
+def test_a_run_from_elsewhere_that_saved_nothing_does_not_start_again(tmp_path):
+    """Killed before its first checkpoint, it would start from the beginning by `auto`, and say nothing."""
+    told = json.loads(SETTINGS) | {"resumes": [{"from": "checkpoint-40", "step": 40}]}
+    (tmp_path / "settings.json").write_text(json.dumps(told))
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"went on from checkpoint-40, which is not there.* by its path again"):
+            check_free(tmp_path, "auto")
+        (tmp_path / "checkpoint-45").mkdir(exist_ok=True)
+    (tmp_path / "checkpoint-45" / SEAL).write_text("{}")
+    check_free(tmp_path, "auto")
 
 
 def test_what_is_removed(run, tmp_path):
