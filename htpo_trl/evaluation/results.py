@@ -129,6 +129,8 @@ def read(path: str | Path) -> Results:
 
 def check_ks(n: int, ks: Iterable[int] | None = None) -> list[int]:
     """`ks` after a check, by default the powers of two below n, and n."""
+    if isinstance(ks, int):
+        raise UsageError(f"ks={ks} must be a list of numbers: ks=[{ks}].")
     ks = sorted({n, *(2**i for i in range(n.bit_length()))} if ks is None else set(ks))
     if not ks or not 1 <= ks[0] <= ks[-1] <= n:
         raise UsageError(f"ks={ks} must lie in 1..num_samples={n}: raise num_samples, or ask for smaller ks.")

@@ -168,7 +168,9 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
 
     def place(name: str, tokens: list[str], where: object) -> None:
         if name not in flags and name not in launch_flags:
-            raise UsageError(f"{where}: {name!r} is not an option. {nearest(name, [*flags, *launch_flags])}".rstrip())
+            known = [*flags, *launch_flags, "config", *(["dry_run"] if launch_flags - {"accelerate_config"} else [])]
+            mend = "It stands on the command line alone: --dry_run." if name == "dry_run" else nearest(name, known)
+            raise UsageError(f"{where}: {name!r} is not an option. {mend}".rstrip())
         if name in flags and not flags[name].takes_several:
             _check_one(name, tokens, where)
         (script if name in flags else launch).extend(tokens)

@@ -72,8 +72,7 @@ def _import(name: str, option: str) -> Callable:
             "file.py:name or module.name."
         )
     function = import_object(name, option)
-    is_nameless = option == "reward_funcs" and not hasattr(function, "__name__")  # by which TRL logs it
-    if not callable(function) or isinstance(function, type) or is_nameless:
+    if not callable(function) or isinstance(function, type):
         kind = "a class" if isinstance(function, type) else f"a `{type(function).__name__}`"
         raise UsageError(f"{option}: {name!r} is {kind}, not a function. Name one, by `def`, that calls it.")
     return function

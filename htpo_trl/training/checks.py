@@ -229,9 +229,11 @@ def loading_told(what: str) -> Iterator[None]:
     """Within, what `from_pretrained` cannot load, a version that TRL refuses, and a server not reached are told."""
     try:
         yield
-    except (ImportError, OSError, SafetensorError) as error:
+    except (ImportError, OSError, SafetensorError, TypeError) as error:
         is_of_model = any(frame.name == "from_pretrained" for frame in traceback.extract_tb(error.__traceback__))
-        if is_of_model:
+        if is_of_model and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            raise UsageError(f"model_init_kwargs: {what} cannot be loaded with them: {error}") from error
+        if is_of_model and not isinstance(error, TypeError):
             raise UsageError(f"{what} cannot be loaded: {error}") from error
         if isinstance(error, ImportError | ConnectionError):
             raise UsageError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Options of optimizer and schedule, which transformers looks at after the model is loaded, before the first step."""
+"""Options of optimizer, schedule and compiler, which transformers looks at after loading, before the first step."""
 
 from typing import Any
 
@@ -23,6 +23,9 @@ def check_optimization(args: Any) -> None:
             f"lr_scheduler_type={str(getattr(kind, 'value', kind))!r}, lr_scheduler_kwargs={given}: {error}. Set "
             "lr_scheduler_kwargs to what this schedule takes, as JSON on the command line."
         ) from error
+    backend = args.torch_compile_backend
+    if backend is not None and backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+        raise UsageError(f"torch_compile_backend={backend!r} is none of torch's: {', '.join(known)}.")
     pairs = [pair for pair in (args.optim_args or "").split(",") if pair.strip()]
     if any(pair.count("=") != 1 for pair in pairs):
         raise UsageError(f"optim_args={args.optim_args!r} must be name=value, with commas between several.")

@@ -93,6 +93,7 @@ class TestArguments:
         ("argv", "message"),
         [
             (["--lerning_rate", "1"], "'lerning_rate' is not an option. Did you mean 'learning_rate'?"),
+            (["--dryrun"], "'dryrun' is not an option. Did you mean 'dry_run'?"),
             (["--learning", "1"], "'learning' is not an option"),  # no abbreviations
             (["--num_proceses", "2"], "Did you mean 'num_processes'?"),
             (["--config", "smolm2-135m-cpu"], "Did you mean 'smollm2-135m-cpu'?"),
@@ -114,6 +115,7 @@ class TestArguments:
             ("on: true", "must map options"),  # YAML reads a key `on` as true
             ("env: HF_HOME", "must map environment variables"),
             ("objektive: dapo", "Did you mean 'objective'"),
+            ("dry_run: true", "'dry_run' is not an option. It stands on the command line alone: --dry_run"),
             ("datasets: [{path: gsm8k}]", "'datasets' is not an option"),
             ("learning_rate: [1, 2]", "--learning_rate takes one value, and '1' is followed by '2'"),
             ("seed: 1\nseed: 2", "is not YAML: line 2: 'seed' is given in line 1 too"),

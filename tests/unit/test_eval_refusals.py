@@ -48,7 +48,7 @@ def refusal(here, monkeypatch, capsys):
         ),
         (["--num_samples", "2", "--ks", "0"], "must lie in 1..num_samples=2"),
         ([], "the tokenizer of 'model' has no chat template. Set chat=False (--chat false)"),
-        (["--no_chat", "--dtype", "float33"], "dtype='float33' is no type of torch: 'auto', 'bfloat16'"),
+        (["--no_chat", "--dtype", "float33"], "dtype='float33' is none of auto, bfloat16, float16, float32."),
         (["--output_dir", ""], "output_dir is empty. Name a directory."),
         (["--output_dir", "recipe.yaml"], "output_dir='recipe.yaml': "),
         (["--output_dir", "recipe.yaml/results"], "output_dir='recipe.yaml/results': "),

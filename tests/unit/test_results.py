@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from htpo_trl.evaluation.results import ResultsError, read, resume
+from htpo_trl.evaluation.results import ResultsError, check_ks, read, resume
+from htpo_trl.utils import UsageError
 
 
 SETTINGS = {"benchmark": "sums", "n_problems": 2, "sampling": {"num_samples": 2}}
@@ -17,6 +18,12 @@ def file(tmp_path):
     rows = [{"problem": p, "sample": s, "completion": "é" * 9, "tokens": 9, "verdict": "wrong"} for p, s in KEYS]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
+
+
+def test_budgets_are_a_list():
+    with pytest.raises(UsageError, match=r"ks=2 must be a list of numbers: ks=\[2\]"):
+        check_ks(4, 2)
+    assert check_ks(4, [2]) == [2]
 
 
 def test_rows_are_read_without_their_completions(file):

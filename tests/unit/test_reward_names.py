@@ -47,10 +47,10 @@ def test_what_is_no_function(tmp_path, monkeypatch):
     text = "class Judge:\n    def __call__(self, completions):\n        return [1.0]\n\njudge, word = Judge(), ''\n"
     (tmp_path / "classes.py").write_text(text)
     monkeypatch.setattr("sys.path", [*sys.path])
-    for name, kind in {"Judge": "a class", "judge": "a `Judge`", "word": "a `str`"}.items():
+    for name, kind in {"Judge": "a class", "word": "a `str`"}.items():
         with pytest.raises(
             UsageError, match=f"reward_funcs: .*:{name}' is {kind}, not a function. Name one, by `def`"
         ):
             reward_functions([f"{tmp_path}/classes.py:{name}"])
-    (judge,) = reward_functions([f"{tmp_path}/classes.py:judge"], option="judge")
+    (judge,) = reward_functions([f"{tmp_path}/classes.py:judge"])  # TRL calls objects by their class
     assert judge([]) == [1.0]

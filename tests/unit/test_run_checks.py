@@ -256,6 +256,11 @@ class TestLoading:
         with pytest.raises(UsageError, match=r"model='x' cannot be loaded: .*header"), loading_told("model='x'"):
             Qwen3ForCausalLM.from_pretrained(tmp_path)
 
+    def test_arguments_that_a_model_does_not_take_are_told(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        with pytest.raises(UsageError, match=r"model_init_kwargs: .*'num_experst'"), loading_told("model='x'"):
+            Qwen3ForCausalLM.from_pretrained(tmp_path, num_experst=2)
+
     def test_packages_and_servers_are_told_in_their_own_words(self):
         for error in (ImportError("TRL supports vLLM from 1 to 2"), ConnectionError("no server at http://localhost")):
             with pytest.raises(UsageError, match=f"^{error}$"), loading_told("model='x'"):

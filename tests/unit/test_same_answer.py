@@ -49,6 +49,10 @@ OPTIONS = [
         "lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs=None: ",
     ),
     (["--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", '{"num_cyles": 2}'], "keyword argument 'num_cyles'"),
+    (
+        ["--torch_compile", "--torch_compile_backend", "inducter"],
+        "torch_compile_backend='inducter' is none of torch's: ",
+    ),
     (["--optim_args", "betas"], "optim_args='betas' must be name=value, with commas between several"),
     (["--sync_ref_model"], "sync_ref_model=True with beta=0.0"),
     (["--router_aux_loss_coef", "0.1"], "router_aux_loss_coef=0.1 weighs a loss of mixtures of experts"),
