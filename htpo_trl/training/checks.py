@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
@@ -69,8 +69,7 @@ def check_run(
             Whether nothing is to be downloaded: what only the Hub knows is left out.
     """
     loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-    if is_plan:
-        loading["local_files_only"] = True
+    loading |= {"local_files_only": True} if is_plan else {}
     if isinstance(model, str):
         config = check_model(model, is_plan=is_plan, **loading)
         if processing_class is None:
@@ -164,6 +163,8 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
 
 def check_adapter(config: Any, peft_config: Any) -> None:
     """An adapter must find its layers in a model of this configuration; no weights are made."""
+    if not isinstance(peft_config, PeftConfig):
+        raise UsageError(f"peft_config is a `{type(peft_config).__name__}`: pass one of PEFT's, such as LoraConfig().")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

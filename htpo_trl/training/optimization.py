@@ -1,8 +1,10 @@
 """Options of optimizer, schedule and compiler, which transformers looks at after loading, before the first step."""
 
+import inspect
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import get_scheduler
 
 from ..utils import UsageError
@@ -26,6 +28,11 @@ def check_optimization(args: Any) -> None:
     backend = args.torch_compile_backend
     if backend is not None and backend not in (known := torch.compiler.list_backends(exclude_tags=())):
         raise UsageError(f"torch_compile_backend={backend!r} is none of torch's: {', '.join(known)}.")
+    names = {*inspect.signature(checkpoint).parameters, "preserve_rng_state"} - {"function", "args", "kwargs"}
+    if unknown := {*(args.gradient_checkpointing_kwargs or {})} - names:
+        raise UsageError(
+            f"gradient_checkpointing_kwargs: {min(unknown)!r} is none of torch's: {', '.join(sorted(names))}."
+        )
     pairs = [pair for pair in (args.optim_args or "").split(",") if pair.strip()]
     if any(pair.count("=") != 1 for pair in pairs):
         raise UsageError(f"optim_args={args.optim_args!r} must be name=value, with commas between several.")

@@ -14,7 +14,7 @@ from htpo_trl.objective.table import PRESETS
 from htpo_trl.output.writing import check_writable
 from htpo_trl.scripts.evaluate import main
 from htpo_trl.training.checkpoint import CheckpointError
-from htpo_trl.training.checks import check_model, check_run, loading_told
+from htpo_trl.training.checks import check_adapter, check_model, check_run, loading_told
 from htpo_trl.utils import UsageError
 
 
@@ -74,6 +74,10 @@ class TestNothingIsTrainable:
         with pytest.raises(UsageError, match=re.escape("model.requires_grad_(True)")):
             make_trainer(model=model.requires_grad_(False))
         make_trainer(model=model, peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+
+    def test_of_options_that_are_no_adapter(self, model):
+        with pytest.raises(UsageError, match=r"peft_config is a `dict`: pass one of PEFT's, such as LoraConfig\(\)"):
+            check_adapter(model.config, {"r": 8})
 
     def test_of_an_adapter_loaded_for_inference(self, make_trainer, make_model, tmp_path):
         get_peft_model(make_model(), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(

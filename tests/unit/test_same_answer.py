@@ -53,6 +53,10 @@ OPTIONS = [
         ["--torch_compile", "--torch_compile_backend", "inducter"],
         "torch_compile_backend='inducter' is none of torch's: ",
     ),
+    (
+        ["--gradient_checkpointing_kwargs", '{"use_reentrent": false}'],
+        "'use_reentrent' is none of torch's: context_fn, ",
+    ),
     (["--optim_args", "betas"], "optim_args='betas' must be name=value, with commas between several"),
     (["--sync_ref_model"], "sync_ref_model=True with beta=0.0"),
     (["--router_aux_loss_coef", "0.1"], "router_aux_loss_coef=0.1 weighs a loss of mixtures of experts"),
