@@ -26,7 +26,8 @@ import math_verify
 import psutil
 
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig
-from htpo_trl.verifier.answers import bare_answer, bare_gold, compare_plainly
+from htpo_trl.verifier.exact import compare_plainly
+from htpo_trl.verifier.forms import bare_answer, bare_gold
 from tests.golds import FILES, WRAPPINGS, golds_of, perturbed
 from tests.hostile import hanging_answers, hostile_answers
 

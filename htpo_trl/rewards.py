@@ -13,7 +13,7 @@ from typing import Any
 from trl.rewards import get_soft_overlong_punishment
 
 from .verifier import Judgement, Verdict, judge
-from .verifier.answers import gold_text
+from .verifier.golds import gold_text
 
 
 __all__ = [

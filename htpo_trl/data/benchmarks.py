@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..verifier.answers import in_latex, last_boxed
+from ..verifier.extraction import last_boxed
+from ..verifier.forms import in_latex
 from .prompts import TEMPLATES
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import verifier
 from ..utils import UsageError
-from ..verifier.answers import gold_text
+from ..verifier.golds import gold_text
 
 
 Judge = Callable[..., Sequence[Any]]

@@ -17,7 +17,9 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from ..utils import check_numbers
-from .answers import bare_answer, bare_gold, compare_plainly, extract_answer, is_prose
+from .exact import compare_plainly
+from .extraction import extract_answer
+from .forms import bare_answer, bare_gold, is_prose
 
 
 class Verdict(StrEnum):
@@ -93,7 +95,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         _verifiers.add(self)
 
     def judge(self, completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
-        """Judges the final answer of each completion, see `answers.extract_answer`, by its gold."""
+        """Judges the final answer of each completion, see `extraction.extract_answer`, by its gold."""
         answers = [extract_answer(completion) for completion in completions]
         verdicts = self.judge_answers(answers, golds)
         return [Judgement(v, a and a[: self.config.max_length]) for v, a in zip(verdicts, answers, strict=True)]

@@ -1,7 +1,7 @@
 """Imported once by the process that workers are forked from: the first answer of each kind takes up to 0.2 seconds
 (imports on demand, the grammar's tables), the next one milliseconds. Workers start with all that done."""
 
-from .worker import compare
+from .algebra import compare
 
 
 _PAIRS = (

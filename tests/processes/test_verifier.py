@@ -18,8 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, configure, judge, worker
-from htpo_trl.verifier.answers import bare_answer, compare_plainly, extract_answer
+from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, algebra, configure, judge
+from htpo_trl.verifier.exact import compare_plainly
+from htpo_trl.verifier.extraction import extract_answer
+from htpo_trl.verifier.forms import bare_answer
 
 from ..child_processes import busy_worker, cpu_seconds, server_of, workers_during, workers_of
 from ..hostile import hanging_answers, hostile_answers
@@ -184,7 +186,7 @@ def test_plain_comparison_never_disagrees_with_math_verify(gold, answer, step):
 @given(st.text("0123456789abx+-*/^_=<>(){}[]\\,. fracsqtomk", min_size=1, max_size=25).map(str.strip).filter(bool))
 def test_the_same_text_is_correct_for_math_verify_too(text):
     if compare_plainly(text, text):
-        assert worker.compare(text, text) == "correct"
+        assert algebra.compare(text, text) == "correct"
 
 
 def test_plain_numbers_need_no_process():

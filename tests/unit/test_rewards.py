@@ -14,7 +14,7 @@ from trl import rewards as trl_rewards
 from benchmarks.verifier import tables
 from htpo_trl import HTPOConfig, HTPOTrainer, rewards
 from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
-from htpo_trl.verifier import Verdict, VerifierConfig, configure, worker
+from htpo_trl.verifier import Verdict, VerifierConfig, configure
 
 from ..distributed_run import ROOT
 from ..golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
@@ -183,7 +183,7 @@ READ_AS_TEXT = {"minerva": 4, "olympiadbench": 3}
 @needs_data
 @pytest.mark.parametrize("name", FILES)
 def test_golds_that_are_read_as_text_are_known(name):
-    texts = [gold for gold in golds_of(name) if all(isinstance(part, str) for part in worker._parse_gold(gold))]
+    texts = [gold for gold in golds_of(name) if all(isinstance(part, str) for part in algebra._parse_gold(gold))]
     assert len(texts) == READ_AS_TEXT.get(name, 0), texts
 
 

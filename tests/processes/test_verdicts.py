@@ -1,0 +1,24 @@
+"""The verdict on every case of `tests/data/verdicts`: lines of `completion`, `gold` and whether it is `right`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from htpo_trl.rewards import math_reward
+
+
+CASES = {
+    path.stem: [*map(json.loads, path.open())] for path in Path(__file__).parents[1].glob("data/verdicts/*.jsonl")
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_case_gets_the_right_verdict(path):
+    cases = [*map(json.loads, path.read_text(encoding="utf-8").splitlines())]
+    rewards = math_reward([case["completion"] for case in cases], [case["gold"] for case in cases])
+    # A gold that cannot be read gives None: neither right nor, to a model that is not right, wrong.
+    mistakes = [
+        (case, reward) for case, reward in zip(cases, rewards, strict=True) if case["right"] != (reward == 1.0)
+    ]
+    assert not mistakes, "\n".join(f"{reward} for {json.dumps(case)}" for case, reward in mistakes)
