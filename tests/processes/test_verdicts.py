@@ -8,9 +8,7 @@ import pytest
 from htpo_trl.rewards import math_reward
 
 
-CASES = {
-    path.stem: [*map(json.loads, path.open())] for path in Path(__file__).parents[1].glob("data/verdicts/*.jsonl")
-}
+FILES = sorted(Path(__file__).parents[1].glob("data/verdicts/*.jsonl"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

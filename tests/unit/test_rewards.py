@@ -14,7 +14,7 @@ from trl import rewards as trl_rewards
 from benchmarks.verifier import tables
 from htpo_trl import HTPOConfig, HTPOTrainer, rewards
 from htpo_trl.rewards import dapo_math_reward, get_soft_overlong_punishment, math_reward, signed_math_reward
-from htpo_trl.verifier import Verdict, VerifierConfig, configure
+from htpo_trl.verifier import Verdict, VerifierConfig, algebra, configure
 
 from ..distributed_run import ROOT
 from ..golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
