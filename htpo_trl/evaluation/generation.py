@@ -124,7 +124,8 @@ def choose_backend(
     if backend == "vllm":
         check_engine(vllm_options or {}, _attention_heads(model) if vllm_options else None)
     elif vllm_options:
-        raise UsageError("vllm_options are of backend='vllm', but this is 'transformers'.")
+        given = ", ".join(f"{name}={value!r}" for name, value in vllm_options.items())
+        raise UsageError(f"vllm_options are of backend='vllm', but this is 'transformers': leave out {given}.")
     return backend
 
 

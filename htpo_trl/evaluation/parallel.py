@@ -3,6 +3,7 @@ The processes that share an evaluation, and the devices of each. Every process h
 engine of its own, over one GPU or several), so that what it draws is what one process would draw.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -103,8 +104,7 @@ def own_device() -> str | None:
 
 def devices_of(vllm_options: Mapping[str, Any]) -> int:
     """Number of GPUs that an engine of vLLM spreads the model over."""
-    sizes = (vllm_options.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline"))
-    return int(next(sizes)) * int(next(sizes))
+    return math.prod(vllm_options.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
 
 
 def check_devices(processes: int, each: int) -> None:
@@ -125,7 +125,7 @@ def check_engine(vllm_options: Mapping[str, Any], heads: int | None = None) -> N
             "vllm_options: an engine in one process has no data_parallel_size. Set the option of that name instead, "
             "--data_parallel_size: as many processes, each with an engine."
         )
-    size = vllm_options.get("tensor_parallel_size") or 1
+    size = vllm_options.get("tensor_parallel_size", 1)
     if not isinstance(size, int) or size < 1:
         raise UsageError(f"tensor_parallel_size={size!r} must be at least 1.")
     if heads and heads % size:

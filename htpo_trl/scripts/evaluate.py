@@ -173,8 +173,8 @@ def check_launched(args: EvalArguments, environment: Any) -> None:
             f"data_parallel_size={size} needs as many processes, and there are {count}. Start them by `htpo eval`, or "
             f"by torchrun --nproc_per_node {size}."
         )
-    for name in ("DEEPSPEED", "FSDP"):
-        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+    for name in ("DeepSpeed", "FSDP"):
+        if environment.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
             check_whole(name)
 
 
