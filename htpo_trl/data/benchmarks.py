@@ -19,7 +19,7 @@ def as_text(value: Any) -> str:
 
 
 def as_answer(value: Any) -> str:
-    """A gold as the verifier reads it, see [`~htpo_trl.verifier.golds.gold_text`]; a `ValueError` where there is none."""
+    """[`~htpo_trl.verifier.golds.gold_text`] of a gold that is there; a `ValueError` says what is there instead."""
     if text := gold_text(value):
         return text
     is_blank = isinstance(value, str | list) and not any(re.search(r"[^\s$.]", each) for each in value)

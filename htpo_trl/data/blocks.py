@@ -1,6 +1,6 @@
 """
-The same rows as `files.py` reads, by Arrow's readers: whole blocks at once, memory for one of them. What is not plainly
-right there is [`Irregular`]: then `files.py`, which is slow and strict, says in which line, or reads what this cannot.
+The same rows as `files.py` reads, by Arrow's readers: whole blocks at once, memory for one of them. Where they are not
+plainly right this ends in [`IrregularError`]: `files.py`, slow and strict, says in which line, or reads all the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,19 +21,19 @@ BLOCK, ROWS = 4 << 20, 1 << 14
 _MAX_FIELD = 131_072
 
 
-class Irregular(Exception):
+class IrregularError(Exception):
     """Not for the fast way."""
 
 
 def tables_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """
     The columns of a file, all of them by default, as record batches. Where a line is not as `rows_of` would read it,
-    [`Irregular`] is raised, by the last batch at the latest.
+    [`IrregularError`] is raised, by the last batch at the latest.
     """
     try:
         yield from _READERS[path.suffix](path, columns)
     except (pa.ArrowException, UnicodeError, OverflowError, OSError, UsageError) as error:
-        raise Irregular from error
+        raise IrregularError from error
 
 
 def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
@@ -45,7 +45,7 @@ def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch
         block.isascii() or str(block, "utf-8")
         table = json.read_json(pa.py_buffer(block), parse_options=options)
         if table.num_rows != lines:
-            raise Irregular
+            raise IrregularError
         yield from table.select(schema.names).to_batches()
 
 
@@ -54,7 +54,7 @@ def _schema(path: Path, columns: Sequence[str] | None) -> pa.Schema:
     rows = [row for _, (_, row) in zip(range(100), rows_of(path), strict=False)]
     names = columns if columns is not None else [*dict.fromkeys(name for row in rows for name in row)]
     if not rows or not names or not all(name in rows[0] for name in names):
-        raise Irregular
+        raise IrregularError
     return pa.schema([(name, pa.array([row.get(name) for row in rows]).type) for name in names])
 
 
@@ -65,7 +65,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
         while block := file.read(BLOCK):
             end = block.rfind(b"\n") + 1
             if not end and len(rest) + len(block) > MAX_LINE:
-                raise Irregular
+                raise IrregularError
             if end:
                 yield rest + block[:end]
                 rest = block[end:]
@@ -86,13 +86,13 @@ def _objects(block: bytes) -> int:
     found = [line for line in map(bytes.strip, block.split(b"\n")) if line]
     if all(line.startswith(b"{") and line.endswith(b"}") for line in found):
         return len(found)
-    raise Irregular
+    raise IrregularError
 
 
 def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     first = next(rows_of(path), None)  # checks the header
     if first is None or not {*(columns or [])} <= first[1].keys():
-        raise Irregular
+        raise IrregularError
     names = [*(columns or first[1])]
     reader = csv.open_csv(
         path,
@@ -106,10 +106,10 @@ def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     for block in _blocks(path):
         is_inside = _check_quotes(block, is_inside)
     if is_inside:
-        raise Irregular
+        raise IrregularError
     for batch in reader:
         if any(len(each.buffers()[2] or b"") > _MAX_FIELD and _longest(each) > _MAX_FIELD for each in batch.columns):
-            raise Irregular
+            raise IrregularError
         yield batch
 
 
@@ -123,7 +123,7 @@ def _check_quotes(block: bytes, is_inside: bool) -> bool:
     field's begin, be doubled within, and close at its end: Arrow would take others for text.
     """
     if block.count(b"\r") != block.count(b"\r\n") or b"\0" in block or b"\n\xef\xbb\xbf" in block:
-        raise Irregular
+        raise IrregularError
     text = np.frombuffer(block, np.uint8)
     quotes = np.flatnonzero(text == ord('"'))
     if not len(quotes):
@@ -137,14 +137,14 @@ def _check_quotes(block: bytes, is_inside: bool) -> bool:
     is_open = (begins + is_inside) % 2 == 1  # as many quotes before it as opened a field, closed one, or are doubled
     is_open_after = (ends + 1 + is_inside) % 2 == 1
     if not np.all((is_open | left) & (is_open_after | right)):
-        raise Irregular
+        raise IrregularError
     return bool(is_open_after[-1])
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     file = parquet.ParquetFile(path)
     if not {*(columns or [])} <= {*file.schema_arrow.names}:
-        raise Irregular
+        raise IrregularError
     yield from file.iter_batches(ROWS, columns=columns)
 
 

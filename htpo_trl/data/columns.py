@@ -22,7 +22,7 @@ from ..output.writing import writing
 from ..utils import UsageError
 from ..verifier.golds import gold_text
 from .benchmarks import Benchmark, as_answer, as_text
-from .blocks import ROWS, Irregular
+from .blocks import ROWS, IrregularError
 from .files import Row
 from .prompts import PromptArguments
 from .splits import key_of
@@ -56,15 +56,15 @@ def rows_to_dataset(source: Any, rows: Iterable[Row], spec: Benchmark, prompts: 
 
 
 def batches_to_dataset(source: Any, batches: Iterable[Any], spec: Benchmark, prompts: PromptArguments) -> Dataset:
-    """Of record batches or tables. [`Irregular`], or the `ValueError` of a value, where one is not right."""
+    """Of record batches or tables. [`IrregularError`], or the `ValueError` of a value, where one is not right."""
 
     def texts() -> Iterator[tuple[pa.Array, pa.Array]]:
         for batch in batches:
             if not {spec.problem, spec.solution} <= {*batch.schema.names}:
-                raise Irregular
+                raise IrregularError
             problems, golds = batch.column(spec.problem), batch.column(spec.solution)
             if problems.null_count or golds.null_count:
-                raise Irregular
+                raise IrregularError
             yield _texts(problems, spec.read_problem), _texts(golds, spec.read_solution)
 
     return _dataset(source, texts(), prompts)
@@ -77,7 +77,7 @@ def as_they_are(batches: Iterable[Any]) -> Dataset:
         sink = sink or _Sink(batch.schema.remove_metadata())
         sink.write(batch.columns)
     if sink is None:
-        raise Irregular
+        raise IrregularError
     return sink.dataset()
 
 
@@ -212,7 +212,7 @@ class _Sink:
     def _open(self) -> None:
         self._folder = tempfile.gettempdir()
         with writing(self._folder):
-            self._file = tempfile.TemporaryFile(dir=self._folder)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
             self._writer = pa.ipc.new_stream(self._file, self._schema)
             for batch in self._batches:
                 self._writer.write_batch(batch)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..utils import MissingPackageError, UsageError, nearest
+from ..verifier.golds import gold_text
 from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
 from .files import READERS, Row, arrow_rows, rows_of
@@ -84,7 +85,7 @@ def load(
     """
     from datasets import Dataset
 
-    from .blocks import ROWS, Irregular, tables_of
+    from .blocks import ROWS, IrregularError, tables_of
     from .columns import batches_to_dataset, rows_to_dataset
 
     known = list(vars(PromptArguments()))
@@ -129,7 +130,7 @@ def load(
         rows = arrow_rows(spec.hub_id, found.with_format("arrow").iter(ROWS))
         batches = found.with_format("arrow").iter(ROWS)
     source = path or spec.hub_id
-    with suppress(Irregular, ValueError):  # which the slow way tells with its place
+    with suppress(IrregularError, ValueError):  # which the slow way tells with its place
         if batches is not None:
             return batches_to_dataset(source, batches, spec, prompts)
     return rows_to_dataset(source, rows, spec, prompts)
@@ -214,6 +215,14 @@ def result_names(names: Sequence[str], option: str = "benchmarks") -> dict[str, 
         depths |= {name: min(depths[name] + 1, len(parts[name])) for name in alike}
 
 
+def golds_of_file(name: str, prompts: PromptArguments, path: str | Path | None = None) -> Iterator[tuple[str, str]]:
+    """Place and gold of each row of a data set that is a file; nothing of others."""
+    spec = BENCHMARKS.get(name)
+    column, read = (spec.solution, spec.read_solution) if spec else (prompts.solution_column or "solution", gold_text)
+    path = path or (name if Path(name).suffix in READERS else None)
+    return ((place, read(row.get(column))) for place, row in rows_of(path)) if path else iter(())
+
+
 def is_ours(name: str) -> bool:
     """Whether the name is one of this package's, or of a local file: known without the Hub."""
     return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in READERS or os.path.isfile(name)
@@ -268,12 +277,12 @@ def _as_it_is(path: Path) -> "Dataset":
     """A file in TRL's format."""
     from datasets import Dataset
 
-    from .blocks import Irregular, tables_of
+    from .blocks import IrregularError, tables_of
     from .columns import as_they_are
 
     try:
         return as_they_are(tables_of(path))
-    except Irregular:
+    except IrregularError:
         places, found = zip(*rows_of(path), strict=True)
         own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
         return Dataset.from_dict({column: _of_one_type(places, found, column) for column in own})
@@ -294,7 +303,7 @@ def _of_one_type(places: Sequence[str], rows: Sequence[dict[str, Any]], column: 
     if is_refused(len(values)):
         first = bisect_left(range(len(values)), True, lo=1, key=lambda count: bool(is_refused(count)))
         raise UsageError(
-            f"{places[first - 1]}, column {column!r}: the value is not of one type with those before it, or too large: "
-            f"{is_refused(first)}. Mend the file."
+            f"{places[first - 1]}, column {column!r}: the value is too large, or not of the type of those before "
+            f"it: {is_refused(first)}. Mend the file."
         )
     return values

@@ -52,18 +52,17 @@ def _text(value: Any, depth: int) -> str:
     if isinstance(value, str):
         return _of_text(value, depth)
     if hasattr(value, "tolist"):  # numpy's and torch's
-        is_float = getattr(value, "ndim", 1) == 0 and "float" in str(getattr(value, "dtype", ""))
-        # The text of a float32 is that of the number that was meant: .1, not .10000000149.
-        value = float(str(value)) if is_float and not hasattr(value, "cpu") else value.tolist()
+        is_float32 = getattr(value, "ndim", 1) == 0 and str(getattr(value, "dtype", "")) in ("float32", "float16")
+        value = float(str(value)) if is_float32 else value.tolist()  # .1, not .10000000149
     if isinstance(value, list | tuple):
         return _of_list(value, depth)
     if isinstance(value, bool | Fraction):
         return str(value)
     if isinstance(value, int):
         return str(value) if value.bit_length() < 10_000 else ""
-    if isinstance(value, float | Decimal) and math.isfinite(value):
-        if isinstance(value, Decimal) and abs(value.adjusted()) < 30:
-            return f"{value:f}"
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value:f}" if abs(value.adjusted()) < 30 else in_latex(str(value))
+    if isinstance(value, float) and math.isfinite(value):
         return in_latex(str(int(value) if abs(value) < 1e15 and value == int(value) else value))
     return ""
 
@@ -74,7 +73,7 @@ def _of_list(values: Sequence[Any], depth: int) -> str:
     texts = [_text(value, depth - 1) for value in values]
     if not all(texts):
         return ""
-    is_tuple = [isinstance(value, list | tuple) or hasattr(value, "tolist") and value.ndim for value in values]
+    is_tuple = [isinstance(value, list | tuple) or (hasattr(value, "tolist") and value.ndim) for value in values]
     return ", ".join(f"({text})" if tuple_ else text for text, tuple_ in zip(texts, is_tuple, strict=True))
 
 
