@@ -232,6 +232,11 @@ def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], st
     if column not in row:
         raise UsageError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
     try:
-        return read(row[column])
+        text = read(row[column])
+        text.encode()
+        return text
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise UsageError(f"{place}, column {column!r}: the value has half a character, {half}. Correct it.") from None
     except ValueError as error:
         raise UsageError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None

@@ -303,7 +303,7 @@ def _of_one_type(places: Sequence[str], rows: Sequence[dict[str, Any]], column: 
     if is_refused(len(values)):
         first = bisect_left(range(len(values)), True, lo=1, key=lambda count: bool(is_refused(count)))
         raise UsageError(
-            f"{places[first - 1]}, column {column!r}: the value is too large, or not of the type of those before "
-            f"it: {is_refused(first)}. Mend the file."
+            f"{places[first - 1]}, column {column!r}: the values are not of one type, or one is too "
+            f"large: {is_refused(first)}. Mend the file."
         )
     return values

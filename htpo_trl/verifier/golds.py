@@ -25,6 +25,7 @@ from .forms import in_latex
 MAX_DEPTH = 4
 _AFTER_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]*)\Z")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
+_SAID = re.compile(r"[^$\d]*\b(?:is|are|be|equals?|gets?|gives?|obtain|have)\s*+:?\s*+\$([^$]+)\$[\s.]*")
 # A list of texts as Python, JSON or numpy write it. Without the quotes `[1, 2]` is an interval.
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _LIST = re.compile(rf"[\[(]\s*+{_QUOTED}(?:\s*+,?\s*+{_QUOTED})*+\s*+,?\s*+[\])]", re.DOTALL)
@@ -32,6 +33,7 @@ _LIST_OF_ONE = re.compile(r"\[\s*(-?\d+(?:\.\d+)?)\s*\]", re.ASCII)
 # Words outside of commands; these may stand between formulas.
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+\*?(?:\{[^{}$]*\})?")
+_WHOLE_TEXT = re.compile(r"\A\\(?:text|mathrm|mbox)\{([^{}]*)\}\Z")
 _CONNECTIVES = {"and", "or"}
 
 
@@ -42,6 +44,7 @@ def gold_text(value: Any) -> str:
 
 def is_sentence(gold: str) -> bool:
     """Whether a gold is a text with words before its number or formula, such as `We get 18`: no answer equals that."""
+    gold = _WHOLE_TEXT.sub(r"\1", gold)
     if (number := re.search(r"[\d\\$]", gold)) is None:
         return False
     before, words = _WORD.findall(gold[: number.start()]), _WORD.findall(_COMMAND.sub(" ", gold))
@@ -87,8 +90,9 @@ def _of_text(text: str, depth: int) -> str:
 
 def _once(text: str, depth: int) -> str:
     text = _final(text.strip()).strip()
-    if not {*map(str.lower, _WORD.findall(re.sub(r"\$[^$]*\$", " ", text)))} - _CONNECTIVES:
-        text = re.sub(r"(?<!\\)\$", "", text)  # otherwise it is a text with a formula in it
+    if said := _SAID.fullmatch(text):
+        text = said[1]
+    text = re.sub(r"(?<!\\)\$", "", text)
     text = text.strip().rstrip(" .")
     if _LIST.fullmatch(text):
         return _of_list([_unquoted(quoted) for quoted in re.findall(_QUOTED, text, re.DOTALL)], depth)
