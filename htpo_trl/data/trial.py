@@ -90,9 +90,7 @@ def try_golds(
     counts, golds = _forms(dataset)
     count = counts.total()
     if not count:
-        raise UsageError(
-            f"{name}: no row has a gold, 'solution' is empty. Name the column that has by solution_column."
-        )
+        raise UsageError(f"{name}: 'solution' is empty in every row. The verifier compares answers with it: fill it.")
     sentences = {form for form, gold in golds.items() if is_sentence(bare_gold(gold))}
     numbers = {form: number for form in golds.keys() - sentences if (number := _number_in(golds[form]))}
     with Verifier(config) as verifier:
