@@ -16,9 +16,11 @@ from matplotlib.lines import Line2D
 
 from ..objective.table import GROUPS
 from ..palette import group_colour, group_label
+from .runs import RunError
 
 
 _WIDTH = 11.0  # inches, of three panels
+_MAX_HEIGHT = 300.0  # inches: beyond some 500 a PNG cannot be written
 _styled = style.context(Path(__file__).with_name("report.mplstyle"))  # while a picture is made, and no longer
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _EDGES: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}  # of stacked parts
@@ -102,6 +104,8 @@ def draw_verdicts(counts: pd.DataFrame) -> Any:
 def _grid(n: int, columns: int, margin: float, height: float, width: float = _WIDTH) -> tuple[Any, Any]:
     """A figure of `n` axes in rows of this height, in inches, that draws to files alone."""
     rows = -(-n // columns)
+    if margin + height * rows > _MAX_HEIGHT:
+        raise RunError(f"{n} panels are too many for one picture: report fewer runs or benchmarks at once.")
     figure: Any = Figure(figsize=(width, margin + height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i) for i in range(1, n + 1)]
     for axis in axes:
