@@ -269,7 +269,9 @@ class HTPOConfig(Discreet, GRPOConfig):
         try:
             is_mapping = isinstance(parse_json(value), dict)
         except ValueError as error:
-            raise UsageError(f"{name}={value!r:.80} must be a mapping, as JSON on the command line: {error}.") from None
+            raise UsageError(
+                f"{name}={value!r:.80} must be a mapping, as JSON on the command line: {error}."
+            ) from None
         if not is_mapping:
             raise UsageError(f"{name}={value!r:.80} must be a mapping, as JSON on the command line.")
 

@@ -19,6 +19,7 @@ from ..output.reading import MAX_BYTES, parse_json, read_json
 from ..output.writing import write_json
 from ..utils import UsageError, markdown_table
 from ..verifier import Verdict
+from ..verifier.forms import bare_answer
 from .statistics import majority_at_k, means_with_intervals, pass_at_k, sign_flip_test
 
 
@@ -183,15 +184,22 @@ def scores(results: Results, ks: Iterable[int], majority: bool = True) -> pd.Dat
 
 def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
     """Number of samples with the correct answer, and with each wrong one. All correct answers are one."""
-    wrong = [row.get("answer") for row in rows if row["verdict"] != "correct"]
-    rivals = Counter(_canonical(answer) for answer in wrong if answer is not None)
-    return len(rows) - len(wrong), sorted(rivals.values())
+    wrong = Counter(row.get("answer") for row in rows if row["verdict"] != "correct")
+    rivals = Counter[str]()
+    for answer, n in wrong.items():
+        if answer is not None:
+            rivals[_canonical(answer)] += n
+    return len(rows) - wrong.total(), sorted(rivals.values())
 
 
 def _canonical(answer: str) -> str:
-    """Without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5 divide their votes."""
-    answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
-    return re.sub(r"\\left|\\right|\\[,;:! ]|[\s$]|\.$", "", answer.strip())
+    """
+    In the verifier's form, without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5
+    divide their votes.
+    """
+    text = re.sub(r"\\[dt]frac", r"\\frac", bare_answer(answer))
+    text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[,;:! ]|[\s$]", "", text)
+    return text.rstrip(".")
 
 
 def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:

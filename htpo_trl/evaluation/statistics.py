@@ -59,7 +59,8 @@ def majority_at_k(n: int, correct: int, rivals: Sequence[int], k: int) -> float:
             f"correct={correct} and rivals={list(rivals)} must be counts of at most n={n} samples in all."
         )
     if k == n:  # there is one subset
-        return round(1 / (1 + list(rivals).count(correct)), 12) if correct and correct >= max(rivals, default=0) else 0.0
+        wins = correct >= max(rivals, default=1)
+        return round(1 / (1 + list(rivals).count(correct)), 12) if wins else 0.0
     sizes, times = np.unique(np.array(rivals, dtype=int), return_counts=True)  # rivals of one size are alike
     # Whoever has more votes than any rival can have wins.
     largest = int(sizes[-1]) if len(sizes) else 0

@@ -114,18 +114,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds: text, numbers, truth values, lists and mappings; a [`UsageError`] names file and line."""
+    """What a YAML file holds: text, numbers, bools, lists and mappings; a [`UsageError`] names file and line."""
     try:
         return yaml.load(read_text(path, MAX_YAML_BYTES), _Loader)
     except UsageError:
         raise
-    except _Refused as error:
+    except _RefusedError as error:
         raise UsageError(f"{path}, {error}.") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     """What YAML may hold and a file of options may not."""
 
     def __init__(self, place: Any, problem: str) -> None:
@@ -147,18 +147,18 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         is_alias = isinstance(event, yaml.AliasEvent)
         if is_alias and event.anchor not in self._anchors and event.anchor in self.anchors:
-            raise _Refused(event, f"*{event.anchor} stands within what it stands for")
+            raise _RefusedError(event, f"*{event.anchor} stands within what it stands for")
         if not is_alias and event.tag not in (None, "!", "tag:yaml.org,2002:str"):
-            raise _Refused(event, f"the tag {event.tag} is not read: write the value alone")
+            raise _RefusedError(event, f"the tag {event.tag} is not read: write the value alone")
         n, levels = self._anchors.get(event.anchor, (1, 0)) if is_alias else (1, 0)
         before, above = self._n, self._deepest
         self._n += n
         self._depth += 1
         self._deepest = self._depth + levels
         if self._n > MAX_YAML_VALUES:
-            raise _Refused(event, f"more than {MAX_YAML_VALUES:,} values, those of aliases wherever they stand")
+            raise _RefusedError(event, f"more than {MAX_YAML_VALUES:,} values, those of aliases wherever they stand")
         if self._deepest > MAX_DEPTH:
-            raise _Refused(event, f"nested more than {MAX_DEPTH} levels deep")
+            raise _RefusedError(event, f"nested more than {MAX_DEPTH} levels deep")
         node = super().compose_node(parent, index)
         if event.anchor and not is_alias:
             self._anchors[event.anchor] = self._n - before, self._deepest - self._depth
@@ -169,9 +169,9 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
         if re.search("[\0\ud800-\udfff]", value):
-            raise _Refused(node, f"{value!r:.60} holds what is no text: a null byte, or half of a surrogate pair")
+            raise _RefusedError(node, f"{value!r:.60} holds what is no text: a null byte, or half of a surrogate pair")
         if node.tag.endswith(":int") and len(value) > 400:
-            raise _Refused(node, f"the number {value:.20}... has {len(value)} digits")
+            raise _RefusedError(node, f"the number {value:.20}... has {len(value)} digits")
         return value
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -180,9 +180,9 @@ class _Loader(yaml.SafeLoader):
             is_text = key.tag.rpartition(":")[2] in ("str", "merge")
             if not isinstance(key, yaml.ScalarNode) or not is_text:
                 what = f"{key.value!r:.60}" if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
-                raise _Refused(key, f"the key {what} is no text: put it in quotes")
+                raise _RefusedError(key, f"the key {what} is no text: put it in quotes")
             if key.value in lines:
-                raise _Refused(key, f"{key.value!r:.60} is given in line {lines[key.value]} too")
+                raise _RefusedError(key, f"{key.value!r:.60} is given in line {lines[key.value]} too")
             lines[key.value] = key.start_mark.line + 1
         return node
 
