@@ -54,7 +54,7 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
         config = read_yaml(path)
         if not isinstance(config, dict):
             raise UsageError(f"{path} is no configuration of accelerate.")
-        if "distributed_type" not in config:
+        if not isinstance(config.get("distributed_type"), str):
             raise UsageError(
                 f"{path} is no configuration of accelerate: it has no distributed_type. A recipe goes to --config."
             )
