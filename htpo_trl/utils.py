@@ -107,7 +107,7 @@ def _reason(value: Any, within: str, is_whole: bool) -> str:
     try:
         number = float(value)
     except OverflowError:  # an int
-        number = math.inf if value > float(0) else -math.inf
+        number = -math.inf if value < 0 else math.inf
     other, _, interval = within.rpartition(" or ")
     low, high = map(float, interval[1:-1].split(","))
     is_above = number >= low if interval[0] == "[" else number > low
