@@ -4,10 +4,10 @@
     python benchmarks/evaluation.py --scale [--output FILE]
 
 About 2 minutes without `--scale`. Raw generation is `generate` with the same temperature and top-p, and decoding;
-`evaluate` adds a seed for every sample, the verdict, the file and the summary. No completion ends before its last token,
-so that both do the same work. Interleaved on one thread, in one process; ratios are medians over pairs, of CPU time too,
-since the machine may be shared. Two models: the laptop job's, for which every millisecond shows, and a larger one with a
-vocabulary of 32 thousand tokens.
+`evaluate` adds a seed for every sample, the verdict, the file and the summary. No completion ends before its last
+token, so that both do the same work. Interleaved on one thread, in one process; ratios are medians over pairs, of CPU
+time too, since the machine may be shared. Two models: the laptop job's, for which every millisecond shows, and a
+larger one with a vocabulary of 32 thousand tokens.
 
 With `--scale`: CPU time and peak memory of everything but the model, on made-up samples of 64 a problem and up to
 10,000 problems, each number in a process of its own; what is linear takes twice as much at each size. About 3 minutes.

@@ -7,7 +7,9 @@ from typing import Any
 
 from ..evaluation.judges import name_of
 from ..evaluation.parallel import check_devices, devices_of
-from ..scripts.evaluate import EvalArguments, Parts, check_whole, main, parse, prepare, read_options, remote
+from ..output.redaction import redact_text
+from ..output.terminal import printable
+from ..scripts.evaluate import EvalArguments, Parts, check_whole, main, parse, prepare, read_options, remote, try_golds
 from ..utils import MissingPackageError, UsageError
 from .launch import Parallelism, launch, launch_arguments, parallelism
 
@@ -35,7 +37,8 @@ def run_evaluation(tokens: Sequence[str], is_plan: bool) -> None:
     check_devices(math.ceil(spread.processes / spread.machines), each)
     missing = "pip install 'htpo_trl[vllm]'" if parts.backend == "vllm" and not find_spec("vllm") else ""
     if is_plan:
-        print(_plan(args, sampling, parts, spread, each, missing))
+        try_golds(args, parts)
+        print(printable(redact_text(_plan(args, sampling, parts, spread, each, missing))))
     elif missing:
         raise MissingPackageError(f"backend='vllm' needs vLLM: {missing}")
     elif accelerate:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id
+from ..data.names import check_hub_id, check_options, evaluation_problems, hub_id, result_names
 from ..data.prompts import PromptArguments
 from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..output.writing import check_writable
 from ..utils import UsageError, check_numbers, option
+from ..verifier import VerifierConfig
 from .arguments import Arguments, mendable, parser_of, read, set_environment
+from .gold_trial import try_here
 from .reward_names import reward_functions
 
 
@@ -58,6 +60,9 @@ class EvalArguments(PromptArguments):
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"max_model_len": 8192}.')
     dtype: str = option("auto", "Of the weights: 'auto', 'bfloat16', 'float32', ...")
     ks: list[int] | None = option(None, "Budgets of pass@k and maj@k.")
+    allow_unmatched_golds: bool = option(
+        False, "Whether to go on where a tenth of the golds or more are not accepted as answers to themselves."
+    )
 
     RANGES = {"[1, inf)": ("tensor_parallel_size", "data_parallel_size")}
 
@@ -165,6 +170,13 @@ def prepare(args: EvalArguments, sampling: Any, is_plan: bool = False) -> Parts:
     )
 
 
+def try_golds(args: EvalArguments, parts: Parts) -> None:
+    """Where the verifier judges, it must accept the golds."""
+    if parts.judge is None and parts.benchmarks:
+        sets = [(name, parts.benchmarks[label], None) for name, label in result_names(args.benchmarks).items()]
+        try_here(sets, args, VerifierConfig(), args.allow_unmatched_golds)
+
+
 def check_launched(args: EvalArguments, environment: Any) -> None:
     """Refuse what a launcher of one's own has started otherwise than these options mean."""
     size, count = args.data_parallel_size, int(environment.get("WORLD_SIZE", "1"))
@@ -205,9 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             _hush()
         args, sampling = parse(arguments)
         check_launched(args, os.environ)
-        output_dir, _, judge, benchmarks, others = prepare(args, sampling)
+        parts = prepare(args, sampling)
+        output_dir, _, judge, benchmarks, others = parts
         if is_first:
             stack.enter_context(held(output_dir, "htpo eval"))
+            try_golds(args, parts)
         generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
         evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks, distributed=processes.num_processes > 1)
         if not is_first:
