@@ -86,8 +86,10 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     [1.0, -1.0, -1.0]
     ```
     """
-    pairs = zip(completions, solution, strict=True)
-    judgements = [_judge_by_dapo(_text(completion), gold_text(gold)) for completion, gold in pairs]
+    golds = [gold_text(gold) for gold in solution]
+    normalised = {gold: _normalise(gold) if gold else None for gold in {*golds}}  # a group has one
+    pairs = zip(completions, golds, strict=True)
+    judgements = [_judge_by_dapo(_text(completion), normalised[gold]) for completion, gold in pairs]
     return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
@@ -139,24 +141,23 @@ _REMOVED = (
     *("childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3"),
     *("\\text{\n}", "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
 )
-_REWRITTEN = (
-    (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
-    (r"\\text\{(.*?)\}", r"\1"),
-    (r"\\textbf\{(.*?)\}", r"\1"),
-    (r"\\overline\{(.*?)\}", r"\1"),
-    (r"\\boxed\{(.*)\}", r"\1"),
-    (r"frac([^{])(.)", r"frac{\1}{\2}"),
-    (r"sqrt([^{])", r"sqrt{\1}"),
-    (r"\$", ""),
-)
+# verl's patterns, such as `(.*?)(\$)(.*?)(\$)(.*)` and `\\text\{(.*?)\}`, try every place of a line that lacks their end,
+# in quadratic time. So the first one starts with a line here, and the others see no more of it than up to its last `}`.
+_FORMULA = re.compile(r"^[^\n$]*\$([^\n$]*)\$.*", re.MULTILINE)
+_UP_TO_BRACE = re.compile(r"^.*\}", re.MULTILINE)
+_UNWRAPPED = [
+    re.compile(pattern)
+    for pattern in (r"\\text\{(.*?)\}", r"\\textbf\{(.*?)\}", r"\\overline\{(.*?)\}", r"\\boxed\{(.*)\}")
+]
 
 
-def _judge_by_dapo(completion: str, gold: str) -> Judgement:
-    if not gold:
+def _judge_by_dapo(completion: str, gold: str | None) -> Judgement:
+    """By a normalised gold, `None` where there is none."""
+    if gold is None:
         return Judgement(Verdict.UNPARSABLE_GOLD, None)
     if not (answers := _ANSWER.findall(completion[-300:])):
         return Judgement(Verdict.UNPARSABLE_ANSWER, None)
-    is_gold = _normalise(answers[-1]) == _normalise(gold)
+    is_gold = _normalise(answers[-1]) == gold
     return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
 
 
@@ -166,7 +167,10 @@ def _normalise(answer: str) -> str:
         answer = answer.replace(old, new)
     for text in _REMOVED:
         answer = answer.replace(text, "")
-    for pattern, replacement in _REWRITTEN:
-        answer = re.sub(pattern, replacement, answer)
+    answer = _FORMULA.sub(r"$\1$", answer)
+    for wrapping in _UNWRAPPED:
+        answer = _UP_TO_BRACE.sub(lambda line, wrapping=wrapping: wrapping.sub(r"\1", line[0]), answer)
+    answer = re.sub(r"frac([^{])(.)", r"frac{\1}{\2}", answer)
+    answer = re.sub(r"sqrt([^{])", r"sqrt{\1}", answer).replace("$", "")
     digits = answer.replace(",", "")
     return digits if digits.isdigit() else answer.strip()
