@@ -8,6 +8,7 @@ DAPO's length penalty is TRL's own: `get_soft_overlong_punishment(max_completion
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from trl.rewards import get_soft_overlong_punishment
@@ -141,8 +142,8 @@ _REMOVED = (
     *("childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3"),
     *("\\text{\n}", "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
 )
-# verl's patterns, such as `(.*?)(\$)(.*?)(\$)(.*)` and `\\text\{(.*?)\}`, try every place of a line that lacks their end,
-# in quadratic time. So the first one starts with a line here, and the others see no more of it than up to its last `}`.
+# verl's patterns, such as `(.*?)(\$)(.*?)(\$)(.*)` and `\\text\{(.*?)\}`, try every place of a line that lacks their
+# end, in quadratic time. So the first starts with a line here, and the others see a line up to its last `}` only.
 _FORMULA = re.compile(r"^[^\n$]*\$([^\n$]*)\$.*", re.MULTILINE)
 _UP_TO_BRACE = re.compile(r"^.*\}", re.MULTILINE)
 _UNWRAPPED = [
@@ -169,8 +170,12 @@ def _normalise(answer: str) -> str:
         answer = answer.replace(text, "")
     answer = _FORMULA.sub(r"$\1$", answer)
     for wrapping in _UNWRAPPED:
-        answer = _UP_TO_BRACE.sub(lambda line, wrapping=wrapping: wrapping.sub(r"\1", line[0]), answer)
+        answer = _UP_TO_BRACE.sub(partial(_unwrap, wrapping), answer)
     answer = re.sub(r"frac([^{])(.)", r"frac{\1}{\2}", answer)
     answer = re.sub(r"sqrt([^{])", r"sqrt{\1}", answer).replace("$", "")
     digits = answer.replace(",", "")
     return digits if digits.isdigit() else answer.strip()
+
+
+def _unwrap(wrapping: re.Pattern[str], line: re.Match[str]) -> str:
+    return wrapping.sub(r"\1", line[0])
