@@ -112,12 +112,13 @@ def _command() -> list[str]:
 def _more_places() -> list[str]:
     """Directories in which this process finds what the server needs, such as those of `PYTHONPATH` on a cluster."""
     script = getattr(sys.modules["__main__"], "__file__", None) or "."
-    strange = {Path.cwd(), Path(script).resolve().parent}
-    places = set()
+    places, strange = set(), set()
+    with suppress(FileNotFoundError):  # a working directory that has been removed
+        strange = {os.path.realpath(os.getcwd()), os.path.dirname(os.path.realpath(script))}
     for name in _DEPENDENCIES:
-        with suppress(PackageNotFoundError):
-            places.add(Path(str(distribution(name).locate_file(""))).resolve())
-    return sorted(map(str, places - strange))
+        with suppress(PackageNotFoundError, FileNotFoundError):
+            places.add(os.path.realpath(str(distribution(name).locate_file(""))))
+    return sorted(places - strange)
 
 
 def _above_standard_streams(descriptor: int) -> int:

@@ -93,8 +93,10 @@ def main() -> None:
         signal.signal(signum, signal.SIG_DFL)
     pipe = socket.socket(fileno=os.dup(0))
     # Workers, which read hostile text, have no file but their pipes: nothing to write to but /dev/null.
+    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+        os.dup2(null, stream)
+    os.close(null)
     requests = pipe.makefile("rb")
     config = json.loads(sys.argv[-1])
     from . import preload  # noqa: F401 (workers are forked with all of it done)
