@@ -226,7 +226,12 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     from ..training.console import ConsoleLog
 
     verifier.configure(
-        verifier.VerifierConfig(script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit)
+        verifier.VerifierConfig(
+            script.verifier_workers,
+            script.verifier_deadline,
+            script.verifier_memory_limit,
+            skip_reasoning=script.skip_reasoning,
+        )
     )
     parts = prepare(script, args, model)
     args.model_init_kwargs = model_init_kwargs(args, model)
