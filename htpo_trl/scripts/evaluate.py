@@ -11,7 +11,7 @@ from ..data.prompts import PromptArguments
 from ..output.lock import held
 from ..output.writing import check_writable
 from ..utils import UsageError, option
-from .arguments import SKIP_REASONING, mendable, parser_of, read, set_environment
+from .arguments import mendable, parser_of, read, set_environment
 from .reward_names import reward_functions
 
 
@@ -34,7 +34,11 @@ class EvalArguments(PromptArguments):
     judge: str | None = option(
         None, "Reward function, by name, file.py:function or dotted path; 'verifier', for math, by default."
     )
-    skip_reasoning: bool = option(True, SKIP_REASONING)
+    skip_reasoning: bool = option(
+        True,
+        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
+        "answer; one that is not closed holds none. False reads such blocks too.",
+    )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
     dtype: str = option("auto", "Of the weights: 'auto', 'bfloat16', 'float32', ...")

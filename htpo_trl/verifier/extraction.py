@@ -81,7 +81,7 @@ def extract_answer(completion: str, skip_reasoning: bool = True) -> str | None:
         `str` or `None`: the text of the answer, without markdown and final punctuation. `None` if there is none, or
         if the last box is not closed (a truncated completion).
     """
-    text = (_after_reasoning(completion) if skip_reasoning else completion) or ""
+    text = _after_reasoning(completion) if skip_reasoning else completion
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     box = _last_box(text)
@@ -92,8 +92,8 @@ def extract_answer(completion: str, skip_reasoning: bool = True) -> str | None:
     if hashes := "####" in text and _HASHES.search(text, max(box.end() if box else 0, text.rfind("\n####"))):
         return clean(hashes[1])
     if box:
-        content = _content(text, box)
-        return None if content is None else clean(content)
+        boxed = _content(text, box)
+        return None if boxed is None else clean(boxed)
     found = [read(text[at:]) for at in weak] + [read(text[at:]) for at in strong]
     return next((content for content, is_answer in found if is_answer), found[-1][0] if found else None)
 
@@ -104,14 +104,14 @@ def last_boxed(text: str) -> str | None:
     return None if box is None else _content(text, box)
 
 
-def _after_reasoning(text: str) -> str | None:
-    """What follows the last block of reasoning; `None` where that is not closed."""
+def _after_reasoning(text: str) -> str:
+    """What follows the last block of reasoning: nothing, where that is not closed."""
     if _BARE_CHANNEL.match(text):
-        return text.rpartition("assistantfinal")[2] if "assistantfinal" in text else None
+        return text.rpartition("assistantfinal")[2] if "assistantfinal" in text else ""
     if not ("<" in text or "◁" in text or "THINK]" in text or "RESPONSE]" in text):
         return text
     tags = deque(_REASONING.finditer(text), 1)
-    return text if not tags else None if tags[0]["opens"] else text[tags[0].end() :]
+    return text if not tags else "" if tags[0]["opens"] else text[tags[0].end() :]
 
 
 def _last_box(text: str) -> re.Match[str] | None:

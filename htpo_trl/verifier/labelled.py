@@ -32,14 +32,14 @@ _ALIGNED = re.compile(
 )
 
 _F = "\ue000-\ue063"  # characters that stand for formulas
-_FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$[^$\n]+?(?<!\\)\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+_FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:[^$\\\n]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
 _CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _NUMBER = re.compile(
     r"(?<![A-Za-z\d.,^_\\])[-+−]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?(?:\s?%|°)?(?![A-Za-z\d^_!/])(?!\.\d|,\d)"
 )
 _WHY = (
-    r"(?:since|because|as (?:required|desired|needed|expected|claimed|above|the|we|it|shown|stated)|where|which|so"
+    r"(?:since|because|as (?:required|desired|needed|expected|claimed|above|the|we|it|shown|stated)|which|so"
     r"|thus|hence|therefore|i\.e\.|that is|attained|achieved|reached|obtained|weil|denn|parce|car|porque|perché"
     r"|так как|因为)"
 )
@@ -48,7 +48,7 @@ _CUT = re.compile(
     rf"(?<=[\w}})\]$%°{_F}])(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)|\s*[,;—–-]?\s+{_WHY}\b"
     rf"|\s*[(（](?:(?:{_WHY}|by|from|using|after|rounded|verified|check|approx|approximately|about|or about|see|note"
     r"|the)\b|≈|=)"
-    r"|\s+[—–]\s+(?=[a-z]))"
+    rf"|\s+[—–]\s+(?=[a-z])|(?<=[\d{_F}]),?\s+where\b)"
 )
 _IS = re.compile(
     r"\b(?:is|are|equals?|was|becomes|be|ist|sind|beträgt|est|sont|es|son|è|é|равн[ао]|равен)[ \t]+"
@@ -59,7 +59,7 @@ _IS = re.compile(
 _OTHERWISE = re.compile(
     r"\b(?:not|no|never|neither|nor|none|cannot|\w+n[’']t|wrong|incorrect|or|either|between|least|most|more|less|greater"
     r"|fewer|smaller|larger|than|over|under|above|below|up|plus|minus|times|divided|multiplied|squared?|cubed|power|root"
-    r"|half|thirds?|quarters?|percent|hundred|thousand|million|billion|dozen|factorial|base|modulo|mod|multiples?|factors?"
+    r"|half|thirds?|quarters?|percent|hundred|thousand|million|billion|dozen|factorial|two|three|four|five|six|seven|eight|nine|ten|base|modulo|mod|multiples?|factors?"
     r"|except|without|unknown|maybe|perhaps|undefined|infinite(?:ly)?|infinity|pi|[ap]\.?m|sqrt|log|sin|cos|tan|exp|[ioy]"
     r"|не|нет|или|nicht|kein\w*|oder|pas|ne|ou|non|não|nie)\b|[=<>^*+\\_{}|≤≥≠≈×÷√π∞]|[不没沒非或万亿百千]|ない|아니|ليس|لا|नहीं",
     re.IGNORECASE,
