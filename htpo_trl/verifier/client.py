@@ -44,7 +44,7 @@ class Judgement(NamedTuple):
 @dataclass(frozen=True)
 class VerifierConfig:
     """
-    Limits of a [`Verifier`].
+    Limits of a [`Verifier`], and what it reads.
 
     Args:
         workers (`int`, *optional*, defaults to `8`):
@@ -61,6 +61,9 @@ class VerifierConfig:
             deadline, or half a second where that is longer; those that take longer have the whole deadline afterwards,
             as long as this lasts (or for as long as all first tries took, where that is longer). So 256 answers that
             all hang take some 46 seconds.
+        skip_reasoning (`bool`, *optional*, defaults to `True`):
+            Whether only what follows a block of reasoning, such as `<think>...</think>`, can hold the answer; one that
+            is not closed holds none. With `False` such blocks are read as all else.
     """
 
     workers: int = 8
@@ -68,6 +71,7 @@ class VerifierConfig:
     memory_limit: int = 512
     max_length: int = 2000
     budget: float = 30.0
+    skip_reasoning: bool = True
 
     RANGES = {"[1, inf)": ("workers", "memory_limit", "max_length"), "(0, inf)": ("deadline", "budget")}
 
@@ -111,7 +115,7 @@ class Verifier(AbstractContextManager["Verifier"]):
 
     def judge(self, completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
         """Judges the final answer of each completion, see `extraction.extract_answer`, by its gold."""
-        answers = [extract_answer(completion) for completion in completions]
+        answers = [extract_answer(completion, self.config.skip_reasoning) for completion in completions]
         verdicts = self.judge_answers(answers, golds)
         return [Judgement(v, a and a[: self.config.max_length]) for v, a in zip(verdicts, answers, strict=True)]
 
@@ -210,9 +214,14 @@ os.register_at_fork(after_in_child=lambda: [*map(Verifier._forget, _verifiers)])
 
 
 def configure(config: VerifierConfig) -> None:
-    """Sets the limits of this process's verifier, the one that the reward functions use."""
+    """Sets the configuration of this process's verifier, the one that the reward functions use."""
     _verifier.close()
     _verifier.config = config
+
+
+def configuration() -> VerifierConfig:
+    """That of this process's verifier."""
+    return _verifier.config
 
 
 def judge(completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
