@@ -17,6 +17,7 @@ from .exact import compare_plainly
 from .extraction import extract_answer
 from .forms import bare_answer, bare_gold, is_prose
 from .launch import ServerError, ServerProcess
+from .quantities import settle_units
 
 
 # What the system or Python says where there is too little of something.
@@ -132,7 +133,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         Raises:
             RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
-        pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        forms = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        pairs = [settle_units(*form) or form for form in forms]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
         verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
         unknown = [pair for pair in known if pair not in verdicts]
@@ -141,7 +143,8 @@ class Verifier(AbstractContextManager["Verifier"]):
 
     def decide(self, answer: str, gold: str) -> Verdict | None:
         """The verdict of `judge_answers`, where it takes no computer algebra."""
-        return self._judge_plainly(bare_gold(gold), bare_answer(answer))
+        form = bare_gold(gold), bare_answer(answer)
+        return self._judge_plainly(*(settle_units(*form) or form))
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
@@ -153,6 +156,8 @@ class Verifier(AbstractContextManager["Verifier"]):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER
+        if settle_units(gold, answer) is None:
+            return Verdict.WRONG
         is_gold = compare_plainly(gold, answer)
         return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
