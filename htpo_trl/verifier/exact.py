@@ -1,22 +1,14 @@
-"""The comparisons that need no computer algebra: by the kind of the answers, and by exact arithmetic. Linear in the text."""
+"""The comparisons that need no computer algebra: by the kind of the answers, and by exact arithmetic."""
 
 import math
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
-from .reading import INFINITY, Answer, Kind, is_constant, read, read_gold
-from .values import (
-    Undecided,
-    Value,
-    coefficient,
-    constant_ratio,
-    equal,
-    have_other_zeros,
-    is_call,
-    measure,
-    numbers_agree,
-)
+from .forms import settle_units
+from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
+from .reading import INFINITY, Answer, Kind, is_constant, letter_of, read, read_gold
+from .values import UndecidedError, Value, spend, start_work
 
 
 _FRACTION = re.compile(r"\A(-?)\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}\Z", re.ASCII)
@@ -31,6 +23,10 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     """Whether a bare answer is the gold; `None` where it takes algebra to tell."""
     if gold == answer and any(map(str.isalnum, gold)):
         return True
+    if "\\text" in gold + answer:
+        if (pair := settle_units(gold, answer)) is None:
+            return False
+        gold, answer = pair
     a, b = _number(gold), _number(answer)
     if a is not None and b is not None:
         return numbers_agree(a[0], b[0], a[1], b[1])
@@ -38,9 +34,10 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     if not (golds and answers):
         return None
     n = max(len(golds), len(answers))
+    start_work()
     try:
         verdicts = {same(golds[i % len(golds)], answers[i % len(answers)]) for i in range(n)}
-    except Undecided:
+    except UndecidedError:
         return None
     return verdicts.pop() if len(verdicts) == 1 else None
 
@@ -55,6 +52,7 @@ def _number(text: str) -> tuple[Fraction, Fraction | None] | None:
 
 def same(gold: Answer, answer: Answer) -> bool | None:
     """Whether two answers are the same; `None` where it takes algebra to tell."""
+    spend(1)
     if isinstance(gold, Value) and isinstance(answer, Value):
         return _same_values(gold, answer)
     names = {_name(gold), _name(answer)}
@@ -69,8 +67,9 @@ def _name(answer: Answer) -> str:
 
 
 def _same_values(gold: Value, answer: Value) -> bool | None:
-    if (g := gold.name) and (a := answer.name) and g != a and g.casefold() == a.casefold():
-        return True if "A" <= g <= "E" else None  # a choice in a lower-case letter
+    g, a = letter_of(gold), letter_of(answer)
+    if g and a and g.casefold() == a.casefold():
+        return g == a or g.upper() in "ABCDE"  # a choice in a lower-case letter
     return equal(gold, answer)
 
 
@@ -86,35 +85,31 @@ def _same_choices(gold: Answer, answer: Answer) -> bool | None:
 def _choice(answer: Answer) -> tuple[str | None, Answer | None]:
     if isinstance(answer, Kind):
         return (answer.marks[0], *answer.parts, None)[:2] if answer.name == "choice" else (None, None)
-    return answer.name if len(answer.name or "") == 1 else None, None
+    name = letter_of(answer)
+    return name if len(name or "") == 1 else None, None
 
 
 def _same_words(gold: Answer, answer: Answer) -> bool | None:
-    names = _name(gold), _name(answer)
-    if names == ("word", "word"):
-        return gold.marks == answer.marks
-    other = answer if names[0] == "word" else gold
-    # `mgh` may be a product, and what has no solution the empty set.
-    text = gold.marks[0] if other is answer else answer.marks[0]  # type: ignore[union-attr]
-    return (
-        None
-        if (isinstance(other, Value) and other.letters and len(text) < 5) or _name(other) in ("set", "equation")
-        else False
-    )
+    word, other = (gold, answer) if _name(gold) == "word" else (answer, gold)
+    if isinstance(other, Kind):
+        # What has no solution may be the empty set.
+        return (
+            word[-1] == other.marks if other.name == "word" else None if other.name in ("set", "equation") else False
+        )
+    return None if other.letters and len(word.marks[0]) < 5 else False  # type: ignore[union-attr] # `mgh` may be a product
 
 
 def _same_bases(gold: Answer, answer: Answer) -> bool | None:
-    numerals = _numeral(gold), _numeral(answer)
-    if numerals[0] is None or numerals[1] is None:
+    if not (numeral := _numeral(gold)) or not (another := _numeral(answer)):
         return False
-    (digits, base), (others, other) = numerals
+    (digits, base), (others, other) = numeral, another
     # Without a base, that which was asked for is meant.
     return digits == others and (base == other or None in (base, other))
 
 
 def _numeral(answer: Answer) -> tuple[str, int | None] | None:
     if isinstance(answer, Kind):
-        return answer.marks if answer.name == "base" else None  # type: ignore[return-value]
+        return answer.marks if answer.name == "base" else None
     n = answer.rational
     is_natural = n is not None and n.denominator == 1 and 0 <= n < 10**1000
     return (str(n), None) if is_natural else None
@@ -125,10 +120,10 @@ def _same_times(gold: Answer, answer: Answer) -> bool | None:
         clock = gold if isinstance(gold, Kind) and gold.name == "time" else answer
         return False if clock.marks[0] else None  # type: ignore[union-attr] # 1:20 may be a ratio
     (hour, *rest), (other, *others) = gold.parts, answer.parts
-    if gold.marks[0] and answer.marks[0]:
-        return gold.parts == answer.parts
-    # By 24 hours, or without a.m. and p.m.
-    return rest == others and (hour == other or (hour % 12 == other % 12 and not (hour > 12 and other > 12)))
+    # Without a.m. or p.m. either is meant, if it is not by 24 hours.
+    open_hour = None if gold.marks == answer.marks else other if gold.marks[0] else hour
+    is_open = open_hour is not None and open_hour <= 12
+    return rest == others and (hour == other or (is_open and hour % 12 == other % 12))
 
 
 def _same_equations(gold: Answer, answer: Answer) -> bool | None:
@@ -149,17 +144,19 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
             return is_same
         if is_same is False and is_constant(r1) and is_constant(r2):
             return False
+    if is_constant(l2) and is_constant(r2) and not is_constant(l1) and same(r1, r2) is False:
+        return False
     sides = (l1, r1, l2, r2)
     if not all(isinstance(side, Value) for side in sides):
         return None
     if len(gold.parts) + len(answer.parts) > 4:  # type: ignore[union-attr]
         return None
-    return _same_zeros(l1 - r1, l2 - r2, (l1, l2))
+    return _same_zeros(l1 - r1, l2 - r2)
 
 
 def _is_contradictory(equation: Kind) -> bool:
     """Whether numbers that are said to be equal are not: `3=4`."""
-    for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:]):
+    for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:], strict=False):
         if is_constant(a) and is_constant(b) and same(a, b) is False:
             if sign == "=":
                 return True
@@ -171,12 +168,12 @@ def _is_contradictory(equation: Kind) -> bool:
 
 def _is_named(answer: Answer) -> bool:
     r"""Whether this is the name of what an equation gives: `x`, `f(x)`, `N(n)`, `\angle ABC`."""
-    return isinstance(answer, Value) and (coefficient(answer) == 1 or answer.name is not None or is_call(answer))
+    return isinstance(answer, Value) and is_name(answer)
 
 
-def _same_zeros(a: Value, b: Value, names: tuple[Value, Value]) -> bool | None:
+def _same_zeros(a: Value, b: Value) -> bool | None:
     """Whether a = 0 and b = 0 are the same equation."""
-    if (ratio := constant_ratio(a, b)) is not None:
+    if constant_ratio(a, b) is not None:
         return True
     if a.letters != b.letters and len(a.letters) == len(b.letters):
         # f(x)=2x and f(t)=2t
@@ -202,7 +199,7 @@ def _same_unions(gold: Answer, answer: Answer) -> bool | None:
         return False
     try:
         (low, high), (other_low, other_high) = _hull(gold), _hull(answer)
-    except Undecided:
+    except UndecidedError:
         return None
     if same(low, other_low) is False or same(high, other_high) is False:
         return False
@@ -215,7 +212,7 @@ def _hull(answer: Answer) -> tuple[Value, Value]:
     """The least and the greatest number of a union of intervals and sets."""
     ends = [*_ends(answer)]
     if not ends or len(ends) > MAX_PAIRS:
-        raise Undecided
+        raise UndecidedError
     return min(ends, key=_place), max(ends, key=_place)
 
 
@@ -226,7 +223,7 @@ def _ends(answer: Answer) -> Iterator[Value]:
         for part in answer.parts:
             yield from _ends(part)
     else:
-        raise Undecided
+        raise UndecidedError
 
 
 def _place(value: Value) -> float:
@@ -234,7 +231,7 @@ def _place(value: Value) -> float:
     if value.letters == {INFINITY}:
         return sign * math.inf
     if value.letters:
-        raise Undecided
+        raise UndecidedError
     return measure(value)[0].real
 
 
@@ -246,15 +243,13 @@ def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
             return verdict
         # (1,2) and [1,2] differ as intervals; longer ones are vectors.
         return False if len(a) == 2 else None
-    other = gold if _name(answer) == "tuple" else answer
-    pair = answer if other is gold else gold
-    if isinstance(other, Value):
+    if isinstance(gold, Value) or isinstance(answer, Value):
         return False
-    if other.name not in ("list", "set"):
+    if not {gold.name, answer.name} <= {"tuple", "list", "set"}:
         return None
     # As one element, or as a list of its own.
-    readings = (_same_sets(gold, answer), _same_sets(pair._replace(name="list"), other))  # type: ignore[union-attr]
-    return False if readings == (False, False) else None
+    as_lists = (x._replace(name="list") for x in (gold, answer))
+    return False if _same_sets(gold, answer) is False and _same_sets(*as_lists) is False else None
 
 
 def _same_matrices(gold: Answer, answer: Answer) -> bool | None:
@@ -262,10 +257,10 @@ def _same_matrices(gold: Answer, answer: Answer) -> bool | None:
         return False
     if gold.name != answer.name:
         return None
-    if [len(row.parts) for row in gold.parts] != [len(row.parts) for row in answer.parts]:  # type: ignore[union-attr]
+    rows, others = gold.parts, answer.parts
+    if [len(row.parts) for row in rows] != [len(row.parts) for row in others]:
         return False
-    rows = zip(gold.parts, answer.parts, strict=True)
-    return _all(same(a, b) for row, other in rows for a, b in zip(row.parts, other.parts, strict=True))  # type: ignore[union-attr]
+    return _all(same(x, y) for a, b in zip(rows, others, strict=True) for x, y in zip(a.parts, b.parts, strict=True))
 
 
 def _same_sets(gold: Answer, answer: Answer) -> bool | None:
@@ -285,8 +280,12 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    found = [*verdicts]
-    return False if False in found else None if None in found else True
+    result: bool | None = True
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        result = result and verdict
+    return result
 
 
 def _any(verdicts: Iterable[bool | None]) -> bool | None:

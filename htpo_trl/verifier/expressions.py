@@ -4,29 +4,14 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from .values import (
-    E,
-    FUNCTIONS,
-    I,
-    PI,
-    Undecided,
-    Value,
-    atom_value,
-    binomial,
-    call,
-    factorial,
-    letter,
-    ln,
-    measure,
-    number,
-    round_whole,
-)
+from .functions import FUNCTIONS, binomial, call, is_product, label, ln, round_whole
+from .values import PI, E, I, UndecidedError, Value, letter, number
 
 
 _CONSTANTS = {r"\pi": PI, "pi": PI, "e": E, "i": I}
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell".split()
+_GREEK = re.compile(
+    r"\\(?:(?:var)?(?:epsilon|theta|rho|phi)|alpha|beta|[Gg]amma|[Dd]elta|zeta|eta|Theta|iota|kappa|[Ll]ambda|mu|nu|[Xx]i|"
+    r"Pi|[Ss]igma|tau|[Uu]psilon|Phi|chi|[Pp]si|[Oo]mega|hbar|ell)"
 )
 _NAMES = {
     **{name: name for name in (*FUNCTIONS, "exp", "log", "sqrt", "lg")},
@@ -35,7 +20,13 @@ _NAMES = {
 del _NAMES["factorial"]
 _SHAPES = {
     **{r"\angle": "angle", r"\measuredangle": "angle", "∠": "angle", r"\triangle": "triangle", "△": "triangle"},
-    **{r"\overline": "line", r"\widehat": "line", r"\square": "polygon", r"\overarc": "line"},
+    **{
+        r"\overline": "line",
+        r"\widehat": "line",
+        r"\square": "polygon",
+        r"\overarc": "line",
+        r"\overrightarrow": "ray",
+    },
 }
 _ACCENTS = frozenset((r"\dot", r"\ddot", r"\vec", r"\hat", r"\bar", r"\tilde"))
 _NO_FACTOR = frozenset(
@@ -46,6 +37,18 @@ MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
 
 
 class Expression:
+    """
+    What is left of an expression's tokens to read.
+
+    Args:
+        tokens (sequence of `str`):
+            In the spelling of `reading.py`.
+        is_call (`bool`):
+            Whether `f(x)` is the value of a function, and `\\log` to the base of ten; else a product, and natural.
+        depth (`int`):
+            Brackets that may be nested.
+    """
+
     def __init__(self, tokens: Sequence[str], is_call: bool, depth: int):
         self.rest = [*reversed(tokens)]
         self.is_call, self.depth = is_call, depth
@@ -54,7 +57,7 @@ class Expression:
     def read(self) -> Value:
         value = self._sum()
         if self.rest:
-            raise Undecided
+            raise UndecidedError
         return value
 
     def _next(self, ahead: int = 1) -> str:
@@ -62,13 +65,13 @@ class Expression:
 
     def _take(self, *expected: str) -> str:
         if not self.rest or (expected and self.rest[-1] not in expected):
-            raise Undecided
+            raise UndecidedError
         return self.rest.pop()
 
     def _sum(self) -> Value:
         self.depth -= 1
         if self.depth < 0:
-            raise Undecided
+            raise UndecidedError
         total = self._signed(self._product)
         while self._next() in ("+", "-"):
             total = total + self._signed(self._product)
@@ -84,7 +87,6 @@ class Expression:
 
     def _product(self) -> Value:
         is_number, is_divided = self._next()[-1:].isdigit(), False
-        is_first = is_number
         result = self._factor()
         while token := self._next():
             if token in ("*", "/"):
@@ -94,15 +96,11 @@ class Expression:
                 result = result / factor if is_divided else _times(result, factor)
             elif token in _NO_FACTOR or (token == "|" and self.is_within_bars):
                 break
-            elif is_divided or (is_number and token[-1].isdigit()):
-                raise Undecided  # 1/2x, 12 345
+            elif is_divided or (is_number and (token[-1].isdigit() or token == r"\frac")):
+                raise UndecidedError  # 1/2x, 12 345, 1\frac{1}{2}
             else:
-                factor = self._factor()
-                if is_first and token == r"\frac":
-                    result = _mixed(result, factor)
-                else:
-                    result = _times(result, factor)
-            is_first, is_number = False, token[-1:].isdigit()
+                result = _times(result, self._factor())
+            is_number = token[-1:].isdigit()
         return result
 
     def _factor(self) -> Value:
@@ -113,10 +111,8 @@ class Expression:
                 if self._next() == r"\circ" or [self._next(i) for i in (1, 2, 3)] == ["{", r"\circ", "}"]:
                     del self.rest[-1 if self._next() == r"\circ" else -3 :]
                     self.has_degrees = True
-                elif has_power:
-                    raise Undecided
-                elif self._next(2) in ("st", "nd", "rd", "th"):
-                    raise Undecided
+                elif has_power or self._next(2) in ("st", "nd", "rd", "th"):
+                    raise UndecidedError
                 else:
                     value, has_power = value ** self._argument(is_power=True), True
             elif self._next() == r"\circ":
@@ -124,7 +120,7 @@ class Expression:
                 self.has_degrees = True
             elif self._next() == "!":
                 self._take()
-                value = factorial(value)
+                value = call("factorial", value)
             elif self._next() == "%":
                 self._take()
                 unit = value.unit and value.unit / 100
@@ -141,7 +137,7 @@ class Expression:
             return self._signed(lambda: self._argument(is_power=True))
         if token.isdigit() and len(token) > 1:
             if is_power:
-                raise Undecided  # 10^12 is 10^1 2 in LaTeX
+                raise UndecidedError  # 10^12 is 10^1 2 in LaTeX
             self.rest[-1:] = [token[1:], token[0]]
         return self._atom(is_single=True)
 
@@ -176,25 +172,25 @@ class Expression:
             return self._shape(_SHAPES[token])
         name = token.removeprefix("\\")
         if token in _CONSTANTS and self._next() != "_":
-            return atom_value(_CONSTANTS[token])
+            return _CONSTANTS[token]
         if name in _NAMES:
             return self._function(_NAMES[name])
         if token.isalpha():
             if len(token) > MAX_LETTERS and not is_product(token):
-                raise Undecided
+                raise UndecidedError
             if len(token) > 1:
                 self.rest.append(token[1:])
                 if len(token) > 1 and token[0] in _CONSTANTS:
-                    return atom_value(_CONSTANTS[token[0]])
+                    return _CONSTANTS[token[0]]
             return self._letter(token[0], is_last=len(token) == 1 and not is_single)
-        if name in _GREEK and token != name:
+        if _GREEK.fullmatch(token):
             return self._letter(token, is_last=not is_single)
-        raise Undecided
+        raise UndecidedError
 
     def _within_bars(self) -> Value:
         bars, self.is_within_bars = self.is_within_bars, True
         if bars:
-            raise Undecided
+            raise UndecidedError
         value = self._sum()
         self._take("|")
         self.is_within_bars = False
@@ -259,15 +255,16 @@ class Expression:
                 points[-1:] = [(points or [""])[-1] + token]
             else:
                 points += token if token.isalpha() else [token]
-        if not points or len(points) > 12:
-            raise Undecided
-        return letter(f"{name} {_canonical(name, points)}")
+        if not points or len(points) > 12 or not all(point[0].isalpha() for point in points):
+            raise UndecidedError
+        return letter(f"{name} {label(name, points)}")
 
     def _function(self, name: str) -> Value:
         power, base = None, None
         had_degrees, self.has_degrees = self.has_degrees, False
         if name == "sqrt":
-            return self._root()
+            index = self._group() if self._next() == "[" else number(2)
+            return self._argument() ** (number(1) / index)
         if self._next() == "_" and name == "log":
             self._take()
             base = self._argument()
@@ -283,14 +280,14 @@ class Expression:
                     break
                 value = value * self._factor()
             if self._next() == "/":
-                raise Undecided
+                raise UndecidedError
         if self.has_degrees:
-            raise Undecided
+            raise UndecidedError
         self.has_degrees = had_degrees
         if power is not None and power.rational == -1:
             name, power = f"arc{name}", None
         if name == "exp":
-            result = atom_value(E) ** value
+            result = E**value
         elif name in ("log", "lg", "ln"):
             if name == "log" and base is None:
                 self.is_ambiguous = True
@@ -299,32 +296,13 @@ class Expression:
         elif name in FUNCTIONS:
             result = call(name, value)
         else:
-            raise Undecided
+            raise UndecidedError
         return result if power is None else result**power
-
-    def _root(self) -> Value:
-        index = self._group() if self._next() == "[" else number(2)
-        return self._argument() ** index.inverse()
-
-
-def is_product(run: str) -> bool:
-    """Whether letters that stand together are a product; else they are a word."""
-    if len(run) == 2:
-        return not {*"eiou"} & {*run.lower()}
-    names = ("abcd", "fgh", "klmn", "pqrst", "uvw", "wxyz")
-    return len(run) == len({*run}) and any({*run} <= {*group} for group in names)
-
-
-def _canonical(name: str, points: list[str]) -> str:
-    if name == "triangle":
-        return " ".join(sorted(points))
-    turns = range(len(points) if name == "polygon" else 1)
-    return min(" ".join(way[i:] + way[:i]) for i in turns for way in (points, points[::-1]))
 
 
 def _decimal(token: str) -> Value:
     if len(token) > 1000:
-        raise Undecided
+        raise UndecidedError
     places = len(token.partition(".")[2])
     if not places:
         return number(int(token))
@@ -340,14 +318,3 @@ def _times(a: Value, b: Value) -> Value:
             if part.denominator == 1 and digits < 1000 and part == 10**digits:
                 return product._replace(unit=a.unit * power)
     return product
-
-
-def _mixed(whole: Value, part: Value) -> Value:
-    w, p = whole.rational, part.rational
-    if w is None or p is None or not 0 < p < 1 or part.is_rounded:
-        return whole * part if p is None else _undecided()
-    return whole + part
-
-
-def _undecided() -> Value:
-    raise Undecided

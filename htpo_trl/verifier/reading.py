@@ -1,9 +1,6 @@
-r"""
-What kind of answer a text is: a number or expression, a set, a tuple, an equation, a word, a choice, ... Read by hand,
-in one pass and within bounds, since it happens in the trainer's process: nothing of a text is evaluated but arithmetic.
-
-Letters that stand together are a product (`xy` is `yx`) if they are two of which none is e, i, o or u, or all distinct
-from one run of names as they are given to variables (`abc`, `xyz`, `pqr`, `kmn`); all others are a word.
+"""
+What kind of answer a text is: a number or expression, a set, a tuple, an equation, a word, a choice, ... Within bounds
+and linear, since it happens in the trainer's process: nothing of a text is evaluated but arithmetic.
 """
 
 import re
@@ -11,8 +8,9 @@ from collections.abc import Container, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from .expressions import Expression, is_product
-from .values import Undecided, Value, letter, number
+from .expressions import Expression
+from .functions import is_product
+from .values import E, UndecidedError, Value, letter, number, start_work
 
 
 MAX_LENGTH, MAX_DEPTH = 1000, 20
@@ -26,37 +24,27 @@ _SAME = {
     **{r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge", "≤": r"\le", "≥": r"\ge"},
     **{r"\lt": "<", r"\gt": ">", r"\varnothing": r"\emptyset", r"\%": "%", r"\cdot": "*", r"\times": "*", "·": "*"},
     **{r"\langle": "(", r"\rangle": ")", r"\lbrack": "[", r"\rbrack": "]", r"\lbrace": r"\{", r"\rbrace": r"\}"},
+    **{r"\div": "/", "×": "*", "÷": "/", "−": "-", "±": r"\pm", "∞": r"\infty", "π": r"\pi", r"\lvert": "|"},
     **{
-        r"\div": "/",
-        "×": "*",
-        "÷": "/",
-        "−": "-",
-        "±": r"\pm",
-        "∞": r"\infty",
-        "π": r"\pi",
-        r"\lvert": "|",
+        r"\vert": "|",
         r"\rvert": "|",
+        r"\prime": "'",
+        r"\degree": r"\circ",
+        "°": r"\circ",
+        r"\approxeq": r"\approx",
+        ";": ",",
     },
-    **{r"\vert": "|", r"\prime": "'", r"\degree": r"\circ", "°": r"\circ", r"\approxeq": r"\approx", ";": ","},
 }
-_OPENING = {
-    "(": ")",
-    "[": "]",
-    "{": "}",
-    r"\{": r"\}",
-    r"\lfloor": r"\rfloor",
-    r"\lceil": r"\rceil",
-    r"\begin": r"\end",
-}
-_CLOSING = {*_OPENING.values()}
+_OPENING = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\begin"))
+_CLOSING = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end"))
 RELATIONS = ("=", "<", ">", r"\le", r"\ge", r"\in", r"\approx")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|textit|mathbf|mathit|operatorname|boldsymbol)\s*\{([^{}]*)\}")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s?m\b\.?)?", re.ASCII | re.IGNORECASE)
 _BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\(?(\w+)\)?\}|(\d+))", re.ASCII)
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-)
-_NUMBER_OF = {word: i for i, word in enumerate(_NUMBER_WORDS)}
+_NUMBER_OF = {
+    **{"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9},
+    **{"ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16},
+}
 _SCIENTIFIC = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+", re.ASCII)
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 INFINITY = r"\infty"
@@ -81,7 +69,7 @@ def read(text: str) -> tuple[Answer, ...]:
     """The readings of a text: one, two where `f(x)` may be a product or the value of a function, none if undecided."""
     try:
         return _read(text)
-    except Undecided:
+    except UndecidedError:
         return ()
 
 
@@ -90,11 +78,12 @@ read_gold = lru_cache(maxsize=4096)(read)
 
 def _read(text: str) -> tuple[Answer, ...]:
     if len(text) > MAX_LENGTH:
-        raise Undecided
+        raise UndecidedError
     if (clock := _CLOCK.fullmatch(bare := _TEXT.sub(r" \1 ", text).strip())) and (clock[2] or clock[4]):
         return (_time(clock),)
     if _SCIENTIFIC.fullmatch(bare):
-        raise Undecided
+        raise UndecidedError
+    start_work()
     tokens = _tokens(bare)
     readings = []
     for is_call in (False, True):
@@ -118,7 +107,7 @@ def _tokens(text: str) -> list[str]:
         text = text.replace(",", "")
     tokens = [_SAME.get(token, token) for token in _TOKEN.findall(text) if token not in _DROPPED]
     if not all(map(str.isascii, tokens)) and not all(map(str.isalpha, tokens)):
-        raise Undecided
+        raise UndecidedError
     return tokens
 
 
@@ -128,7 +117,7 @@ def _split(tokens: list[str], separators: Container[str]) -> tuple[list[list[str
     for token in tokens:
         depth += (token in _OPENING) - (token in _CLOSING)
         if depth < 0:
-            raise Undecided
+            raise UndecidedError
         if depth == 0 and token in separators:
             parts.append([])
             found.append(token)
@@ -148,7 +137,7 @@ def _is_enclosed(tokens: list[str]) -> bool:
 
 
 class _Reader:
-    """The kinds of answers, down to expressions, which `_Expression` reads."""
+    """The kinds of answers, down to expressions, which [`Expression`] reads."""
 
     def __init__(self, is_call: bool):
         self.is_call, self.is_ambiguous, self.depth = is_call, False, 0
@@ -156,7 +145,7 @@ class _Reader:
     def answer(self, tokens: list[str]) -> Answer:
         """What may be a list, or a choice with its value."""
         if not tokens or self.depth > MAX_DEPTH:
-            raise Undecided
+            raise UndecidedError
         self.depth += 1
         answer = self._choice(tokens) or self._list(tokens)
         self.depth -= 1
@@ -200,7 +189,7 @@ class _Reader:
                 return self.answer(inner)
             if sum(token in _SIGNS for token in inner) < 2:
                 return self._both_signs(tokens) or Kind("tuple", tuple(map(self.answer, parts)), (first, last))
-            raise Undecided  # (±1, ±2): two pairs, or four?
+            raise UndecidedError  # (±1, ±2): two pairs, or four?
         return (
             self._relation(tokens)
             or self._union(tokens)
@@ -226,7 +215,7 @@ class _Reader:
         if not all(parts):
             if signs == [r"\approx"]:
                 return self._element(parts[1])
-            raise Undecided
+            raise UndecidedError
         members = tuple(map(self.answer, parts))
         if {*signs} <= {"=", r"\approx"}:
             return Kind("equation", members, tuple(signs))
@@ -235,7 +224,7 @@ class _Reader:
         if {*signs} <= {">", r"\ge"}:
             members, signs = members[::-1], [{">": "<", r"\ge": r"\le"}[sign] for sign in signs[::-1]]
         if not {*signs} <= {"<", r"\le"}:
-            raise Undecided
+            raise UndecidedError
         return _interval(members, signs) or Kind("inequality", members, tuple(signs))
 
     def _union(self, tokens: list[str]) -> Kind | None:
@@ -247,7 +236,7 @@ class _Reader:
             return None
         names = ("matrix", "pmatrix", "bmatrix")
         if not (_is_enclosed(tokens[:-3]) and tokens[2] in names):
-            raise Undecided
+            raise UndecidedError
         rows = [row for row in _split(tokens[4:-4], ("\\\\",))[0] if row]
         return Kind("matrix", tuple(Kind("row", tuple(map(self.answer, _split(row, "&")[0]))) for row in rows))
 
@@ -288,19 +277,21 @@ class _Reader:
 def _interval(members: tuple[Answer, ...], signs: list[str]) -> Kind | None:
     """`1 < x \\le 2` as the interval of x."""
     infinity = letter(INFINITY)
-    if len(members) == 2 and is_letter(members[0]) and is_constant(members[1]):
+    if len(members) == 2 and letter_of(members[0]) and is_constant(members[1]):
         members, signs = (-infinity, *members), ["<", *signs]
-    elif len(members) == 2 and is_letter(members[1]) and is_constant(members[0]):
+    elif len(members) == 2 and letter_of(members[1]) and is_constant(members[0]):
         members, signs = (*members, infinity), [*signs, "<"]
-    if not (len(members) == 3 and is_letter(members[1]) and is_constant(members[0]) and is_constant(members[2])):
+    if not (len(members) == 3 and letter_of(members[1]) and is_constant(members[0]) and is_constant(members[2])):
         return None
     brackets = ("(" if signs[0] == "<" else "[", ")" if signs[1] == "<" else "]")
     return Kind("tuple", (members[0], members[2]), brackets)
 
 
-def is_letter(answer: Answer) -> bool:
-    return isinstance(answer, Value) and answer.name is not None
+def letter_of(answer: Answer) -> str | None:
+    """The name, where the answer is just a letter."""
+    atom = answer.atom if isinstance(answer, Value) else None
+    return atom.name if atom and (atom.kind == "letter" or atom is E.atom) else None
 
 
 def is_constant(answer: Answer) -> bool:
-    return isinstance(answer, Value) and (not answer.letters or answer.letters == {INFINITY})
+    return isinstance(answer, Value) and answer.letters <= {INFINITY}
