@@ -39,9 +39,9 @@ def verdict(answer: str, gold: str) -> Verdict:
 
 
 def test_the_gold_comes_first(quick):
-    """math-verify takes an interval for the inequality it is asked for, and no inequality for an interval."""
-    interval, inequality = r"[1,\gcd(2,4))", r"1 \le x < \gcd(2,4)"
-    verdicts = quick.judge_answers([interval, inequality], [inequality, interval])
+    """math-verify takes the right side of an equation for the expression that it is asked for, and not the reverse."""
+    expression, equation = FOR_WORKERS, "y+1=3x"
+    verdicts = quick.judge_answers([equation, expression], [expression, equation])
     assert verdicts == [Verdict.CORRECT, Verdict.WRONG]
 
 
