@@ -87,7 +87,10 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     ```
     """
     pairs = zip(completions, solution, strict=True)
-    judgements = [_judge_by_dapo(_text(completion), gold_text(gold)) for completion, gold in pairs]
+    # A text is compared as it stands, too: these rules are about characters.
+    judgements = [
+        _judge_by_dapo(_text(c), [gold_text(gold), gold if isinstance(gold, str) else ""]) for c, gold in pairs
+    ]
     return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
@@ -151,12 +154,12 @@ _REWRITTEN = (
 )
 
 
-def _judge_by_dapo(completion: str, gold: str) -> Judgement:
-    if not gold:
+def _judge_by_dapo(completion: str, golds: list[str]) -> Judgement:
+    if not any(golds):
         return Judgement(Verdict.UNPARSABLE_GOLD, None)
     if not (answers := _ANSWER.findall(completion[-300:])):
         return Judgement(Verdict.UNPARSABLE_ANSWER, None)
-    is_gold = _normalise(answers[-1]) == _normalise(gold)
+    is_gold = _normalise(answers[-1]) in {_normalise(gold) for gold in golds if gold}
     return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
 
 
