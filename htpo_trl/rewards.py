@@ -87,10 +87,11 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     [1.0, -1.0, -1.0]
     ```
     """
-    golds = [gold_text(gold) for gold in solution]
-    normalised = {gold: _normalise(gold) if gold else None for gold in {*golds}}  # a group has one
-    pairs = zip(completions, golds, strict=True)
-    judgements = [_judge_by_dapo(_text(completion), normalised[gold]) for completion, gold in pairs]
+    # A text is compared as it stands, too: these rules are about characters. A group has one gold.
+    texts = [(gold_text(gold), gold if isinstance(gold, str) else "") for gold in solution]
+    normalised = {pair: {_normalise(text) for text in pair if text} for pair in {*texts}}
+    pairs = zip(completions, texts, strict=True)
+    judgements = [_judge_by_dapo(_text(completion), normalised[pair]) for completion, pair in pairs]
     return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
@@ -152,13 +153,13 @@ _UNWRAPPED = [
 ]
 
 
-def _judge_by_dapo(completion: str, gold: str | None) -> Judgement:
-    """By a normalised gold, `None` where there is none."""
-    if gold is None:
+def _judge_by_dapo(completion: str, golds: set[str]) -> Judgement:
+    """By normalised golds, none of which is left where there is none."""
+    if not golds:
         return Judgement(Verdict.UNPARSABLE_GOLD, None)
     if not (answers := _ANSWER.findall(completion[-300:])):
         return Judgement(Verdict.UNPARSABLE_ANSWER, None)
-    is_gold = _normalise(answers[-1]) == gold
+    is_gold = _normalise(answers[-1]) in golds
     return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..output.redaction import redact_text
-from ..output.terminal import steady_streams, stoppable
+from ..output.terminal import printable, steady_streams, stoppable
 from ..output.writing import write_atomically
 from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
@@ -66,7 +66,7 @@ class Train(Command):
             return
         from .plan import plan_run
 
-        print(redact_text(plan_run(arguments, spread)))
+        print(printable(redact_text(plan_run(arguments, spread))))
 
 
 class Eval(Command):

@@ -4,12 +4,13 @@ A copy, a move or another machine does not change it.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..output.reading import read_json
 
 
 #: Bytes. Of larger files the digest takes a block from every `STRIDE`: training changes weights everywhere.
@@ -37,7 +38,10 @@ def digest_of_files(model: str | Path) -> str | None:
             for block in _blocks(file):
                 digest.update(block)
     if (adapter := directory / "adapter_config.json").is_file():
-        base = json.loads(adapter.read_bytes()).get("base_model_name_or_path")
+        base = read_json(adapter).get("base_model_name_or_path")
+        # Were the base an adapter too, perhaps this one, it could not be loaded.
+        if not isinstance(base, str) or Path(base, adapter.name).is_file():
+            base = None
         digest.update(str(base and digest_of_files(base)).encode())
     return digest.hexdigest()[:16]
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..output.directory import SEAL
+from ..output.reading import MAX_LOG_BYTES, parse_json, read_json
 from ..output.writing import write_json
 from ..utils import UsageError
 
@@ -72,15 +73,17 @@ def load_state(file: Path, writer: str, device: torch.device | str = "cpu") -> t
         CheckpointError: if the file is damaged, or of another format or class of trainer.
     """
     try:
+        if not file.is_file():
+            raise OSError("no regular file")
         with safe_open(file, framework="pt") as stored:
-            state = json.loads(stored.metadata()["htpo"])
+            state = parse_json(stored.metadata()["htpo"], MAX_LOG_BYTES)
             found = state.get("format", "none"), state.get("writer", "unknown")
             batches = state["batches"]
             for name in stored.keys() if found == (FORMAT, writer) else ():
                 i, key = name.split("/", maxsplit=1)
                 batches[int(i)][key] = stored.get_tensor(name).to(device)
             counters = state["counters"]
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
     if found != (FORMAT, writer):
         raise CheckpointError(
@@ -129,7 +132,7 @@ def check(checkpoint: str | Path) -> None:
             f"save_only_model=True. {MEND}"
         )
     try:
-        content = json.loads(file.read_text())["files"]
+        content = dict[str, Any](read_json(file)["files"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged ({error}). {MEND}") from error
     for name, expected in content.items():

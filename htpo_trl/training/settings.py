@@ -9,6 +9,7 @@ import json
 import random
 import warnings
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 
 from ..objective.table import GROUPS
 from ..output.directory import SETTINGS
+from ..output.reading import read_json
 from ..output.redaction import redacted
 from ..output.writing import write_json
-from ..utils import versions
+from ..utils import UsageError, versions
 from .adapters import PLACE
 from .checkpoint import CheckpointError
 
@@ -197,10 +199,9 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
     if resumed is None:
         path.with_name("trainer_state.json").unlink(missing_ok=True)  # the log of a run that was here before
     else:
-        try:
-            earlier = json.loads(path.read_text()).get("resumes", [])
-        except (OSError, ValueError, AttributeError):
-            earlier = []
-        content["resumes"] = [*earlier, resumed]
+        earlier = None
+        with suppress(UsageError):
+            earlier = read_json(path).get("resumes")
+        content["resumes"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, redacted(json.loads(json.dumps(content, default=str))))

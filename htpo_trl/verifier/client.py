@@ -135,6 +135,10 @@ class Verifier(AbstractContextManager["Verifier"]):
         verdicts.update(zip(unknown, self._ask(unknown), strict=True))
         return [verdicts[pair] for pair in pairs]
 
+    def decide(self, answer: str, gold: str) -> Verdict | None:
+        """The verdict of `judge_answers`, where it takes no computer algebra."""
+        return self._judge_plainly(bare_gold(gold), bare_answer(answer))
+
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
         with self._lock:
