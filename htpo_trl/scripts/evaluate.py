@@ -49,6 +49,11 @@ class EvalArguments(PromptArguments):
     judge: str | None = option(
         None, "Reward function, by name, file.py:function or dotted path; 'verifier', for math, by default."
     )
+    skip_reasoning: bool = option(
+        True,
+        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
+        "answer; one that is not closed holds none. False reads such blocks too.",
+    )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm: bool = option(False, "Whether to generate by vLLM: backend='vllm'.")
     tensor_parallel_size: int | None = option(
@@ -207,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stack.enter_context(mendable("htpo eval"))
         stack.enter_context(stoppable("htpo eval", WHEN_STOPPED))
         arguments = read_options(sys.argv[1:] if argv is None else argv)
+        from .. import verifier
         from ..evaluation import compare, comparison_table, evaluate
         from ..evaluation.generation import load_generator
         from ..evaluation.parallel import joined
@@ -216,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_first:
             _hush()
         args, sampling = parse(arguments)
+        verifier.configure(verifier.VerifierConfig(skip_reasoning=args.skip_reasoning))
         check_launched(args, os.environ)
         parts = prepare(args, sampling)
         output_dir, _, judge, benchmarks, others = parts

@@ -1,4 +1,4 @@
-"""The verifier in surroundings that others have prepared, or that a cluster has: it judges, and runs no code of theirs."""
+"""The verifier in surroundings that others have prepared, or that a cluster has: it runs none of their code."""
 
 import os
 import signal
@@ -99,9 +99,10 @@ os.write(2, b"what a library writes to its standard error") if os.path.exists("/
 verdicts = [str(j.verdict) for j in judge([r"\\boxed{3x}", r"\\boxed{4x}"], ["x+2x"] * 2)]
 os.write(output, repr(verdicts).encode())
 """
+LONG = "import os; os.environ['TMPDIR'] = os.getcwd() + '/t' * 100; os.makedirs(os.environ['TMPDIR'])"
 GONE = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
 SURROUNDINGS = {
-    "a long TMPDIR": "import os; os.environ['TMPDIR'] = os.getcwd() + '/t' * 100\nJUDGE\nprint(verdicts)",
+    "a long TMPDIR": f"{LONG}\nJUDGE\nprint(verdicts)",
     "a daemon without standard streams": DAEMON,
     "children that end unseen": "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nJUDGE\nprint(verdicts)",
     "a working directory that is gone": f"{GONE}\nJUDGE\nprint(verdicts)",
