@@ -112,7 +112,8 @@ def read_options(argv: Sequence[str]) -> Arguments:
     """Sort out a command line of the script, which may hold flags of `accelerate launch`; set its environment."""
     from accelerate.commands.launch import launch_command_parser
 
-    arguments = read(argv, TITLES, vars(launch_command_parser().parse_args(["script"])))
+    launch_flags = vars(launch_command_parser().parse_args(["script"])).keys() - {"module"}  # which this one is
+    arguments = read(argv, TITLES, launch_flags)
     set_environment(arguments.env)
     return arguments
 
