@@ -1,5 +1,7 @@
 """Numbers, units and currencies as people write them. Linear in the text."""
 
+# ruff: noqa: SIM905 - lists of words
+
 import re
 from fractions import Fraction
 
@@ -14,7 +16,7 @@ _COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 _LIST = re.compile(r",(?!\d{3})|(?<!\d),")
 _SCIENTIFIC = re.compile(r"(?<![^,(\[{])([-+]?\d{1,20}(?:\.\d{0,20})?)\s?[eE]\s?([-+]?\d{1,3})(?![^,)\]}])", re.ASCII)
 _MIXED = re.compile(
-    r"(?<![\w.}^)\\])(?<!\\[a-zA-Z] )(\d{1,12})(?: ?\\frac\{(\d{1,12})\}\{(\d{1,12})\}| (\d{1,12})/(\d{1,12}))(?![\w/.^])"
+    r"(?<![\w.}^)\\])(\d{1,12})(?: ?\\frac\{(\d{1,12})\}\{(\d{1,12})\}| (\d{1,12})/(\d{1,12}))(?![\w/.^])"
 )
 _OVERLINED = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|overbar)\{(\d{1,20})\}(?!\d)")
 _DOTTED = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\dot\{(\d)\}(?:(\d{0,20})\\dot\{(\d)\})?(?!\d)")
@@ -140,7 +142,8 @@ _CURRENCY = re.compile(
     re.IGNORECASE,
 )
 _PIECE = re.compile(
-    r"\\text\{([^{}]*)\}|\\mu ?(?=m)|\^\{(-?\d)\}|\^(\d)|([A-Za-z]+)|(/)|\\cdot|\\frac|\s+|(€|£|¥|₹|\\?\$)|\.(?=\s|\Z)|-"
+    r"\\text\{([^{}]*)\}|\\mu ?(?=m)|\^\{(-?\d)\}|\^(\d)|([A-Za-z]+)|(/)"
+    r"|\\cdot|\\frac|\s+|(€|£|¥|₹|\\?\$)|\.(?=\s|\Z)|-"
 )
 _PLAIN = re.compile(r"-?(?:\d[\d.,]*|\\frac\{\d+\}\{\d+\}|\d+/\d+)\s*")
 #: Words after a number that are no unit of it.
@@ -159,19 +162,18 @@ _LETTER_UNIT = re.compile(r"(-?(?:\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})) ?([msghLN
 
 def unit_last(text: str) -> str:
     r"""The text with its unit or currency as `\text{unit}` at the very end; without a noun of what is counted."""
-    if "$" in text or not text.isascii() or text[:3].isalpha() or text[:2] in ("Rs", "rs"):
-        if found := _CURRENCY.match(text):
-            unit = _SIGNS.get(found[2], "") or _UNITS.get((found[3] or "").lower().rstrip("."), "")
-            rest = found[1].strip("+") + found[4] + text[found.end() :]
-            if "\\$" not in rest and "," not in rest:
-                return unit_last(rest) if _ends_in_unit(rest) else rf"{rest}\text{{{unit}}}"
-            text = rest.replace(r"\$", "")
+    if found := _CURRENCY.match(text):
+        currency = _SIGNS.get(found[2], "") or _UNITS.get((found[3] or "").lower().rstrip("."), "")
+        rest = found[1].strip("+") + found[4] + text[found.end() :]
+        if "\\$" not in rest and "," not in rest:
+            return unit_last(rest) if _ends_in_unit(rest) else rf"{rest}\text{{{currency}}}"
+        text = rest.replace(r"\$", "")
     if not _ends_in_unit(text):
         return text
     if "," in text:
         text = _IN_LIST.sub(lambda unit: "" if unit[1].strip() in _UNITS else unit[0], text)
     start = max(0, len(text) - _TAIL)
-    pieces = []  # of an unbroken run of pieces that ends with the text
+    pieces: list[re.Match[str]] = []  # of an unbroken run of pieces that ends with the text
     for piece in _PIECE.finditer(text, start):
         if pieces and piece.start() != pieces[-1].end():
             pieces = []
@@ -202,10 +204,8 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
         or value.endswith(("\\cdot", "\\", "\\le", "\\ge"))
     ):
         return None
-    if (
-        first[4]
-        and text[first.start() - 1].isalpha()
-        or not (first[1] or first[4] or first[6] or first[0].startswith("\\mu"))
+    if (first[4] and text[first.start() - 1].isalpha()) or not (
+        first[1] or first[4] or first[6] or first[0].startswith("\\mu")
     ):
         return None
     written = "".join(_written(piece) for piece in pieces).split()
@@ -230,7 +230,7 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
         names
         and is_known
         and names[0][0] not in "/^"
-        and (in_text or len(written[0]) > 1 or is_plain and len(names) > 2)
+        and (in_text or len(written[0]) > 1 or (is_plain and len(names) > 2))
     ):
         known = "".join(names)
         return "" if known.rstrip("0123456789^") in ("unit", "deg") else known
