@@ -19,8 +19,7 @@ from typing import NamedTuple
 from ..utils import check_numbers
 from .exact import compare_plainly
 from .extraction import extract_answer
-from .forms import bare_answer, bare_gold, is_prose
-from .quantities import settle_units
+from .forms import bare_answer, bare_gold, is_prose, settle_units
 
 
 class Verdict(StrEnum):
@@ -132,8 +131,6 @@ class Verifier(AbstractContextManager["Verifier"]):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER
-        if settle_units(gold, answer) is None:
-            return Verdict.WRONG
         is_gold = compare_plainly(gold, answer)
         return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
