@@ -18,7 +18,8 @@ text. What it guarantees:
 - Words: a whole of several words is `\text{no solution}`, of one word is the bare word (`Evelyn`, `ellipse`, `C`,
   `(C)`), in the case in which it is written. Words within a formula stay in `\text{...}`. Sentences (with is, are)
   stay as they are.
-- Units: `VALUE\text{unit}` at the very end (`5\text{cm}`, `18\text{dollar}`); `settle_units` takes them off a pair.
+- Units: `VALUE\text{unit}` at the very end (`5\text{cm}`, `18\text{dollar}`); `quantities.settle_units` takes them off
+  a pair.
 """
 
 import re
@@ -27,10 +28,7 @@ from functools import lru_cache
 from .characters import in_ascii
 from .commands import WORDS, compact, plain_latex, plain_words
 from .extraction import BOX, last_boxed
-from .quantities import plain_numbers, settle_units, unit_last, without_groups
-
-
-__all__ = ["bare_answer", "bare_gold", "in_latex", "is_prose", "settle_units"]
+from .quantities import plain_numbers, unit_last, without_groups
 
 
 _PLAIN = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
