@@ -15,7 +15,7 @@ _LETTERS = (
 ).split()
 _INFINITIES = ("inf", "infty", "infinity", "Infinity", "oo", "Inf", "INF")
 WORDS = {name: name for name in (*_FUNCTIONS, *_LETTERS)} | _PYTHON | dict.fromkeys(_INFINITIES, "infty")
-WORDS |= {"sqrt": "sqrt", "exp": "exp", "cbrt": "sqrt[3]", "pm": "pm", "infty": "infty"}
+WORDS |= {"sqrt": "sqrt", "exp": "exp", "cbrt": "sqrt[3]", "infty": "infty"}
 _WORD = re.compile(r"(?<![\\A-Za-z_])([A-Za-z]{2,10})(10|2)?(?![A-Za-z])")
 _JOINED = re.compile(r"(?<![\\A-Za-z\d])(\d*)(pi|sqrt|sin|cos|tan|ln|log)(?=[A-Za-z]?[\d(^/*]|[a-z]?\Z)")
 
@@ -185,12 +185,17 @@ _SCRIPT = re.compile(
     r"|([\^_]) ?(-?(?:\d+(?:\.\d+)?|[A-Za-z])|\\(?!frac|sqrt|text|circ|binom|math|vec|hat|bar|over)[A-Za-z]+ ?)"
 )
 _DEGREES = re.compile(r"\^(?:\{ ?\\circ ?\}|\\circ(?![A-Za-z]) ?|\{ ?o ?\}(?![A-Za-z]))")
+_DEGREES_OF = re.compile(r"\\(sin|cos|tan|cot|sec|csc) ?[({]? ?(\d{1,9}(?:\.\d{1,9})?) ?[)}]? ?\^\\circ ?[)}]?")
+_CHOOSE = re.compile(r"\{ ?(\w+) ?\\choose ?(\w+) ?\}")
+_BRACED = re.compile(r"\{([:.=]?)\}(?<![A-Za-z}]\{\})")
 _TEMPERATURE = re.compile(r"(?<=\d)\s?\^\\circ (?:\\text\{ ?([CFK])\w* ?\}|([CFK])(?![A-Za-z]))")
 _JOINING = re.compile(r"\s*,?\s*(?:\\text\{ ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*|\s*;\s*")
 _MODULE = re.compile(r"(?<![\\A-Za-z])(?:np|numpy|math|sp|sympy|cmath)\.(?=[a-z])")
 _EXP = re.compile(r"\\exp ?\{")
 _COMMAND_GAP = re.compile(r"(\\[A-Za-z]+) (?![A-Za-z])")
 _PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text\{(?:percent|percentage|pct)\}|(?:percent|pct)(?![A-Za-z]))")
+_HOUR = re.compile(r"\A(\d{1,2})(?::(\d\d))? ?(?:\\text\{)?([ap])\.? ?(?:\\text\{)?m\.?\}{0,2}\Z", re.IGNORECASE)
+_OPEN_LEFT, _OPEN_RIGHT = re.compile(r"(\A|\\in ?|\\cup ?)\](?=[^,\]]{0,80},)"), re.compile(r"(?<=[^,])\[ ?(\Z|\\cup)")
 _BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))
 _BASE = re.compile(r"(?<=\d)_ ?\{(?:\\text\{)?(" + "|".join(_BASES) + r")\}{1,2}")
 _GAP = re.compile(r"(?:(\\[A-Za-z]+)|([A-Za-z\d]))?\s+(?=(.)?)", re.DOTALL)
@@ -248,13 +253,18 @@ def plain_latex(text: str) -> str:
     """Each command by one name, without styling; functions, roots and powers of Python and plain writing in LaTeX."""
     text = _tokens(text.replace("...", "\\ldots ").replace("**", "^"))
     text = _TEMPERATURE.sub(r"\\text{\1\2}", _DEGREES.sub(r"^\\circ ", _PRIME.sub("'", text)))
+    text = _BRACED.sub(r"\1", _CHOOSE.sub(r"\\binom{\1}{\2}", _DEGREES_OF.sub(r"\\\1(\\frac{\2\\pi}{180})", text)))
     text = text.replace("^\\circ ", " ").replace("*", "\\cdot ")
     return _SCRIPT.sub(_script, _called(_EXP.sub("e^{", _outside_text(_MODULE.sub("", text)))))
 
 
 def plain_words(text: str) -> str:
     """Commas for words that join, signs and digits for words that stand for them."""
+    if ":" in text or text[-1:] in "m.}":
+        text = _HOUR.sub(lambda hour: rf"{hour[1]}:{hour[2] or '00'}\text{{{hour[3].lower()}m}}", text)
     text = _COMMAND_GAP.sub(r"\1", re.sub(r"\s+", " ", _JOINING.sub(",", text)))
+    if "]" in text:  # ]0,1[ is (0,1)
+        text = _OPEN_RIGHT.sub(r")\1", _OPEN_LEFT.sub(r"\1(", text))
     return _PERCENT.sub(r"\%", _BASE.sub(lambda base: f"_{{{_BASES[base[1]]}}}", text))
 
 

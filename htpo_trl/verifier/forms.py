@@ -40,12 +40,13 @@ _PAIRS = (
 _LEADING = re.compile(
     r"(?:=|\\approx(?![A-Za-z])|~|\\(?:Right|right|Longright)arrow(?![A-Za-z])|\\therefore(?![A-Za-z])|\+(?=[\d.\\A-Za-z(])|:)\s*"
 )
+_BUILDER = re.compile(r"\A\\\{([A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\\mid ?|\||:)((?=.*\1)[^|:{}]+)\\\}\Z")
 _FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+?)(?<!\\)\$\$?")
 _CONNECTIVES = re.compile(r"[\s,.;]|\b(?:and|or|is|are)\b")
 _PHRASE = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['-][^\W\d_]+)*){1,7}")
 _VERB = re.compile(r"(?<![^\W\d_])(?:is|are|was|were|we|get|gives)(?![^\W\d_])", re.IGNORECASE)
 _INFINITE = {"positive infinity": "\\infty", "plus infinity": "\\infty", "negative infinity": "-\\infty"}
-_INFINITE |= {"minus infinity": "-\\infty"}
+_INFINITE |= {"minus infinity": "-\\infty", "empty set": "\\emptyset", "the empty set": "\\emptyset"}
 
 
 # --- What stands around an answer
@@ -149,7 +150,9 @@ def _formed_once(text: str) -> str:
         return rf"\text{{{text}}}"
     text = _unwrapped(_peeled(plain_latex(without_groups(text))))
     text = compact(plain_numbers(unit_last(plain_numbers(plain_words(text)))))
-    text = text.replace(r"\{\}", r"\emptyset")
+    text = _BUILDER.sub(r"\2", text.replace(r"\{\}", r"\emptyset"))
+    if text in (r"\mathbb{R}", r"\text{all real numbers}", r"\text{all reals}"):
+        return r"(-\infty,\infty)"
     whole = re.fullmatch(r"\\text\{([^{}\s]*)\}", text)
     return whole[1] if whole else text
 
