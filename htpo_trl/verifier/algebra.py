@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,9 @@ from sympy.logic.boolalg import Boolean
 
 
 # The whole boxed content is the answer: without this, math-verify picks numbers out of text that it cannot parse.
-_EXTRACTION = (math_verify.LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),)
+# Units are settled before: it would take the letter of `6m` for one.
+_NORMALIZATION = replace(math_verify.LatexExtractionConfig().normalization_config, units=False)
+_EXTRACTION = (math_verify.LatexExtractionConfig(False, 0, _NORMALIZATION),)
 
 # The deadline is kept from outside: a signal of math-verify's own could not interrupt a long step in C.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

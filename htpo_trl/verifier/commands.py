@@ -16,7 +16,7 @@ _LETTERS = (
 _INFINITIES = ("inf", "infty", "infinity", "Infinity", "oo", "Inf", "INF")
 WORDS = {name: name for name in (*_FUNCTIONS, *_LETTERS)} | _PYTHON | dict.fromkeys(_INFINITIES, "infty")
 WORDS |= {"sqrt": "sqrt", "exp": "exp", "cbrt": "sqrt[3]", "infty": "infty"}
-_WORD = re.compile(r"(?<![\\A-Za-z_])([A-Za-z]{2,10})(10|2)?(?![A-Za-z])")
+_WORD = re.compile(r"(?<![\\A-Za-z_])([A-Za-z]{2,10})(?![A-Za-z])")
 _JOINED = re.compile(r"(?<![\\A-Za-z\d])(\d*)(pi|sqrt|sin|cos|tan|ln|log)(?=[A-Za-z]?[\d(^/*]|[a-z]?\Z)")
 
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?\s*|\\(.)|([{}])|([^\\{}]+)|(.)", re.DOTALL)
@@ -191,6 +191,7 @@ _BRACED = re.compile(r"\{([:.=]?)\}(?<![A-Za-z}]\{\})")
 _TEMPERATURE = re.compile(r"(?<=\d)\s?\^\\circ (?:\\text\{ ?([CFK])\w* ?\}|([CFK])(?![A-Za-z]))")
 _JOINING = re.compile(r"\s*,?\s*(?:\\text\{ ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*|\s*;\s*")
 _MODULE = re.compile(r"(?<![\\A-Za-z])(?:np|numpy|math|sp|sympy|cmath)\.(?=[a-z])")
+_LOG = re.compile(r"(?<![\\A-Za-z])(?:(?:np|numpy|math)\.)?log(10|2)(?=\()")
 _EXP = re.compile(r"\\exp ?\{")
 _COMMAND_GAP = re.compile(r"(\\[A-Za-z]+) (?![A-Za-z])")
 _PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text\{(?:percent|percentage|pct)\}|(?:percent|pct)(?![A-Za-z]))")
@@ -219,10 +220,8 @@ def _called(text: str) -> str:
 
 def _command(match: re.Match[str]) -> str:
     name = match[1]
-    if name == "log" and match[2]:
-        return rf"\log_{{{match[2]}}} "
-    if name not in WORDS or match[2]:
-        return match[1] + (match[2] or "")
+    if name not in WORDS:
+        return match[1]
     after = match.string[match.end() : match.end() + 2].lstrip()
     if name in _FUNCTIONS or name in _PYTHON:  # `sec` and `max` at the end are words
         return rf"\{WORDS[name]} " if after and (after[0].isalnum() or after[0] in "(\\{^_|") else name
@@ -254,7 +253,7 @@ def plain_latex(text: str) -> str:
     text = _tokens(text.replace("...", "\\ldots ").replace("**", "^"))
     text = _TEMPERATURE.sub(r"\\text{\1\2}", _DEGREES.sub(r"^\\circ ", _PRIME.sub("'", text)))
     text = _BRACED.sub(r"\1", _CHOOSE.sub(r"\\binom{\1}{\2}", _DEGREES_OF.sub(r"\\\1(\\frac{\2\\pi}{180})", text)))
-    text = text.replace("^\\circ ", " ").replace("*", "\\cdot ")
+    text = _LOG.sub(r"\\log_{\1}", text.replace("^\\circ ", " ").replace("*", "\\cdot "))
     return _SCRIPT.sub(_script, _called(_EXP.sub("e^{", _outside_text(_MODULE.sub("", text)))))
 
 

@@ -13,7 +13,7 @@ _GROUPS = re.compile(
     r"|(?P<commas>(?<![\d.])\d+(?:,\d+)+)|(?P<underscores>(?<![\d.}])\d{1,3}(?:_\d{3})+(?!\d))"
 )
 _COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
-_LIST = re.compile(r",(?!\d{3})|(?<!\d),")
+_LIST = re.compile(r",(?!\d{3}(?!\d)| )|(?<!\d),")
 _SCIENTIFIC = re.compile(r"(?<![^,(\[{])([-+]?\d{1,20}(?:\.\d{0,20})?)\s?[eE]\s?([-+]?\d{1,3})(?![^,)\]}])", re.ASCII)
 _MIXED = re.compile(
     r"(?<![\w.}^)\\])(\d{1,12})(?: ?\\frac\{(\d{1,12})\}\{(\d{1,12})\}| (\d{1,12})/(\d{1,12}))(?![\w/.^])"
@@ -26,7 +26,9 @@ _ORDINAL = re.compile(
     r"(?<=\d)\s?(?:\^\{(?:\\text\{)?(?:st|nd|rd|th)\}{1,2}|\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))"
 )
 _POINTS = re.compile(r"(?<![\w.}])(\.\d)|(?<=\d)\.(?![\d.])")
-_SHORT = re.compile(r"\A(-?)(\d{1,15})(?:\.(\d{1,15}))? ?(thousand|million|billion|trillion)\Z", re.IGNORECASE)
+_SHORT = re.compile(
+    r"\A(-?)(\d{1,15})(?:\.(\d{1,15}))? ?(?:\\text\{)?(thousand|million|billion|trillion)\}?\Z", re.IGNORECASE
+)
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -166,7 +168,8 @@ def unit_last(text: str) -> str:
         currency = _SIGNS.get(found[2], "") or _UNITS.get((found[3] or "").lower().rstrip("."), "")
         rest = found[1].strip("+") + found[4] + text[found.end() :]
         if "\\$" not in rest and "," not in rest:
-            return unit_last(rest) if _ends_in_unit(rest) else rf"{rest}\text{{{currency}}}"
+            inner = unit_last(rest)
+            return inner if inner != rest else rf"{rest}\text{{{currency}}}"
         text = rest.replace(r"\$", "")
     if not _ends_in_unit(text):
         return text
@@ -259,7 +262,14 @@ def settle_units(gold: str, answer: str) -> tuple[str, str] | None:
     if not (gold[-1:].isalpha() or gold[-1:] == "}" or answer[-1:].isalpha() or answer[-1:] == "}"):
         return gold, answer
     (a, unit), (b, other) = _split(gold), _split(answer)
-    if unit is None and other is None:
+    if (
+        other is None
+        and (letter := _LETTER_UNIT.fullmatch(answer))
+        and _PLAIN.fullmatch(a)
+        and unit in (None, letter[2])
+    ):
+        b = letter[1]  # 5m for 5, or for 5 meters; but a gold of 5m is five times m
+    if unit is None and other is None and b == answer:
         return gold, answer
     return None if unit is not None and other is not None and unit != other else (a, b)
 
