@@ -46,6 +46,7 @@ def compare(gold: str, answer: str) -> str:
 def _parse(text: str) -> list:
     # math-verify takes an energy with a subscript for Euler's number, and then the whole for text.
     text = re.sub(r"(?<![A-Za-z\\])E_\{", r"\\Xi_{E", text)
+    text = re.sub(r"_\{\\(max|min|odot|oplus|perp|parallel|star)\}", r"_{\1}", text)
     return math_verify.parse(f"\\boxed{{{text}}}", _EXTRACTION, parsing_timeout=None)
 
 
