@@ -410,9 +410,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     read = {"golds", "agreement", "wrong"} & {*arguments.parts}  # the others have answers of their own
     data = {name: golds_of(name, arguments.data) for name in FILES} if read else {}
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    results["versions"] = {
-        name: version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy", "pebble", "trl")
-    }
+    results["versions"] = {name: version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy", "trl")}
     for part in arguments.parts:
         results[part] = parts[part](data)
         arguments.output.write_text(json.dumps(results, indent=1))

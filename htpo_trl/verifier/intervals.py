@@ -36,10 +36,9 @@ def _intervals(answer: Answer) -> Iterator[tuple[tuple[float, bool], tuple[float
 def are_near(pieces: list[list[tuple[float, bool]]], others: list[list[tuple[float, bool]]]) -> bool:
     """Whether pieces have the same ends, but for errors of their numbers."""
     ends, other_ends = ([end for piece in both for end in piece] for both in (pieces, others))
-    pairs = zip(ends, other_ends, strict=False)
-    return len(ends) == len(other_ends) and all(
-        _is_near(x, y) and is_open == other for (x, is_open), (y, other) in pairs
-    )
+    if len(ends) != len(other_ends):
+        return False
+    return all(_is_near(x, y) and a == b for (x, a), (y, b) in zip(ends, other_ends, strict=True))
 
 
 def _place(answer: Answer) -> float:

@@ -175,14 +175,15 @@ def test_any_text_gets_a_verdict(verifier, texts):
 
 
 def test_a_batch_with_hostile_answers_spares_the_others(strict_verifier):
-    """And each of them is tried once, which costs its worker."""
+    """And each of them is tried twice, which costs two workers."""
     hanging = [extract_answer(completion) for completion in BUSY[:4]]
     answers = [hanging[i // 4] if i % 4 == 0 else f"{i}x" for i in range(16)]
-    expected = [Verdict.TIMED_OUT if i % 4 == 0 else Verdict.WRONG for i in range(16)]
+    expected = [None if i % 4 == 0 else Verdict.WRONG for i in range(16)]
     expected[3] = Verdict.CORRECT
     verdicts, workers = workers_during(strict_verifier, (answers, [FOR_WORKERS] * 16))
-    assert verdicts == expected
-    assert workers <= strict_verifier.config.workers + 4
+    assert {verdicts[i] for i in range(0, 16, 4)} <= {Verdict.TIMED_OUT, Verdict.CRASHED}  # whichever limit is first
+    assert [None if i % 4 == 0 else verdict for i, verdict in enumerate(verdicts)] == expected
+    assert workers <= strict_verifier.config.workers + 8
 
 
 def test_an_answer_ends_at_its_deadline(strict_verifier):
@@ -207,15 +208,17 @@ def test_a_worker_killed_at_work_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", FOR_WORKERS])
         busy_worker(strict_verifier, future.done).kill()
-        assert future.result() == [Verdict.CRASHED, Verdict.CORRECT]
+        assert future.result() == [Verdict.TIMED_OUT, Verdict.CORRECT]
     assert strict_verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
 
 
 def test_a_worker_killed_while_it_waits_is_replaced(strict_verifier):
-    """By the pool, or with all of the server, which then ends at the next batch and says why."""
-    (worker, *_) = workers_of(strict_verifier)
-    worker.kill()
-    psutil.wait_procs([worker], timeout=30)
+    server, workers = server_of(strict_verifier), workers_of(strict_verifier)
+    workers[0].kill()
+    psutil.wait_procs(workers[:1], timeout=30)
+    while len(workers_of(strict_verifier)) < len(workers):
+        pass
+    assert server_of(strict_verifier) == server
     assert strict_verifier.judge_answers(["3x", "4x"], [FOR_WORKERS] * 2) == [Verdict.CORRECT, Verdict.WRONG]
 
 
@@ -271,7 +274,7 @@ def test_a_scheduler_s_signals_to_all_processes_are_for_the_trainer_alone(verifi
 
 def test_a_server_that_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="ended twice while it judged 1 answers"):
+    with pytest.raises(RuntimeError, match=r"ended twice while it judged 1 answers: exit status 1\.$"):
         Verifier().judge_answers(["3x"], [FOR_WORKERS])
 
 
