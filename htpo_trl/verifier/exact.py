@@ -10,6 +10,7 @@ from .reading import Answer, Kind, is_constant, letter_of, read, read_gold
 from .values import UndecidedError, Value, spend, start_work
 
 
+_INTEGER = re.compile(r"-?[1-9]\d*", re.ASCII)
 _FRACTION = re.compile(r"\A(-?)\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}\Z", re.ASCII)
 _NUMBER = re.compile(
     r"-?(?:(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.(\d{1,12}))?|\d{1,12}/(?!0+\Z)\d{1,12})", re.ASCII
@@ -22,6 +23,8 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     """Whether a bare answer is the gold; `None` where it takes algebra to tell."""
     if gold == answer and any(map(str.isalnum, gold)):
         return True
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        return False
     a, b = _number(gold), _number(answer)
     if a is not None and b is not None:
         return numbers_agree(a[0], b[0], a[1], b[1])

@@ -26,7 +26,7 @@ def _intervals(answer: Answer) -> Iterator[tuple[tuple[float, bool], tuple[float
     elif answer.name == "tuple" and len(answer.parts) == 2:
         low, high = map(_place, answer.parts)
         yield (low, answer.marks[0] == "("), (high, answer.marks[1] == ")")
-    elif answer.name in ("union", "set"):
+    elif answer.name in ("union", "set", "list"):
         for part in answer.parts:
             yield from _intervals(part)
     else:
