@@ -80,9 +80,10 @@ def _objects(block: bytes) -> int:
     The number of lines, each of which begins and ends with a brace: then each holds whole objects, and one of them
     where there are as many objects as lines.
     """
-    lines = block.count(b"\n")
-    if block.startswith(b"{") and block.endswith(b"}\n") and block.count(b"}\n{") == lines - 1:
-        return lines
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if np.all(text[ends - 1] == ord("}")) and np.all(text[np.append(0, ends[:-1] + 1)] == ord("{")):
+        return len(ends)
     found = [line for line in map(bytes.strip, block.split(b"\n")) if line]
     if all(line.startswith(b"{") and line.endswith(b"}") for line in found):
         return len(found)
@@ -122,7 +123,8 @@ def _check_quotes(block: bytes, is_inside: bool) -> bool:
     Whether a quoted field is open after these lines, where it `is_inside` one before them. Quotes must open at a
     field's begin, be doubled within, and close at its end: Arrow would take others for text.
     """
-    if block.count(b"\r") != block.count(b"\r\n") or b"\0" in block or b"\n\xef\xbb\xbf" in block:
+    has_returns = b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
+    if has_returns or b"\0" in block or b"\n\xef\xbb\xbf" in block:
         raise IrregularError
     text = np.frombuffer(block, np.uint8)
     quotes = np.flatnonzero(text == ord('"'))
