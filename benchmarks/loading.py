@@ -1,6 +1,6 @@
 """
-Loading a data set and trying its golds, against `datasets.load_dataset`: time and peak memory above the imports, each in
-a process of its own, in turns. Files of problems of some 200 characters, with integers and LaTeX as answers.
+Loading a data set and trying its golds, against `datasets.load_dataset`: time and peak memory above the imports, in
+processes of their own, in turns. Files of problems of some 200 characters, with integers and LaTeX as answers.
 
     python benchmarks/loading.py [--rows 300000 1000000] [--repeats 5]
 """
@@ -23,7 +23,10 @@ from pyarrow import parquet
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"
 KINDS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-WORDS = "find the number of positive integers such that divides and is a perfect square of real solutions to".split()
+WORDS = (
+    *("find", "the", "number", "of", "positive", "integers", "such", "that", "divides", "and", "is", "a", "perfect"),
+    *("square", "of", "real", "solutions", "to"),
+)
 
 
 def gold(rng: random.Random) -> str:
