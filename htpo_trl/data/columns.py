@@ -33,7 +33,7 @@ from .splits import key_of
 _logger = logging.getLogger(__name__)
 
 #: Bytes of a set that are kept in memory.
-IN_MEMORY = 16 << 20
+IN_MEMORY = 8 << 20
 # Texts that may not be as they should: other than ASCII, white space but for a single space between words.
 _UNEVEN = r"[^ -~]|  |^ | $|^$"
 # Golds that may mean something else, once the commands of LaTeX are taken out: words, marks, scientific notation.
