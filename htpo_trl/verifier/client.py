@@ -19,6 +19,8 @@ from .forms import bare_answer, bare_gold, is_prose
 from .launch import ServerError, ServerProcess
 
 
+# So many of the longest answers are some 20 MB on their way.
+_MOST_AT_ONCE = 1024
 # What the system or Python says where there is too little of something.
 _SHORTAGE = re.compile("SIGKILL|memory|temporarily unavailable|Too many open files", re.IGNORECASE)
 
@@ -132,7 +134,9 @@ class Verifier(AbstractContextManager["Verifier"]):
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
         verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
         unknown = [pair for pair in known if pair not in verdicts]
-        verdicts.update(zip(unknown, self._ask(unknown), strict=True))
+        for start in range(0, len(unknown), _MOST_AT_ONCE):
+            some = unknown[start : start + _MOST_AT_ONCE]
+            verdicts.update(zip(some, self._ask(some), strict=True))
         return [verdicts[pair] for pair in pairs]
 
     def decide(self, answer: str, gold: str) -> Verdict | None:
@@ -153,8 +157,6 @@ class Verifier(AbstractContextManager["Verifier"]):
         return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        if not pairs:
-            return []
         first, seconds = self.config.first_deadline(len(pairs)), self.config.batch_deadline(len(pairs))
         wait = seconds + 60  # for the start, and for an overloaded machine
         with self._lock:
