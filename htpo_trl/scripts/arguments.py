@@ -145,6 +145,11 @@ class HTPOScriptArguments(PromptArguments):
     verifier_workers: int = option(8, "Worker processes of the math verifier.")
     verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
     verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
+    skip_reasoning: bool = option(
+        True,
+        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
+        "answer; one that is not closed holds none. False reads such blocks too.",
+    )
 
     RANGES = {
         "[1, inf)": (

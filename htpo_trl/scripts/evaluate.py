@@ -36,6 +36,11 @@ class EvalArguments(PromptArguments):
     judge: str | None = option(
         None, "Reward function, by name, file.py:function or dotted path; 'verifier', for math, by default."
     )
+    skip_reasoning: bool = option(
+        True,
+        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
+        "answer; one that is not closed holds none. False reads such blocks too.",
+    )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
     dtype: str = option("auto", "Of the weights: 'auto', 'bfloat16', 'float32', ...")
@@ -72,6 +77,7 @@ def default_output_dir(model: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluate, and print the table."""
+    from .. import verifier
     from ..evaluation import compare, comparison_table, evaluate
     from ..evaluation.generation import load_generator
     from ..evaluation.judges import check_columns
@@ -85,6 +91,7 @@ def main(argv: Sequence[str]) -> None:
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
+        verifier.configure(verifier.VerifierConfig(skip_reasoning=args.skip_reasoning))
         # Before the model is loaded: what follows takes hours.
         output_dir = default_output_dir(args.model) if args.output_dir is None else args.output_dir
         check_ks(sampling.num_samples, args.ks)

@@ -17,6 +17,7 @@ from .exact import compare_plainly
 from .extraction import extract_answer
 from .forms import bare_answer, bare_gold, is_prose
 from .launch import ServerError, ServerProcess
+from .quantities import settle_units
 
 
 # So many of the longest answers are some 20 MB on their way.
@@ -46,7 +47,7 @@ class Judgement(NamedTuple):
 @dataclass(frozen=True)
 class VerifierConfig:
     """
-    Limits of a [`Verifier`].
+    Limits of a [`Verifier`], and what it reads.
 
     Args:
         workers (`int`, *optional*, defaults to `8`):
@@ -63,6 +64,9 @@ class VerifierConfig:
             deadline, or half a second where that is longer; those that take longer have the whole deadline afterwards,
             as long as this lasts (or for as long as all first tries took, where that is longer). So 256 answers that
             all hang take some 46 seconds.
+        skip_reasoning (`bool`, *optional*, defaults to `True`):
+            Whether only what follows a block of reasoning, such as `<think>...</think>`, can hold the answer; one that
+            is not closed holds none. With `False` such blocks are read as all else.
     """
 
     workers: int = 8
@@ -70,6 +74,7 @@ class VerifierConfig:
     memory_limit: int = 512
     max_length: int = 2000
     budget: float = 30.0
+    skip_reasoning: bool = True
 
     RANGES = {"[1, inf)": ("workers", "memory_limit", "max_length"), "(0, inf)": ("deadline", "budget")}
 
@@ -113,7 +118,7 @@ class Verifier(AbstractContextManager["Verifier"]):
 
     def judge(self, completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
         """Judges the final answer of each completion, see `extraction.extract_answer`, by its gold."""
-        answers = [extract_answer(completion) for completion in completions]
+        answers = [extract_answer(completion, self.config.skip_reasoning) for completion in completions]
         verdicts = self.judge_answers(answers, golds)
         return [Judgement(v, a and a[: self.config.max_length]) for v, a in zip(verdicts, answers, strict=True)]
 
@@ -130,7 +135,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         Raises:
             RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
-        pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        forms = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        pairs = [settle_units(*form) or form for form in forms]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
         verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
         unknown = [pair for pair in known if pair not in verdicts]
@@ -141,7 +147,8 @@ class Verifier(AbstractContextManager["Verifier"]):
 
     def decide(self, answer: str, gold: str) -> Verdict | None:
         """The verdict of `judge_answers`, where it takes no computer algebra."""
-        return self._judge_plainly(bare_gold(gold), bare_answer(answer))
+        form = bare_gold(gold), bare_answer(answer)
+        return self._judge_plainly(*(settle_units(*form) or form))
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
@@ -153,6 +160,8 @@ class Verifier(AbstractContextManager["Verifier"]):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER
+        if settle_units(gold, answer) is None:
+            return Verdict.WRONG
         is_gold = compare_plainly(gold, answer)
         return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
@@ -212,9 +221,14 @@ os.register_at_fork(after_in_child=lambda: [*map(Verifier._forget, _verifiers)])
 
 
 def configure(config: VerifierConfig) -> None:
-    """Sets the limits of this process's verifier, the one that the reward functions use."""
+    """Sets the configuration of this process's verifier, the one that the reward functions use."""
     _verifier.close()
     _verifier.config = config
+
+
+def configuration() -> VerifierConfig:
+    """That of this process's verifier."""
+    return _verifier.config
 
 
 def judge(completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:

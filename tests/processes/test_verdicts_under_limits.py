@@ -9,7 +9,7 @@ from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, judg
 from htpo_trl.verifier.launch import ServerProcess
 
 from ..child_processes import cpu_seconds
-from ..hostile import hanging_answers
+from ..hostile import FOR_WORKERS, hanging_answers
 
 
 BIG = "2^{10^{12}}"  # takes all memory, and seconds where there is much
@@ -29,7 +29,7 @@ def tight() -> Iterator[None]:
 def quick() -> Iterator[Verifier]:
     """A verifier that is up, with one worker and a second for each answer."""
     with Verifier(VerifierConfig(workers=1, deadline=1.0)) as verifier:
-        verifier.judge_answers(["x"], ["y"])
+        verifier.judge_answers(["x"], [FOR_WORKERS])
         yield verifier
 
 
@@ -39,9 +39,9 @@ def verdict(answer: str, gold: str) -> Verdict:
 
 
 def test_the_gold_comes_first(quick):
-    """math-verify takes an interval for the inequality it is asked for, and no inequality for an interval."""
-    interval, inequality = "[1,2)", r"1 \le x < 2"
-    verdicts = quick.judge_answers([interval, inequality], [inequality, interval])
+    """math-verify takes the right side of an equation for the expression that it is asked for, and not the reverse."""
+    expression, equation = FOR_WORKERS, "y+1=3x"
+    verdicts = quick.judge_answers([equation, expression], [expression, equation])
     assert verdicts == [Verdict.CORRECT, Verdict.WRONG]
 
 
@@ -69,7 +69,7 @@ def test_an_answer_has_its_seconds_however_long_its_worker_has_been_at_work(quic
     start, numbers, verdicts = cpu_seconds(), count(2), []
     while cpu_seconds() - start < 2.5:  # the kernel's limit is in whole seconds: two, for a deadline of one
         n = next(numbers)
-        verdicts += quick.judge_answers([f"(x+{n})^3"], [f"x^3+{3 * n}x^2+{3 * n * n}x+{n**3}"])
+        verdicts += quick.judge_answers([f"{n}x"], [FOR_WORKERS])
     assert Verdict.CRASHED not in verdicts
 
 
@@ -81,7 +81,7 @@ def test_a_reply_is_awaited_for_as_long_as_the_whole_batch_may_take(tight, monke
     asked: list[tuple[float, float]] = []
     ask = ServerProcess.ask
     monkeypatch.setattr(ServerProcess, "ask", lambda self, r, s: asked.append((r[2], s)) or ask(self, r, s))
-    assert judge([rf"\boxed{{{n}x}}" for n in range(3, 6)], ["x+2x", "x+3x", "x+4x"])
+    assert judge([rf"\boxed{{{n}x}}" for n in range(3, 6)], [rf"x\cdot\gcd({n},{2 * n})" for n in range(3, 6)])
     ((allowed, awaited),) = asked
     assert allowed >= (3 + 3) * TIGHT.deadline / 10 + TIGHT.deadline
     assert awaited >= allowed + 30
@@ -94,13 +94,13 @@ def test_a_reply_that_does_not_come_is_awaited_once(tight, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ServerProcess, "ask", lambda self, r, seconds: awaited.append(seconds) or ask(self, r, 0.1))
         with pytest.raises(RuntimeError) as failure:
-            judge([*hanging_answers(1), r"\boxed{3x}"], ["5", "x+2x"])
+            judge([*hanging_answers(1), r"\boxed{3x}"], ["5", FOR_WORKERS])
     assert len(awaited) == 1
     message = str(failure.value)
     assert f"no reply on 2 answers within {awaited[0]:.0f} seconds" in message
     assert "raise `deadline`" in message
     assert "ended" not in message
-    assert verdict("3x", "x+2x") is Verdict.CORRECT
+    assert verdict("3x", FOR_WORKERS) is Verdict.CORRECT
 
 
 def test_new_limits_hold_from_the_next_answer_on(tight):
