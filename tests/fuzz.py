@@ -55,8 +55,39 @@ def deep(n: int) -> Any:
 ODD = st.one_of(
     st.sampled_from(
         (
-            *(None, True, False, 0, -1, 1.5, 10**15, 10**18, 10**400, -(10**400), 1e308, -0.0, float("nan"), float("inf")),
-            *("", " ", "0", "true", "1e999", "x" * 20_000, "\x1b[2J", "\x00", "\ud800", "‮", "٣", "</script>", "{}", "*a", "#"),
+            *(
+                None,
+                True,
+                False,
+                0,
+                -1,
+                1.5,
+                10**15,
+                10**18,
+                10**400,
+                -(10**400),
+                1e308,
+                -0.0,
+                float("nan"),
+                float("inf"),
+            ),
+            *(
+                "",
+                " ",
+                "0",
+                "true",
+                "1e999",
+                "x" * 20_000,
+                "\x1b[2J",
+                "\x00",
+                "\ud800",
+                "‮",
+                "٣",
+                "</script>",
+                "{}",
+                "*a",
+                "#",
+            ),
             *([], {}, [[]], [None], {"": None}, {"a": {"b": []}}, list(range(3000)), deep(40), deep(200)),
         )
     ),
@@ -66,8 +97,39 @@ ODD = st.one_of(
     st.lists(st.integers() | st.text(max_size=5), max_size=4),
 )
 # Bytes that mean something in JSON, YAML, CSV or UTF-8.
-SPLICES = (b"{", b"}", b"[", b"]", b'"', b",", b":", b"\n", b"\r", b"\\", b"\\ud800", b"\0", b"\xff", b"\xef\xbb\xbf", b"- ", b"? ")
-SPLICES += (b"&a ", b"*a", b"<<: *a", b"!!binary ", b"---\n", b"[" * 3000, b'{"a":' * 3000, b"9" * 5000, b"1e999", b"NaN", b"\t", b"#", b"'")
+SPLICES = (
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b",",
+    b":",
+    b"\n",
+    b"\r",
+    b"\\",
+    b"\\ud800",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"- ",
+    b"? ",
+)
+SPLICES += (
+    b"&a ",
+    b"*a",
+    b"<<: *a",
+    b"!!binary ",
+    b"---\n",
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b"9" * 5000,
+    b"1e999",
+    b"NaN",
+    b"\t",
+    b"#",
+    b"'",
+)
 
 
 @st.composite
@@ -77,7 +139,9 @@ def mutated(draw: Any, document: Any, most: int = 3) -> Any:
     for _ in range(draw(st.sampled_from((0, 0, *range(1, most + 1))))):
         parent: Any = document
         while True:  # down to some place
-            places = [*parent] if isinstance(parent, dict) else [*range(len(parent))] if isinstance(parent, list) else []
+            places = (
+                [*parent] if isinstance(parent, dict) else [*range(len(parent))] if isinstance(parent, list) else []
+            )
             if not places:
                 break
             place = draw(st.sampled_from(places))
@@ -117,7 +181,9 @@ def as_json(document: Any) -> bytes:
 def values_of(kind: str) -> list[Any]:
     """Some of the type of an option."""
     found = [value for name, value in (("bool", True), ("int", 3), ("float", 0.5), ("str", "x"), ("dict", {"a": 1}))]
-    return [value for value, name in zip(found, ("bool", "int", "float", "str", "dict"), strict=True) if name in kind] or ["x"]
+    return [
+        value for value, name in zip(found, ("bool", "int", "float", "str", "dict"), strict=True) if name in kind
+    ] or ["x"]
 
 
 @cache
@@ -147,9 +213,16 @@ def recipe(draw: Any) -> Callable:
 
 @st.composite
 def launcher(draw: Any) -> Callable:
-    document: dict[str, Any] = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "DEEPSPEED", "num_machines": 1}
+    document: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "num_machines": 1,
+    }
     document |= {"num_processes": 2, "machine_rank": 0, "mixed_precision": "bf16", "main_process_port": 29500}
-    document |= {"deepspeed_config": {"zero_stage": 3, "offload_param_device": "cpu"}, "fsdp_config": {"fsdp_version": 2}}
+    document |= {
+        "deepspeed_config": {"zero_stage": 3, "offload_param_device": "cpu"},
+        "fsdp_config": {"fsdp_version": 2},
+    }
     content = draw(damaged(as_json(draw(mutated(document)))))
 
     def use(directory: Path) -> None:
@@ -162,14 +235,19 @@ def launcher(draw: Any) -> Callable:
 @st.composite
 def data(draw: Any) -> Callable:
     """Data lines, as files of each kind."""
-    columns = draw(st.sampled_from((("problem", "solution"), ("prompt", "solution"), ("problem", "solution", "level"))))
+    columns = draw(
+        st.sampled_from((("problem", "solution"), ("prompt", "solution"), ("problem", "solution", "level")))
+    )
     rows = [{name: f"{name} {i}" if name != "solution" else str(i) for name in columns} for i in range(3)]
     rows = [draw(mutated(row, 2)) for row in rows]
     kind = draw(st.sampled_from(("jsonl", "jsonl", "csv", "parquet")))
     if kind == "jsonl":
         content = draw(damaged(b"\n".join(map(as_json, rows))))
     elif kind == "csv":
-        lines = [",".join(columns), *(",".join(map(str, row.values() if isinstance(row, dict) else [row])) for row in rows)]
+        lines = [
+            ",".join(columns),
+            *(",".join(map(str, row.values() if isinstance(row, dict) else [row])) for row in rows),
+        ]
         content = draw(damaged("\n".join(lines).encode("utf-8", "surrogatepass")))
     else:
         buffer = io.BytesIO()
@@ -211,7 +289,10 @@ def results(draw: Any) -> Callable:
 def runs(draw: Any) -> Callable:
     """Settings and logs, as reports read them: estimates, without pictures."""
     steps = range(1, draw(st.integers(1, 12)))
-    log = [{"step": i, "loss": 0.1, "reward": 0.5, "math_reward/correct": 0.5, "num_tokens": 9, "step_time": 1} for i in steps]
+    log = [
+        {"step": i, "loss": 0.1, "reward": 0.5, "math_reward/correct": 0.5, "num_tokens": 9, "step_time": 1}
+        for i in steps
+    ]
     state = {"global_step": len(steps), "max_steps": 12, "log_history": log, "stateful_callbacks": {}}
     told = {"versions": {"trl": "1"}, "HTPOConfig": {"seed": 1, "learning_rate": 1e-6}, "run": {"data": "3 rows"}}
     told |= {"resumes": [{"from": "x", "step": 1, "changed": {"seed": [0, 1]}}]}
@@ -260,7 +341,13 @@ def records(draw: Any) -> Callable:
 
 @st.composite
 def checkpoints(draw: Any) -> Callable:
-    counters = {"step": 1, "global_step": 1, "batch_shape": {"num_processes": 1}, "metrics": {"loss": [1.0]}, "loss": [1.0, 0]}
+    counters = {
+        "step": 1,
+        "global_step": 1,
+        "batch_shape": {"num_processes": 1},
+        "metrics": {"loss": [1.0]},
+        "loss": [1.0, 0],
+    }
     counters |= {"stream": None, "tables": {}, "callbacks": [["A", {}]], "settings": {"seed": 1}}
     state = {"format": checkpoint.FORMAT, "writer": "W", "batches": [{"prompts": ["a"]}], "counters": counters}
     seal = {"files": {"a.json": {"size": 2, "sha256": "0"}}}
