@@ -48,6 +48,7 @@ _COLUMNS: dict[str, Callable[[Any], bool]] = {
     "tokens": _is_count,
     "truncated": lambda value: isinstance(value, bool),
 }
+_NEEDED = ("problem", "verdict", "tokens", "truncated")
 
 
 class Results(NamedTuple):
@@ -132,8 +133,8 @@ def read(path: str | Path) -> Results:
     seen = set()
     try:
         for place, row in rows_of(path):
-            if missing := {"problem", "verdict"} - row.keys():
-                raise ResultsError(f"{place}: no {min(missing)!r}, only {', '.join(row):.200}.")
+            if missing := [name for name in _NEEDED if name not in row]:
+                raise ResultsError(f"{place}: no {missing[0]!r}, only {', '.join(row):.200}.")
             row = {name: row[name] for name in _COLUMNS if name in row}  # completions are gigabytes, in the end
             if wrong := [name for name, value in row.items() if not _COLUMNS[name](value)]:
                 raise ResultsError(f"{place}: {wrong[0]}={row[wrong[0]]!r:.60} is none that an evaluation writes.")
