@@ -8,6 +8,7 @@ DAPO's length penalty is TRL's own: `get_soft_overlong_punishment(max_completion
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from trl.rewards import get_soft_overlong_punishment
@@ -86,8 +87,11 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     [1.0, -1.0, -1.0]
     ```
     """
-    pairs = zip(completions, solution, strict=True)
-    judgements = [_judge_by_dapo(_text(completion), gold_text(gold)) for completion, gold in pairs]
+    # A text is compared as it stands, too: these rules are about characters. A group has one gold.
+    texts = [(gold_text(gold), gold if isinstance(gold, str) else "") for gold in solution]
+    normalised = {pair: {_normalise(text) for text in pair if text} for pair in {*texts}}
+    pairs = zip(completions, texts, strict=True)
+    judgements = [_judge_by_dapo(_text(completion), normalised[pair]) for completion, pair in pairs]
     return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
 
 
@@ -139,24 +143,23 @@ _REMOVED = (
     *("childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3"),
     *("\\text{\n}", "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
 )
-_REWRITTEN = (
-    (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # the formula only
-    (r"\\text\{(.*?)\}", r"\1"),
-    (r"\\textbf\{(.*?)\}", r"\1"),
-    (r"\\overline\{(.*?)\}", r"\1"),
-    (r"\\boxed\{(.*)\}", r"\1"),
-    (r"frac([^{])(.)", r"frac{\1}{\2}"),
-    (r"sqrt([^{])", r"sqrt{\1}"),
-    (r"\$", ""),
-)
+# verl's patterns, such as `(.*?)(\$)(.*?)(\$)(.*)` and `\\text\{(.*?)\}`, try every place of a line that lacks their
+# end, in quadratic time. So the first starts with a line here, and the others see a line up to its last `}` only.
+_FORMULA = re.compile(r"^[^\n$]*\$([^\n$]*)\$.*", re.MULTILINE)
+_UP_TO_BRACE = re.compile(r"^.*\}", re.MULTILINE)
+_UNWRAPPED = [
+    re.compile(pattern)
+    for pattern in (r"\\text\{(.*?)\}", r"\\textbf\{(.*?)\}", r"\\overline\{(.*?)\}", r"\\boxed\{(.*)\}")
+]
 
 
-def _judge_by_dapo(completion: str, gold: str) -> Judgement:
-    if not gold:
+def _judge_by_dapo(completion: str, golds: set[str]) -> Judgement:
+    """By normalised golds, none of which is left where there is none."""
+    if not golds:
         return Judgement(Verdict.UNPARSABLE_GOLD, None)
     if not (answers := _ANSWER.findall(completion[-300:])):
         return Judgement(Verdict.UNPARSABLE_ANSWER, None)
-    is_gold = _normalise(answers[-1]) == _normalise(gold)
+    is_gold = _normalise(answers[-1]) in golds
     return Judgement(Verdict.CORRECT if is_gold else Verdict.WRONG, answers[-1])
 
 
@@ -166,7 +169,14 @@ def _normalise(answer: str) -> str:
         answer = answer.replace(old, new)
     for text in _REMOVED:
         answer = answer.replace(text, "")
-    for pattern, replacement in _REWRITTEN:
-        answer = re.sub(pattern, replacement, answer)
+    answer = _FORMULA.sub(r"$\1$", answer)
+    for wrapping in _UNWRAPPED:
+        answer = _UP_TO_BRACE.sub(partial(_unwrap, wrapping), answer)
+    answer = re.sub(r"frac([^{])(.)", r"frac{\1}{\2}", answer)
+    answer = re.sub(r"sqrt([^{])", r"sqrt{\1}", answer).replace("$", "")
     digits = answer.replace(",", "")
     return digits if digits.isdigit() else answer.strip()
+
+
+def _unwrap(wrapping: re.Pattern[str], line: re.Match[str]) -> str:
+    return wrapping.sub(r"\1", line[0])

@@ -115,6 +115,9 @@ class HTPOScriptArguments(PromptArguments):
     dataset_test_split: str | None = option(None, "Split of a data set of the Hub for `eval_strategy`.")
     dataset_streaming: bool = option(False, "Whether to stream a data set of the Hub that has the column 'prompt'.")
     test_split_size: float | None = option(None, "Share of the training data to hold out, by a hash of the problem.")
+    allow_unmatched_golds: bool = option(
+        False, "Whether to go on where a tenth of the golds or more are not accepted as answers to themselves."
+    )
     reward_funcs: list[str] = option(
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
@@ -142,6 +145,11 @@ class HTPOScriptArguments(PromptArguments):
     verifier_workers: int = option(8, "Worker processes of the math verifier.")
     verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
     verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
+    skip_reasoning: bool = option(
+        True,
+        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
+        "answer; one that is not closed holds none. False reads such blocks too.",
+    )
 
     RANGES = {
         "[1, inf)": (

@@ -48,8 +48,10 @@ _OBJECTIVE = (
     *("objective", "loss_type", "importance_sampling_level", "difficulty_threshold", "top_entropy_share"),
     *("correctness_reward", "correctness_threshold", "multi_objective_aggregation", "scale_rewards"),
 )
-_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache"}
+_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache", "skip_reasoning"}
 _ANOTHER_RUN_TOO = ("table.", "model.")
+# What checkpoints from before it was an option were trained with.
+_SINCE_THEN = {"skip_reasoning": True}
 # What weights and optimizer states cannot follow.
 _UNFIT = {"model.architecture", "model.parameters", "model.dtype"}
 # What a change of the others does, where that is not simply that it holds from here on.
@@ -140,6 +142,7 @@ def fingerprint(dataset: Any) -> str:
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Name -> value in the checkpoint and in this run, of those that differ and matter."""
+    saved, now = {**_SINCE_THEN, **saved}, {**_SINCE_THEN, **now}
     changed = {
         name: [saved.get(name), now.get(name)]
         for name in sorted(saved.keys() | now.keys())
