@@ -195,12 +195,10 @@ def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
 
 def _canonical(answer: str) -> str:
     """
-    In the verifier's form, without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5
-    divide their votes.
+    In the verifier's form, without spaces. Values are not compared: 1/2 and 0.5 divide their votes.
     """
-    text = re.sub(r"\\[dt]frac", r"\\frac", bare_answer(answer))
-    text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[,;:! ]|[\s$]", "", text)
-    return text.rstrip(".")
+    text = bare_answer(re.sub(r"\\(?:left|right)\s*\.", "", answer))  # delimiters that are none
+    return re.sub(r"[\s$]", "", text).rstrip(".")
 
 
 def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:
