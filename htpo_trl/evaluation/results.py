@@ -5,6 +5,7 @@ A directory holds two files per benchmark: `<benchmark>.jsonl`, one sample a lin
 and in the end the summary. Nothing here needs torch.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,7 +112,7 @@ def _mismatch(line: bytes, problem: str, sample: int) -> str | None:
 
 def _settings(path: Path) -> dict[str, Any]:
     record = path.with_suffix(".json")
-    if not record.is_file():
+    if not os.path.isfile(record):
         raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
     try:
         settings = read_json(record)["settings"]

@@ -120,7 +120,7 @@ def check(checkpoint: str | Path) -> None:
         CheckpointError: naming the file that is missing, damaged or incomplete, and the mend.
     """
     file = Path(checkpoint, SEAL)
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise CheckpointError(f"resume_from_checkpoint={str(checkpoint)!r} is no directory. {MEND}")
     if not file.is_file() and (held := [path.name for path in file.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]):
         raise CheckpointError(
