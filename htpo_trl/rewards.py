@@ -14,7 +14,7 @@ from typing import Any
 from trl.rewards import get_soft_overlong_punishment
 
 from .verifier import Judgement, Verdict, judge
-from .verifier.golds import gold_text, gold_texts, is_missing
+from .verifier.golds import gold_texts, is_missing
 
 
 __all__ = [
