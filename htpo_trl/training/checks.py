@@ -208,11 +208,11 @@ def check_columns(functions: Sequence[Any], dataset: Any) -> None:
     columns = dataset.column_names
     if columns is None:  # a stream does not know
         return
+    mend = "Name the columns by problem_column and solution_column, or rename them."
     if "prompt" not in columns:
-        raise UsageError(
-            f"The data has no column 'prompt', only {', '.join(columns)}. Name the columns by problem_column and "
-            "solution_column, or rename them."
-        )
+        raise UsageError(f"The data has no column 'prompt', only {', '.join(columns)}. {mend}")
+    if taken := {"prompts", "completions"} & {*columns}:
+        raise UsageError(f"The data's column {min(taken)!r} has the name of what each reward is given. Rename it.")
     for function in functions:
         parameters = inspect.signature(function).parameters.values() if inspect.isroutine(function) else ()
         for parameter in parameters:
@@ -220,8 +220,7 @@ def check_columns(functions: Sequence[Any], dataset: Any) -> None:
             if not is_optional and parameter.name not in {*GIVEN, *columns}:
                 raise UsageError(
                     f"The reward function {reward_name(function)!r} needs the column {parameter.name!r}; the data has "
-                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
-                    "them."
+                    f"only {', '.join(columns)}. {mend}"
                 )
 
 

@@ -42,6 +42,15 @@ def gold_text(value: Any) -> str:
     return _text(value, MAX_DEPTH)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether there is no gold: the row is of another task."""
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
 def is_sentence(gold: str) -> bool:
     """Whether a gold is a text with words before its number or formula, such as `We get 18`: no answer equals that."""
     gold = _WHOLE_TEXT.sub(r"\1", gold)
