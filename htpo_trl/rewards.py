@@ -14,7 +14,7 @@ from typing import Any
 from trl.rewards import get_soft_overlong_punishment
 
 from .verifier import Judgement, Verdict, judge
-from .verifier.golds import gold_text, is_missing
+from .verifier.golds import gold_texts, is_missing
 
 
 __all__ = [
@@ -60,7 +60,7 @@ def math_reward(
     [1.0, 0.0, 0.0]
     ```
     """
-    judgements = judge([_text(completion) for completion in completions], [gold_text(gold) for gold in solution])
+    judgements = judge([_text(completion) for completion in completions], gold_texts(solution))
     return _rewards("math_reward", judgements, 0.0, solution, log_extra, log_metric)
 
 
@@ -88,7 +88,8 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     ```
     """
     # A text is compared as it stands, too: these rules are about characters. A group has one gold.
-    texts = [(gold_text(gold), gold if isinstance(gold, str) else "") for gold in solution]
+    as_they_stand = [gold if isinstance(gold, str) else "" for gold in solution]
+    texts = [*zip(gold_texts(solution), as_they_stand, strict=True)]
     normalised = {pair: {_normalise(text) for text in pair if text} for pair in {*texts}}
     pairs = zip(completions, texts, strict=True)
     judgements = [_judge_by_dapo(_text(completion), normalised[pair]) for completion, pair in pairs]
@@ -102,7 +103,7 @@ def last_number_reward(completions: Sequence[TextOrMessages], solution: Sequence
     """
     number = r"-?[0-9]+(?:\.[0-9]+)?"  # with sign and decimals: neither 7.5 nor -5 is 5
     numbers = [re.findall(number, _text(completion)) for completion in completions]
-    return [float(found[-1:] == [gold_text(gold)]) for found, gold in zip(numbers, solution, strict=True)]
+    return [float(found[-1:] == [gold]) for found, gold in zip(numbers, gold_texts(solution), strict=True)]
 
 
 def _text(completion: TextOrMessages) -> str:
