@@ -2,12 +2,11 @@
 
     python benchmarks/control_cost.py [--output FILE]
 
-Forward and backward of both, in turns, on one thread; medians of the thread's processor time, which a busy machine does
-not change, with freed memory kept by the process: else the kernel takes pages back and gives them again, which costs
-either of the two up to a half more, from run to run. Memory is the peak of live tensor bytes above the inputs, as
-PyTorch's profiler counts allocations: exact and repeatable. As in the trainer, what `control` returned is let go when the
-loss has been computed; `held` is the peak where it is kept through the backward pass. The last part doubles B and T,
-and compares ways to rank.
+Forward and backward of both, in turns, on one thread; medians of processor time, which a busy machine does not change.
+Freed memory is kept by the process: else the kernel takes pages back and gives them again, which adds up to a half to
+either, differently in each run. Memory is the peak of live tensor bytes above the inputs, as PyTorch's profiler counts
+allocations: exact and repeatable. As in the trainer, what `control` returned is let go when the loss is there; `held`
+is the peak where it is kept through the backward pass. The last part doubles B and T, and compares ways to rank.
 """
 
 import argparse
@@ -150,6 +149,7 @@ def main():
         "topk, sorted": lambda: entropies.topk(k, dim=1),
         "topk, unsorted": lambda: entropies.topk(k, dim=1, sorted=False),
         "kthvalue": lambda: entropies.kthvalue(20480 - k + 1, dim=1),
+        "numpy's partition": lambda: entropies.clone().numpy().partition(-k, axis=1),
     }
     ranking = dict(zip(ways, seconds(list(ways.values())), strict=True))
     print("\nRanking 16 x 20480: " + ", ".join(f"{name} {1e3 * took:.2f} ms" for name, took in ranking.items()))
