@@ -1,4 +1,4 @@
-"""Where the time of an optimizer step goes on a GPU: `HTPOTrainer` against `GRPOTrainer`, each in processes of its own.
+"""Where the time of an optimizer step goes on a GPU: `HTPOTrainer` against `GRPOTrainer`, in processes of their own.
 
     python benchmarks/step_profile.py [--rows 64] [--tokens 192] [--rounds 2] [--output FILE]
 
