@@ -1,6 +1,5 @@
 """`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
-import json
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,6 +10,7 @@ from trl import GRPOConfig
 
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
+from .output.reading import parse_json
 from .output.redaction import Discreet
 from .utils import UsageError, check_numbers, nearest, option
 
@@ -267,11 +267,13 @@ class HTPOConfig(Discreet, GRPOConfig):
         if not isinstance(value, str) or (may_be_file and "{" not in value):
             return
         try:
-            is_mapping = isinstance(json.loads(value), dict)
+            is_mapping = isinstance(parse_json(value), dict)
         except ValueError as error:
-            raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line: {error}.") from None
+            raise UsageError(
+                f"{name}={value!r:.80} must be a mapping, as JSON on the command line: {error}."
+            ) from None
         if not is_mapping:
-            raise UsageError(f"{name}={value!r} must be a mapping, as JSON on the command line.")
+            raise UsageError(f"{name}={value!r:.80} must be a mapping, as JSON on the command line.")
 
     @property
     def correctness_names(self) -> list[str]:

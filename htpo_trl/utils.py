@@ -13,21 +13,25 @@ from numbers import Real
 from typing import Any
 
 from .output.redaction import redact_text
+from .output.terminal import printable
 
 
 #: What a bug report should tell the versions of.
 PACKAGES = (
     *("htpo_trl", "trl", "transformers", "accelerate", "datasets", "peft", "torch", "deepspeed", "vllm"),
-    *("bitsandbytes", "math-verify", "pebble", "reasoning-gym", "matplotlib", "wandb", "trackio", "tensorboard"),
+    *("bitsandbytes", "math-verify", "reasoning-gym", "matplotlib", "wandb", "trackio", "tensorboard"),
     *("huggingface_hub", "safetensors", "numpy"),
 )
 
 
 class UsageError(ValueError):
-    """What the user can mend: one line that names the option, its value and the mend. Any other error is a bug."""
+    """
+    What the user can mend: one line that names the option, its value and the mend, without secrets and without what
+    could control a terminal. Any other error is a bug.
+    """
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*(redact_text(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(printable(redact_text(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 class MissingFileError(UsageError, FileNotFoundError):
@@ -63,6 +67,7 @@ def content_digest(value: Any) -> str:
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
+    header, *rows = [[*map(printable, row)] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     line = " | ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
@@ -99,7 +104,10 @@ def _reason(value: Any, within: str, is_whole: bool) -> str:
     """What a number must be, if it is not; or nothing."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return "be a number"
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int
+        number = -math.inf if value < 0 else math.inf
     other, _, interval = within.rpartition(" or ")
     low, high = map(float, interval[1:-1].split(","))
     is_above = number >= low if interval[0] == "[" else number > low

@@ -1,5 +1,60 @@
 """Answers that break verifiers: over 300, by family. Shared by the tests and benchmarks/verifier.py."""
 
+# What extraction looks for: texts of one of them, over and over, must take time that grows as they do.
+MARKS = (
+    *(
+        "Answer:",
+        "answer ",
+        "Answer: x\n",
+        "**Answer**\n",
+        "Answer\n",
+        "Answer (",
+        "Answer to ",
+        "so the final answer ",
+    ),
+    *(
+        "答案：",
+        "答",
+        "Ответ: ",
+        "<answer>",
+        "</answer>",
+        "Answer: <",
+        "#### 5\n",
+        "\\boxed{",
+        "\\boxed{5}",
+        "\\boxed{}",
+    ),
+    *(
+        "\\boxed ",
+        "\\boxed 5 ",
+        "\\boxed{ ",
+        "box",
+        "<think>",
+        "</think>",
+        "<think ",
+        "<|channel|>",
+        "<|channel|>final",
+    ),
+    *(
+        "[THINK]",
+        "◁think▷",
+        "assistantfinal",
+        "analysis",
+        "[BEGIN FINAL RESPONSE]",
+        "<|im_end|>",
+        "</b>",
+        "<br>",
+        "</br",
+    ),
+    *("$", "$$", "\\[", "\\(", "\\begin{align}", "\\begin{", "```\n", "> ", "- ", "1. ", "| a ", "|\n", "*", "_", "`"),
+    *("{", "}", "(", ")", '"', "'", "“", ".", ",", "; ", ". A", "5 ", "5,", "5/", "is 5 ", "a ", "since ", "(since "),
+    *("(≈ a ", " or", "=", "the ", "\n", "\r", " ", "\u200b", "✅", "QED", "İ", "\ud800", "\\", "\\text{"),
+)
+
+
+# What is not decided in the process that asks: 3x.
+FOR_WORKERS = r"x\cdot\gcd(6,9)"
+
 
 def hostile_answers(canary: str) -> dict[str, list[str]]:
     """Family → completions. The planted commands would create files whose names start with `canary`."""
@@ -247,4 +302,5 @@ def _families(canary: str):
         "unclosed in a box": (unclosed, _box),
         "100,000 characters": (long, _line),
         "100,000 characters of text": (long_text, _as_is),
+        "100,000 characters of marks": ([mark * (100_000 // len(mark)) for mark in MARKS], _as_is),
     }

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from accelerate.commands import launch as accelerate_launch
 from accelerate.commands.config import config_args
 from accelerate.utils import prepare_simple_launcher_cmd_env
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from ..output.reading import read_yaml
 from ..output.terminal import WARNINGS
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
 from ..utils import UsageError
@@ -51,13 +51,10 @@ def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Names
     if name:
         path = find(name, ACCELERATE_CONFIGS, "configuration of accelerate")
         accelerate.config_file = str(path)
-        try:
-            config = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is not YAML: {error}.") from error
+        config = read_yaml(path)
         if not isinstance(config, dict):
             raise UsageError(f"{path} is no configuration of accelerate.")
-        if "distributed_type" not in config:
+        if not isinstance(config.get("distributed_type"), str):
             raise UsageError(
                 f"{path} is no configuration of accelerate: it has no distributed_type. A recipe goes to --config."
             )
@@ -74,19 +71,25 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         if value is not None and not low <= int(value) <= high:
             bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             raise UsageError(f"{option}={value} must be {bounds}.")
+    told = f"{accelerate.config_file}: " if accelerate.config_file else ""
     accelerate_launch.logger.disabled = True  # it warns of what it fills in, which the plan tells
     try:
         filled, *_ = accelerate_launch._validate_launch_command(accelerate)
+        for option in ("num_processes", "num_machines", "machine_rank", "main_process_port"):
+            if (value := getattr(filled, option)) is not None and type(value) is not int:
+                raise ValueError(f"{option}={value!r:.60} must be a whole number.")
+        devices = filled.offload_param_device, filled.offload_optimizer_device
+        return Parallelism(
+            max(filled.num_processes or 1, 1),
+            filled.num_machines or 1,
+            int(filled.zero_stage or 2) if filled.use_deepspeed else 0,
+            bool(filled.use_fsdp),
+            bool(filled.use_deepspeed and any(device not in (None, "none") for device in devices)),
+        )
     except ValueError as error:
-        raise UsageError(str(error)) from error
-    offloaded = {filled.offload_param_device, filled.offload_optimizer_device} - {None, "none"}
-    return Parallelism(
-        max(filled.num_processes or 1, 1),
-        filled.num_machines or 1,
-        int(filled.zero_stage or 2) if filled.use_deepspeed else 0,
-        bool(filled.use_fsdp),
-        bool(filled.use_deepspeed and offloaded),
-    )
+        raise UsageError(f"{told}{error!s:.500}") from error
+    except (AttributeError, KeyError, TypeError) as error:  # of values of other kinds than it expects
+        raise UsageError(f"{told}accelerate cannot use its values: {error!r:.200}.") from error
 
 
 def launch(accelerate: Namespace) -> None:

@@ -1,9 +1,9 @@
 """How problems become prompts: the templates, and the options that `load`, the command line and recipes share."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..output.reading import parse_json
 from ..utils import UsageError, option
 
 
@@ -45,9 +45,9 @@ class PromptArguments:
     def __post_init__(self) -> None:
         if isinstance(self.dataset_options, str):
             try:
-                self.dataset_options = json.loads(self.dataset_options)
+                self.dataset_options = parse_json(self.dataset_options)
             except ValueError as error:
-                raise UsageError(f"dataset_options={self.dataset_options!r} is not JSON: {error}.") from None
+                raise UsageError(f"dataset_options={self.dataset_options!r:.80} is not JSON: {error}.") from None
         if self.dataset_options is not None and not isinstance(self.dataset_options, dict):
             raise UsageError(f"dataset_options={self.dataset_options!r} must map options to values.")
         if "{problem}" not in TEMPLATES.get(self.template, self.template):

@@ -5,7 +5,6 @@ alone and is kept beside the runs, so that objectives are compared from the same
 `laptop`, and leaves what `htpo train` leaves.
 """
 
-import json
 import shutil
 import time
 import warnings
@@ -26,6 +25,7 @@ from ..evaluation import Sampling, compare, comparison_table, evaluate
 from ..objective.rules import check_choice
 from ..objective.table import PRESETS
 from ..output.lock import held
+from ..output.reading import read_json
 from ..output.writing import check_writable, write_json
 from ..report import require_matplotlib, write_report
 from ..scripts.arguments import load_recipe
@@ -128,7 +128,7 @@ def _run(config: LaptopConfig, directory: Path) -> None:
     )
     settings = {"seed": config.seed, "steps": config.warm_start_steps}
     stamp = warm_directory / "warm_start.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == settings:
+    if stamp.exists() and read_json(stamp) == settings:
         print(f"\n[1/5] Supervised warm start: found in {warm_directory}", flush=True)
     else:
         print(f"\n[1/5] Supervised warm start, {config.warm_start_steps} steps on sloppy searches", flush=True)

@@ -5,18 +5,22 @@ A directory holds two files per benchmark: `<benchmark>.jsonl`, one sample a lin
 and in the end the summary. Nothing here needs torch.
 """
 
-import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ..data.files import rows_of
+from ..output.reading import MAX_BYTES, parse_json, read_json
 from ..output.writing import write_json
 from ..utils import UsageError, markdown_table
+from ..verifier import Verdict
+from ..verifier.forms import bare_answer
 from .statistics import majority_at_k, means_with_intervals, pass_at_k, sign_flip_test
 
 
@@ -30,6 +34,22 @@ _MEND = (
     "The file was edited or damaged, or two evaluations wrote to it at once. Delete that line and all after it, and "
     "evaluate again: what is missing is drawn again."
 )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+# Columns of a result file that are kept in memory, and what they may hold.
+_COLUMNS: dict[str, Callable[[Any], bool]] = {
+    "problem": lambda value: isinstance(value, str),
+    "sample": _is_count,
+    "verdict": lambda value: isinstance(value, str) and value in {*Verdict},
+    "answer": lambda value: value is None or isinstance(value, str),
+    "tokens": _is_count,
+    "truncated": lambda value: isinstance(value, bool),
+}
+_NEEDED = ("problem", "verdict", "tokens", "truncated")
 
 
 class Results(NamedTuple):
@@ -63,8 +83,9 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
     sizes: list[int] = []  # of the lines to keep; the lines are gigabytes, in the end
     with path.open("ab+") as file:
         file.seek(0)
-        for line, (problem, sample) in zip(file, keys, strict=False):
-            if not line.endswith(b"\n"):  # torn
+        lines = iter(partial(file.readline, MAX_BYTES), b"")
+        for line, (problem, sample) in zip(lines, keys, strict=False):
+            if not line.endswith(b"\n") and len(line) < MAX_BYTES:  # torn
                 break
             if (why := _mismatch(line, problem, sample)) is not None:
                 raise ResultsError(f"{path}, line {len(sizes) + 1}: {why}. {_MEND}")
@@ -78,7 +99,7 @@ def resume(path: Path, settings: dict[str, Any], keys: Sequence[tuple[str, int]]
 def _mismatch(line: bytes, problem: str, sample: int) -> str | None:
     """What a line of a result file is instead of this sample."""
     try:
-        row = json.loads(line)
+        row = parse_json(str(line, "utf-8"))
         found = row["problem"], row["sample"]
     except (KeyError, TypeError, ValueError) as error:
         return f"no sample can be read there ({error!r})"
@@ -91,11 +112,13 @@ def _mismatch(line: bytes, problem: str, sample: int) -> str | None:
 
 def _settings(path: Path) -> dict[str, Any]:
     record = path.with_suffix(".json")
-    if not record.is_file():
+    if not os.path.isfile(record):
         raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
     try:
-        settings = json.loads(record.read_bytes())["settings"]
-        settings["n_problems"] * settings["sampling"]["num_samples"]
+        settings = read_json(record)["settings"]
+        for number in (settings["n_problems"], settings["sampling"]["num_samples"]):
+            if type(number) is not int or not 0 < number < 2**53:
+                raise ValueError(f"{number!r:.60} samples or problems")
     except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(
             f"{record} is damaged ({error!r}): it tells the settings of {path.name}. Remove both, and evaluate again."
@@ -111,19 +134,24 @@ def read(path: str | Path) -> Results:
     seen = set()
     try:
         for place, row in rows_of(path):
-            if missing := {"problem", "verdict"} - row.keys():
-                raise ResultsError(f"{place}: no {min(missing)!r}, only {', '.join(row)}.")
+            if missing := [name for name in _NEEDED if name not in row]:
+                raise ResultsError(f"{place}: no {missing[0]!r}, only {', '.join(row):.200}.")
+            row = {name: row[name] for name in _COLUMNS if name in row}  # completions are gigabytes, in the end
+            if wrong := [name for name, value in row.items() if not _COLUMNS[name](value)]:
+                raise ResultsError(f"{place}: {wrong[0]}={row[wrong[0]]!r:.60} is none that an evaluation writes.")
             key = row["problem"], row.get("sample")
             if key in seen and key[1] is not None:
                 raise ResultsError(f"{place}: sample {key[1]} of problem {key[0]} is there twice.")
             seen.add(key)
-            row.pop("completion", None)  # gigabytes, in the end
             problems.setdefault(row["problem"], []).append(row)
     except ValueError as error:  # names file and line
         raise ResultsError(f"{error} {_MEND}") from None
-    expected = settings["n_problems"] * settings["sampling"]["num_samples"]
+    n = settings["sampling"]["num_samples"]
+    expected = settings["n_problems"] * n
     if (found := sum(map(len, problems.values()))) != expected:
         raise ResultsError(f"{path} holds {found} of {expected} samples: run its evaluation again to complete it.")
+    if uneven := [problem for problem, rows in problems.items() if len(rows) != n]:
+        raise ResultsError(f"{path} holds {len(problems[uneven[0]])} samples of problem {uneven[0]}, not {n}. {_MEND}")
     return Results(settings, problems)
 
 
@@ -158,15 +186,20 @@ def scores(results: Results, ks: Iterable[int], majority: bool = True) -> pd.Dat
 
 def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
     """Number of samples with the correct answer, and with each wrong one. All correct answers are one."""
-    wrong = [row.get("answer") for row in rows if row["verdict"] != "correct"]
-    rivals = Counter(_canonical(answer) for answer in wrong if answer is not None)
-    return len(rows) - len(wrong), sorted(rivals.values())
+    wrong = Counter(row.get("answer") for row in rows if row["verdict"] != "correct")
+    rivals = Counter[str]()
+    for answer, n in wrong.items():
+        if answer is not None:
+            rivals[_canonical(answer)] += n
+    return len(rows) - wrong.total(), sorted(rivals.values())
 
 
 def _canonical(answer: str) -> str:
-    """Without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5 divide their votes."""
-    answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
-    return re.sub(r"\\left|\\right|\\[,;:! ]|[\s$]|\.$", "", answer.strip())
+    """
+    In the verifier's form, without spaces. Values are not compared: 1/2 and 0.5 divide their votes.
+    """
+    text = bare_answer(re.sub(r"\\(?:left|right)\s*\.", "", answer))  # delimiters that are none
+    return re.sub(r"[\s$]", "", text).rstrip(".")
 
 
 def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..output.lock import held
 from ..output.writing import WriteError, write_json, writing
 from ..utils import UsageError, content_digest
+from ..verifier import configuration
 from . import results
 from .generation import Generator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
@@ -156,6 +157,7 @@ class SamplingRun:
             **({"weights": weights} if weights else {}),
             "judge": name_of(judge),
             **({"judge_source": source} if judge and (source := digest_of(judge)) else {}),
+            **({} if configuration().skip_reasoning else {"skip_reasoning": False}),
             # Its size may change: after running out of memory, say.
             "sampling": {name: value for name, value in asdict(sampling).items() if name != "batch_size"},
             "n_problems": len(self.problems),

@@ -58,28 +58,39 @@ def majority_at_k(n: int, correct: int, rivals: Sequence[int], k: int) -> float:
         raise ValueError(
             f"correct={correct} and rivals={list(rivals)} must be counts of at most n={n} samples in all."
         )
+    if k == n:  # there is one subset
+        wins = correct >= max(rivals, default=1)
+        return round(1 / (1 + list(rivals).count(correct)), 12) if wins else 0.0
+    sizes, times = np.unique(np.array(rivals, dtype=int), return_counts=True)  # rivals of one size are alike
+    # Whoever has more votes than any rival can have wins.
+    largest = int(sizes[-1]) if len(sizes) else 0
+    won = stats.hypergeom.sf(largest, n, correct, k)
     # A random subset of size k is what independent draws of every sample, with chance k/n, leave given that k are
     # drawn: so the number drawn of each answer is binomial. Numbers add where generating functions multiply, which is
-    # done at the (n+1)-th roots of unity, as an FFT does.
-    sizes, times = np.unique(np.array(rivals, dtype=int), return_counts=True)  # rivals of one size are alike
-    votes = np.arange(min(correct, k) + 1)
-    roots = np.exp(-2j * np.pi / (n + 1) * np.arange((n + 1) // 2 + 1))  # half of them, what is transformed is real
-    drawn = stats.binom.pmf(votes, np.array([correct, *sizes])[:, None], k / n)  # (1 + R, V)
-    ties = drawn[1:, :, None] * roots ** votes[:, None]  # (R, V, N), of a rival that gets so many votes,
-    fewer = ties.cumsum(axis=1) - ties  # or fewer
+    # done at roots of unity, as an FFT does. As many as it takes for the chance to draw k + n_roots to be nothing.
+    p = k / n
+    n_roots = min(int(stats.binom.isf(1e-19, n, p)) + 2, n + 1)
+    roots = np.exp(-2j * np.pi / n_roots * np.arange(n_roots // 2 + 1))  # half of them, what is transformed is real
+    votes = np.arange(min(correct, k, largest) + 1)
+    drawn = stats.binom.pmf(votes, np.array([correct, *sizes])[:, None], p)
+    chances, drawn = drawn[0], drawn[1:]
+    fewer = np.zeros((len(sizes), len(roots)), dtype=complex)  # of a rival that gets fewer votes than the correct one
     total = 0.0
-    for v in votes[1:]:  # for the correct answer
+    for v in votes.tolist():
+        ties = drawn[:, v, None] * roots**v  # (R, N), of one that gets as many
         threats = sizes >= v
-        others = n - correct - sizes[threats] @ times[threats]  # may be drawn as they like
-        # Among j rivals that tie, the correct answer wins 1/(1+j) = ∫ y^j dy over 0..1; the quadrature is exact, since
-        # the integrand is a polynomial in y, whose degree is the number of threats.
-        nodes, weights = _legendre(times[threats].sum() // 2 + 1)
-        ways = np.tile((1 - k / n + k / n * roots) ** others, (len(nodes), 1))  # (nodes, N)
-        for less, tie, number in zip(fewer[threats, v], ties[threats, v], times[threats], strict=True):
-            ways *= (less + (nodes[:, None] + 1) / 2 * tie) ** number
-        total += drawn[0, v] * np.fft.irfft(weights / 2 @ ways, n + 1)[k - v]
+        if v and chances[v] > 1e-19:
+            others = n - correct - sizes[threats] @ times[threats]  # may be drawn as they like
+            # Among j rivals that tie, the correct answer wins 1/(1+j) = ∫ y^j dy over 0..1; the quadrature is exact,
+            # since the integrand is a polynomial in y, whose degree is the number of rivals that can have v votes.
+            nodes, weights = _legendre(min(times[threats].sum(), (k - v) // v) // 2 + 1)
+            ways = np.tile((1 - p + p * roots) ** others, (len(nodes), 1))  # (nodes, N)
+            for less, tie, number in zip(fewer[threats], ties[threats], times[threats], strict=True):
+                ways *= (less + (nodes[:, None] + 1) / 2 * tie) ** number
+            total += chances[v] * np.fft.irfft(weights / 2 @ ways, n_roots)[k - v]
+        fewer += ties
     # Round-off is below 1e-13; without it equal chances are equal, and certain ones are 1.
-    return round(float(total / stats.binom.pmf(k, n, k / n)), 12)
+    return round(float(won + total / stats.binom.pmf(k, n, p)), 12)
 
 
 def _check_budget(n: int, k: int) -> None:

@@ -4,12 +4,14 @@ A copy, a move or another machine does not change it.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..output.reading import read_json
 
 
 #: Bytes. Of larger files the digest takes a block from every `STRIDE`: training changes weights everywhere.
@@ -27,7 +29,7 @@ def digest_of_files(model: str | Path) -> str | None:
     `None` where there is neither. Weights of 16 GB take about a second.
     """
     directory = Path(model)
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         return _cached_commit(str(model))
     digest = hashlib.sha256()
     for file in sorted(directory.iterdir()):
@@ -37,7 +39,10 @@ def digest_of_files(model: str | Path) -> str | None:
             for block in _blocks(file):
                 digest.update(block)
     if (adapter := directory / "adapter_config.json").is_file():
-        base = json.loads(adapter.read_bytes()).get("base_model_name_or_path")
+        base = read_json(adapter).get("base_model_name_or_path")
+        # Were the base an adapter too, perhaps this one, it could not be loaded.
+        if not isinstance(base, str) or Path(base, adapter.name).is_file():
+            base = None
         digest.update(str(base and digest_of_files(base)).encode())
     return digest.hexdigest()[:16]
 

@@ -1,6 +1,5 @@
 """What a run may write to: a directory that is free (`check_free`), or cleared on demand (`overwrite`)."""
 
-import json
 import os
 import shutil
 import warnings
@@ -10,7 +9,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from ..utils import UsageError
 from .lock import OutputError, check_not_held, held
+from .reading import read_json
 from .writing import check_writable
 
 
@@ -148,8 +149,9 @@ def _in_the_way(directory: Path, checkpoint: Any) -> str:
             "of them alone by passing its directory as `model`."
         )
     if not complete and (resumes := run.get("resumes")):
+        last = resumes[-1].get("from") if isinstance(resumes, list) and isinstance(resumes[-1], dict) else resumes
         return (
-            f"{directory} holds a run that went on from {resumes[-1]['from']}, which is not there, and has no "
+            f"{directory} holds a run that went on from {last!s:.200}, which is not there, and has no "
             "complete checkpoint since: it would start from the beginning. Name that checkpoint by its path again, "
             "with another output_dir."
         )
@@ -189,9 +191,9 @@ def _found(directory: Path) -> tuple[list[Path], list[Path]]:
 
 def _settings(path: Path) -> dict[str, Any]:
     """Of a run, or nothing: editors have a `settings.json`, too."""
-    with suppress(OSError, ValueError), path.open("rb") as file:
-        content = json.loads(file.read(2**24))
-        return content if isinstance(content, dict) and "versions" in content else {}
+    with suppress(UsageError):
+        content = read_json(path)
+        return content if "versions" in content else {}
     return {}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils import UsageError
+from .reading import parse_json
 from .redaction import redact_command
 from .writing import check_writable
 
@@ -138,7 +139,7 @@ def _write(descriptor: int, what: str) -> None:
 def _holder(descriptor: int) -> dict[str, Any]:
     """What the file says; nothing where it was just made."""
     with suppress(OSError, ValueError):
-        content = json.loads(os.pread(descriptor, 2**16, 0))
+        content = parse_json(str(os.pread(descriptor, 2**16, 0), "utf-8"))
         if isinstance(content, dict):
             return content
     return {}

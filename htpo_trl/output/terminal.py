@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,9 +19,24 @@ WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
+# What moves a cursor, colours, names a window or turns text around, but for tabs and line breaks.
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Colours and movements of progress bars and tables. Of a stranger's text these alone could get through, in what other
+# packages print.
+_HARMLESS = re.compile(r"(\r|\x1b\[(?:[\d;]{0,40}[mABCDGHJK]|\?25[hl]))")
+
+
+def printable(text: str) -> str:
+    """Text of a stranger for a terminal: control characters, and those that turn text around, as `\\x1b`."""
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def steady_streams() -> Callable[[], None]:
     """
-    From now on what is printed ends no run, and shows no secret. Output that nobody reads any more (`| head`, a lost
+    From now on what is printed ends no run, shows no secret, and sends a terminal colours and the cursor's movements
+    alone. Output that nobody reads any more (`| head`, a lost
     terminal) goes nowhere, and so does what a full disk has no room for; a standard stream that was closed is
     /dev/null, so that no file gets its number. Streams that were replaced, by a notebook or a test, are left alone.
 
@@ -66,7 +82,8 @@ class _Stream(io.TextIOWrapper):
         )
 
     def write(self, text: str) -> int:
-        super().write(redact_text(text))
+        parts = _HARMLESS.split(redact_text(text))  # every second one is one of these
+        super().write("".join(part if i % 2 else printable(part) for i, part in enumerate(parts)))
         return len(text)
 
 

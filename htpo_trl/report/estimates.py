@@ -27,6 +27,8 @@ from .runs import Evaluation, Run, RunError, RunSet
 MAX_POINTS = 50
 #: Share of the logged values, the last ones, whose mean is the final value.
 FINAL_SHARE = 0.1
+#: Reward functions that log verdicts, over all runs.
+MAX_REWARDS = 50
 
 
 #: Lowest and highest possible value.
@@ -73,9 +75,11 @@ class Outline(NamedTuple):
 
 def outlines(sets: Sequence[RunSet]) -> list[Outline]:
     """The sections in order."""
-    pattern = re.compile(rf"(?!eval_)(.+)/({'|'.join(Verdict)})")
+    pattern = re.compile(rf"(?!eval_)(.{{1,100}})/({'|'.join(Verdict)})")
     names = {name for _, runs in sets for run in runs for name in run.log}
     rewards = sorted({match[1] for name in names if (match := pattern.fullmatch(name))}) or ["math_reward"]
+    if len(rewards) > MAX_REWARDS:
+        raise RunError(f"{len(rewards)} reward functions log verdicts: a report has room for {MAX_REWARDS}.")
     content = yaml.safe_load(Path(__file__).with_name("panels.yaml").read_text(encoding="utf-8"))
     return [Outline(**each | {"metrics": _metrics(each.get("metrics", ()), rewards)}) for each in content]
 

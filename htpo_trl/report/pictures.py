@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..objective.table import GROUPS
+from ..output.terminal import printable
 from ..palette import group_colour, group_label
+from .runs import RunError
 
 
 _WIDTH = 11.0  # inches, of three panels
+_MAX_HEIGHT = 120.0  # inches, of some 120 panels
 _styled = style.context(Path(__file__).with_name("report.mplstyle"))  # while a picture is made, and no longer
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _EDGES: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}  # of stacked parts
@@ -102,6 +105,8 @@ def draw_verdicts(counts: pd.DataFrame) -> Any:
 def _grid(n: int, columns: int, margin: float, height: float, width: float = _WIDTH) -> tuple[Any, Any]:
     """A figure of `n` axes in rows of this height, in inches, that draws to files alone."""
     rows = -(-n // columns)
+    if margin + height * rows > _MAX_HEIGHT:
+        raise RunError(f"{n} panels are too many for one picture: report fewer runs or benchmarks at once.")
     figure: Any = Figure(figsize=(width, margin + height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i) for i in range(1, n + 1)]
     for axis in axes:
@@ -110,7 +115,7 @@ def _grid(n: int, columns: int, margin: float, height: float, width: float = _WI
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
-    axis.set_title(panel.title, pad=15 if panel.curves and panel.missing else 6)
+    axis.set_title(printable(panel.title), pad=15 if panel.curves and panel.missing else 6)
     if not panel.curves:
         _say_missing(axis, panel.missing)
         return
@@ -208,5 +213,5 @@ def _say_missing(axis: Any, why: str) -> None:
 
 def _shorten(label: str) -> str:
     """A label of a run on one line, without its middle where it is long: runs differ at their ends."""
-    label = " ".join(label.split())
+    label = printable(" ".join(label.split()))
     return label if len(label) <= 36 else f"{label[:17]}…{label[-18:]}"

@@ -5,17 +5,19 @@ pickle is opened. Nothing here needs torch.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
-from ..evaluation.results import Results, ResultsError, check_ks, read, scores
+from ..evaluation.results import Results, check_ks, read, scores
+from ..output.reading import MAX_BYTES, MAX_LOG_BYTES, read_json
 from ..output.redaction import redacted
 from ..utils import UsageError
 
@@ -25,6 +27,7 @@ _NO_DIFFERENCE = re.compile(
     r"(.*\.)?(seed|data_seed|output_dir|run_name|logging_dir|project|report_to|resume_from_checkpoint|threads|local_rank"
     r"|overwrite_output_dir|disable_tqdm|push_to_hub|log_completions_hub_repo|(hub|trackio)_.*)"
 )
+_MAX_METRICS = 10_000  # of a log: hundreds are usual
 _MAX_NAME = 24  # of a set that nobody named: legends and titles hold several
 
 
@@ -101,9 +104,9 @@ class RunSet(NamedTuple):
 
 def read_run(directory: str | Path) -> Run:
     """Read a run directory; a [`RunError`] says what was looked for in one that is none, or which file is broken."""
-    path = Path(directory).resolve()
-    if not path.is_dir():
+    if not os.path.isdir(directory):  # unlike the path's own, of a loop of links or a name that is too long too
         raise RunError(f"{directory} is no directory.")
+    path = Path(directory).resolve()
     source, options, versions, resumes = "TRL trainer", None, {}, []
     if (settings := path / "settings.json").exists():
         sections = _json(settings)
@@ -116,7 +119,7 @@ def read_run(directory: str | Path) -> Run:
     notes += _resumes(settings, resumes)
     if options is None and any(name.startswith("htpo/") for name in log or ()):
         source = "HTPO trainer"
-    steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if d.name[5:].isdecimal()}
+    steps = {int(d.name[5:]): d for d in path.glob("evaluation/step-*") if re.fullmatch(r"step-\d{1,15}", d.name)}
     evaluations = _evaluations(sorted(steps.items()), notes)
     if log is None and not evaluations and options is None:
         source, notes = "htpo eval", []
@@ -146,7 +149,7 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     sets: dict[Any, RunSet] = {}
     for text in map(str, runs):
         name, separator, directory = text.partition("=")
-        if not separator or Path(text).is_dir():
+        if not separator or os.path.isdir(text):
             name, directory = "", text
         run = read_run(directory)
         told = run.told_by_options
@@ -182,11 +185,14 @@ def _newest_log(path: Path) -> tuple[dict[str, pd.Series] | None, list[str]]:
     files = [*path.glob("trainer_state.json"), *sorted(path.glob("checkpoint-*/trainer_state.json"))]
     if not files:
         return None, ["no trainer_state.json, hence no log: the run has neither saved a checkpoint nor ended"]
-    states = {file: _json(file) for file in files}
-    for file, state in states.items():
-        if not isinstance(state.get("global_step"), int) or not isinstance(state.get("log_history"), list):
-            raise RunError(f"{file} is no trainer's state: it has no global_step, or no log_history.")
-    file, state = max(states.items(), key=lambda found: found[1]["global_step"])
+    found: tuple[Path, dict[str, Any]] | None = None
+    for each in files:  # one at a time: each is the log of all steps before
+        read = _json(each, MAX_LOG_BYTES)
+        if not _is_step(read.get("global_step")) or not isinstance(read.get("log_history"), list):
+            raise RunError(f"{each} is no trainer's state: it has no global_step, or no log_history.")
+        if found is None or read["global_step"] > found[1]["global_step"]:
+            found = each, read
+    file, state = cast(tuple[Path, dict[str, Any]], found)
     log = _log(file, state["log_history"])
     if file.parent == path or state["global_step"] == state.get("max_steps") or _was_stopped(state):
         return log, []
@@ -218,11 +224,13 @@ def _log(file: Path, rows: list[Any]) -> dict[str, pd.Series]:
     """Of a step that was logged twice, by a run that was resumed, the later row counts."""
     values: dict[str, dict[int, float]] = {}
     for i, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
+        if not isinstance(row, dict) or not _is_step(row.get("step")):
             raise RunError(f"{file}: row {i} of the log has no step: {row!r:.60}.")
         for key, value in row.items():
             is_number = type(value) in (int, float) and abs(value) < 1e300  # a line can be drawn through it
             values.setdefault(key, {})[row["step"]] = float(value) if is_number else np.nan
+        if len(values) > _MAX_METRICS:
+            raise RunError(f"{file}: row {i} of the log is of more than {_MAX_METRICS:,} metrics, all rows together.")
     log = {key: pd.Series(each).sort_index() for key, each in values.items()}
     # What is logged once per generation batch is in the rows that have a reward, what is logged at every step in those
     # that have a loss: such a row without it is a gap.
@@ -249,21 +257,20 @@ def _evaluations(steps: Sequence[tuple[Any, Path]], notes: list[str]) -> dict[st
             continue
         try:
             found.setdefault(file.stem, {})[step] = Evaluation(read(file))
-        except ResultsError as error:
+        except UsageError as error:
             raise RunError(str(error)) from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{file}, or the .json beside it, is broken: {error!r}.") from None
     return found
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:  # of JSON or of UTF-8
-        raise RunError(f"{file}: broken JSON, {error}.") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{file}: expected an object in braces, found {content!r:.60}.")
-    return content
+        return read_json(file, limit)
+    except UsageError as error:
+        raise RunError(str(error)) from None
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 10**15
 
 
 def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:

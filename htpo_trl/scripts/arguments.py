@@ -3,11 +3,10 @@ The arguments of `htpo train` and `htpo eval`: recipe and command line, sorted i
 accelerate's launcher. No torch, no configuration object: nothing here initialises a device or a process group.
 """
 
-import json
 import os
 import re
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import yaml
-
 from ..data.prompts import PromptArguments
+from ..output.reading import parse_json, read_yaml
 from ..output.redaction import redact_text
+from ..output.terminal import printable
 from ..utils import UsageError, check_numbers, nearest, option
 from .flags import flags_of
 
@@ -30,6 +29,9 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
 #: Where the numbers of TRL's `ModelConfig` must lie.
 MODEL_RANGES = {"[1, inf)": ("lora_r", "lora_alpha"), "[0, 1)": ("lora_dropout",)}
+
+
+_MAX_LINE = 4000  # characters of an error: values may be long, and the mend stands at the end
 
 
 @contextmanager
@@ -44,7 +46,8 @@ def mendable(command: str, *errors: type[Exception]) -> Iterator[None]:
     except (UsageError, *errors) as error:  # type: ignore[misc]
         parts = [str(error), *getattr(error, "__notes__", [])]
         text = " ".join(line.strip() for part in parts for line in part.splitlines())
-        text = redact_text(text).replace("resume_from_checkpoint=True", "--resume_from_checkpoint true")
+        text = text if len(text) < _MAX_LINE else f"{text[: _MAX_LINE // 2]} … {text[-_MAX_LINE // 4 :]}"
+        text = printable(redact_text(text)).replace("resume_from_checkpoint=True", "--resume_from_checkpoint true")
         text = text.replace("as `model`", "as --model_name_or_path, with another output_dir")
         rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         if not rank or _is_first_to_tell(text):
@@ -81,8 +84,15 @@ def parser_of(*classes: Any) -> Any:
     from transformers import HfArgumentParser
 
     parser = strict(HfArgumentParser(classes, add_help=False, allow_abbrev=False))
-    parser.register("type", dict[str, Any], json.loads)
+    parser.register("type", dict[str, Any], _mapping)
     return parser
+
+
+def _mapping(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r:.80} must be a mapping, as JSON: {error}") from None
 
 
 @dataclass
@@ -105,6 +115,9 @@ class HTPOScriptArguments(PromptArguments):
     dataset_test_split: str | None = option(None, "Split of a data set of the Hub for `eval_strategy`.")
     dataset_streaming: bool = option(False, "Whether to stream a data set of the Hub that has the column 'prompt'.")
     test_split_size: float | None = option(None, "Share of the training data to hold out, by a hash of the problem.")
+    allow_unmatched_golds: bool = option(
+        False, "Whether to go on where a tenth of the golds or more are not accepted as answers to themselves."
+    )
     reward_funcs: list[str] = option(
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
@@ -132,6 +145,11 @@ class HTPOScriptArguments(PromptArguments):
     verifier_workers: int = option(8, "Worker processes of the math verifier.")
     verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
     verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
+    skip_reasoning: bool = option(
+        True,
+        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
+        "answer; one that is not closed holds none. False reads such blocks too.",
+    )
 
     RANGES = {
         "[1, inf)": (
@@ -147,6 +165,13 @@ class HTPOScriptArguments(PromptArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, self.RANGES)
+
+
+# Option -> what to do in its place, where the nearest name would mislead.
+_OTHERWISE = {
+    "dry_run": "It stands on the command line alone: --dry_run.",
+    "max_prompt_length": "TRL no longer cuts prompts: leave long ones out of the data.",
+}
 
 
 class Arguments(NamedTuple):
@@ -169,7 +194,7 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
     def place(name: str, tokens: list[str], where: object) -> None:
         if name not in flags and name not in launch_flags:
             known = [*flags, *launch_flags, "config", *(["dry_run"] if launch_flags - {"accelerate_config"} else [])]
-            mend = "It stands on the command line alone: --dry_run." if name == "dry_run" else nearest(name, known)
+            mend = _OTHERWISE.get(name) or nearest(name, known)
             raise UsageError(f"{where}: {name!r} is not an option. {mend}".rstrip())
         if name in flags and not flags[name].takes_several:
             _check_one(name, tokens, where)
@@ -227,34 +252,21 @@ def _check_kind(name: str, items: Sequence[Any], kind: str, path: Path) -> None:
             )
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Of a key that is given twice, YAML's own loader takes the last in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise yaml.YAMLError(f"line {line}: {key.value!r} is given in line {lines[key.value]} too")
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
 def load_recipe(name: str) -> tuple[Path, dict[str, Any], dict[str, str]]:
     """A recipe of the package by name, or a YAML file: its path, its options, and the environment it asks for."""
     path = find(name, RECIPES, "recipe")
-    try:
-        options = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not in UTF-8: {error}. Save it in UTF-8.") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {error}.") from None
-    if not isinstance(options, dict) or not all(isinstance(option, str) for option in options):
+    options = read_yaml(path)
+    if not isinstance(options, dict):
         raise UsageError(f"{path} must map options to values, as in `learning_rate: 1.0e-6`.")
     env = options.pop("env", None) or {}
     if not isinstance(env, dict):
-        raise UsageError(f"{path}: env={env!r} must map environment variables to values.")
-    return path, options, {str(variable): str(value) for variable, value in env.items()}
+        raise UsageError(f"{path}: env={env!r:.60} must map environment variables to values.")
+    for variable, value in env.items():
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable, re.ASCII):
+            raise UsageError(f"{path}: env: {variable!r:.60} is no name of a variable: letters, digits and _ are.")
+        if value is None or isinstance(value, (dict, list)):
+            raise UsageError(f"{path}: env: {variable}={value!r:.60} must be one value. Put text in quotes.")
+    return path, options, {variable: str(value) for variable, value in env.items()}
 
 
 def set_environment(env: Mapping[str, str]) -> None:
@@ -266,7 +278,7 @@ def set_environment(env: Mapping[str, str]) -> None:
 def find(name: str, packaged: Path, kind: str) -> Path:
     """A YAML file by path, or one of the package's by its name."""
     for path in (Path(name), packaged / f"{name}.yaml"):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike the path's own, of a name that is too long too
             return path
     known = names(packaged)
     raise UsageError(

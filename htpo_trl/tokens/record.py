@@ -7,6 +7,7 @@ under the key `htpo`. Before compression (zstd) a token takes 34 bytes and its t
 """
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from pyarrow import compute, parquet
 from ..objective.rules import parse_rule, rule_spec
 from ..objective.table import EFFECTS, GROUPS, Table
 from ..objective.transform import Control, control, effective_weight
+from ..output.reading import parse_json, read_bytes
 from ..output.writing import write_atomically
 from ..utils import MissingFileError, UsageError
 
@@ -55,6 +57,14 @@ SCHEMA = pa.schema(
 )
 
 
+_MAX_BYTES = 256 * 2**20  # of a file, and of the text in it
+_MAX_VALUES = 50_000_000  # in a file; the largest that are known have some 5,000,000
+_RANGES = {
+    **{"step": (1, 10**15), "completions_in_step": (1, 10**15), "top_entropy_share": (0, 1)},
+    **dict.fromkeys(("epsilon_low", "epsilon_high", "delta"), (0, 1e6)),
+}
+
+
 @dataclass(frozen=True)
 class RecordSettings:
     """What the numbers of a step depend on."""
@@ -77,17 +87,22 @@ class RecordSettings:
     @classmethod
     def from_json(cls, text: str | bytes) -> "RecordSettings":
         """What [`RecordSettings.to_json`] wrote; a `KeyError`, `TypeError` or `ValueError` where another hand did."""
-        values = {"version": 1} | json.loads(text)
+        values = {"version": 1} | parse_json(str(text, "utf-8") if isinstance(text, bytes) else text)
         if (version := values.pop("version")) != VERSION:
             raise ValueError(
                 f"it is of version {version!r}, and this htpo_trl knows versions up to {VERSION}; "
                 "pip install --upgrade htpo_trl"
             )
         table = values["table"]
+        if not isinstance(table["rows"], list):
+            raise TypeError(f"Field 'table.rows' expected a list, got {table['rows']!r:.60}")
         settings = cls(**values | {"table": Table(**table | {"rows": tuple(map(parse_rule, table["rows"]))})})
         type_validator("table.name", settings.table.name, str)
         for field in fields(cls):
             type_validator(field.name, getattr(settings, field.name), field.type)
+        for name, (low, high) in _RANGES.items():
+            if (value := getattr(settings, name)) is not None and not low <= value <= high:
+                raise ValueError(f"{name}={value!r:.60} must lie in {low:g}..{high:g}")
         return settings
 
 
@@ -170,7 +185,8 @@ def write_record(run: str | Path, settings: RecordSettings, rows: list[dict[str,
 def recorded_steps(run: str | Path) -> dict[int, Path]:
     """The recorded steps of a run, in their order, and their files."""
     files = Path(run, "tokens").glob("step-*.parquet")
-    return dict(sorted((int(path.stem.removeprefix("step-")), path) for path in files))
+    found = [(re.fullmatch(r"step-([0-9]{1,15})", path.stem), path) for path in files]
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def read_record(run: str | Path, step: int | None = None) -> Record:
@@ -190,15 +206,46 @@ def read_record(run: str | Path, step: int | None = None) -> Record:
     if step not in recorded:
         raise MissingFileError(f"step={step} was not recorded in {run}; there are {', '.join(map(str, recorded))}.")
     path = recorded[step]
+    content = read_bytes(path, _MAX_BYTES)
     try:
-        table = parquet.read_table(path)
+        table = _table(content)
         settings = RecordSettings.from_json((table.schema.metadata or {})[b"htpo"])
-        if not table.schema.equals(SCHEMA):
-            raise ValueError("it has other columns than those of this version; record the run again")
+        if settings.step != step:
+            raise ValueError(f"it is of step {settings.step}, and was renamed")
         return Record(settings, _completions(table, len(settings.reward_funcs)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         reason = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split()).rstrip(".")
-        raise UsageError(f"{path} cannot be read as a record of tokens: {reason}.") from error
+        raise UsageError(f"{path} cannot be read as a record of tokens: {reason:.500}.") from error
+
+
+def _table(content: bytes) -> pa.Table:
+    """
+    The columns of a file. A small file may stand for any number of values: texts stay in the file's dictionaries until
+    it is known how long they are in all.
+    """
+    texts = ["prompt", "tokens.list.element"]
+    file = parquet.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+    if not parquet.read_schema(pa.BufferReader(content)).equals(SCHEMA):
+        raise ValueError("it has other columns than those of this version; record the run again")
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    if sum(group.column(i).num_values for group in groups for i in range(group.num_columns)) > _MAX_VALUES:
+        raise ValueError(f"it has more than {_MAX_VALUES:,} values")
+    table = file.read()
+    if not len(table):
+        raise ValueError("it holds no completion")
+    columns = [table["prompt"], compute.list_flatten(table["tokens"])]
+    length = sum(_length(chunk) for column in columns for chunk in column.chunks)
+    if length > _MAX_BYTES:
+        raise ValueError(f"it has {length:,} bytes of text, of which at most {_MAX_BYTES:,} are read")
+    return table.cast(SCHEMA.with_metadata(table.schema.metadata))
+
+
+def _length(column: pa.Array) -> int:
+    """Bytes of the texts in an array, whose dictionary has each of them once."""
+    if isinstance(column, pa.DictionaryArray):
+        lengths = compute.binary_length(column.dictionary).cast(pa.int64())
+        return compute.sum(compute.take(lengths, column.indices)).as_py() or 0
+    return compute.sum(compute.binary_length(column).cast(pa.int64())).as_py() or 0
 
 
 def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:

@@ -9,6 +9,7 @@ Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete c
 
 import hashlib
 import json
+import os
 import warnings
 from collections import deque
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..output.directory import SEAL
+from ..output.reading import MAX_LOG_BYTES, parse_json, read_json
 from ..output.writing import write_json
 from ..utils import UsageError
 
@@ -72,15 +74,17 @@ def load_state(file: Path, writer: str, device: torch.device | str = "cpu") -> t
         CheckpointError: if the file is damaged, or of another format or class of trainer.
     """
     try:
+        if not file.is_file():
+            raise OSError("no regular file")
         with safe_open(file, framework="pt") as stored:
-            state = json.loads(stored.metadata()["htpo"])
+            state = parse_json(stored.metadata()["htpo"], MAX_LOG_BYTES)
             found = state.get("format", "none"), state.get("writer", "unknown")
             batches = state["batches"]
             for name in stored.keys() if found == (FORMAT, writer) else ():
                 i, key = name.split("/", maxsplit=1)
                 batches[int(i)][key] = stored.get_tensor(name).to(device)
             counters = state["counters"]
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
     if found != (FORMAT, writer):
         raise CheckpointError(
@@ -116,7 +120,7 @@ def check(checkpoint: str | Path) -> None:
         CheckpointError: naming the file that is missing, damaged or incomplete, and the mend.
     """
     file = Path(checkpoint, SEAL)
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise CheckpointError(f"resume_from_checkpoint={str(checkpoint)!r} is no directory. {MEND}")
     if not file.is_file() and (held := [path.name for path in file.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]):
         raise CheckpointError(
@@ -129,13 +133,13 @@ def check(checkpoint: str | Path) -> None:
             f"save_only_model=True. {MEND}"
         )
     try:
-        content = json.loads(file.read_text())["files"]
+        content = dict[str, Any](read_json(file)["files"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged ({error}). {MEND}") from error
     for name, expected in content.items():
         path = Path(checkpoint, name)
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing. {MEND}")
+        if not os.path.isfile(path):  # unlike the path's own, of a name that is too long too
+            raise CheckpointError(f"{path!s:.300} is missing. {MEND}")
         if _fingerprint(path) != expected:
             raise CheckpointError(f"{path} is damaged: it is not what was saved. {MEND}")
 

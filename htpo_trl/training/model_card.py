@@ -1,6 +1,5 @@
 """The model card of a run: objective table in use, rewards, data, hyper-parameters, evaluation. Text: its template."""
 
-import json
 import re
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..objective.table import GROUPS
+from ..output.reading import read_json
 from ..output.redaction import redact_text
 from ..output.writing import WriteError, write_atomically
 from ..utils import versions
@@ -108,6 +108,6 @@ def _evaluations(output_dir: Path, last_step: int) -> dict[int, dict[str, Any]]:
     steps: dict[int, dict[str, Any]] = {}
     for file in sorted(output_dir.glob("evaluation/step-*/*.json")):
         step = file.parent.name.removeprefix("step-")
-        if step.isdecimal() and int(step) <= last_step and (summary := json.loads(file.read_text()).get("summary")):
+        if step.isdecimal() and int(step) <= last_step and (summary := read_json(file).get("summary")):
             steps.setdefault(int(step), {})[file.stem] = summary
     return steps

@@ -1,11 +1,11 @@
 """What a directory of a model must hold, looked at without loading it: a download may be half of one."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..output.reading import MAX_LOG_BYTES, read_json
 from ..utils import UsageError
 
 
@@ -16,6 +16,8 @@ TOKENIZERS = ("token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken
 def check_weight_files(directory: Path, what: str) -> None:
     """Refuse weights that are damaged, or of which parts are missing. Headers alone are read."""
     for file in sorted(directory.glob("*.safetensors")):
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{what}: {file.name} is no regular file. Copy or download it.")
         try:
             safe_open(file, "pt")
         except (SafetensorError, OSError) as error:
@@ -25,8 +27,8 @@ def check_weight_files(directory: Path, what: str) -> None:
             raise UsageError(f"{what}: {file.name} is damaged: {error}. {mend}") from error
     for index in directory.glob("*.safetensors.index.json"):
         parts = set[str]()
-        with suppress(ValueError, KeyError, AttributeError):  # transformers tells of these
-            parts = {*json.loads(index.read_bytes())["weight_map"].values()}
+        with suppress(KeyError, AttributeError):  # transformers tells of these
+            parts = {*map(str, read_json(index, MAX_LOG_BYTES)["weight_map"].values())}
         if missing := sorted(part for part in parts if not (directory / part).is_file()):
             raise UsageError(f"{what}: {', '.join(missing)} of {index.name} is missing. Copy or download it.")
 

@@ -5,6 +5,7 @@ and given back. docs/resume.md has the table of all that a trainer holds.
 
 from typing import Any
 
+from huggingface_hub.dataclasses import type_validator
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -65,6 +66,20 @@ def counters(trainer: Any) -> dict[str, Any]:
         "tables": as_json(trainer._logs) if tables else {},  # of completions
         "callbacks": [[type(each).__name__, each.state()["attributes"]] for each in _exportable(trainer)],
     }
+
+
+#: Of what kind they are.
+KINDS: dict[str, Any] = {
+    **{"step": int, "global_step": int, "batch_shape": dict[str, Any], "metrics": dict[str, list]},
+    **{"loss": list[int | float], "stream": list[int] | None, "tables": dict[str, Any]},
+    **{"callbacks": list[list], "settings": dict[str, Any]},
+}
+
+
+def check(counters: dict[str, Any]) -> None:
+    """Raise a `KeyError` or `TypeError` for counters that no trainer has written."""
+    for name, kind in KINDS.items():
+        type_validator(name, counters[name], kind)
 
 
 def restore(trainer: Any, counters: dict[str, Any]) -> None:

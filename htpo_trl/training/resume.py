@@ -258,6 +258,10 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
             n = len([*file.parent.glob("htpo_state_*.safetensors")])
             raise CheckpointError(self._unlike(file.parent, "num_processes", n, self.accelerator.num_processes))
         batches, counters = checkpoint.load_state(file, self._writer(), self.accelerator.device)
+        try:
+            remembered.check(counters)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} is damaged ({error!r:.200}). {checkpoint.MEND}") from error
         for name, value in remembered.batch_shape(self).items():
             saved = counters["batch_shape"][name]
             if saved != value and (batches is not None or name == "num_processes"):

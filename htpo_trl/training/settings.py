@@ -9,6 +9,7 @@ import json
 import random
 import warnings
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 
 from ..objective.table import GROUPS
 from ..output.directory import SETTINGS
+from ..output.reading import read_json
 from ..output.redaction import redacted
 from ..output.writing import write_json
-from ..utils import versions
+from ..utils import UsageError, versions
 from .adapters import PLACE
 from .checkpoint import CheckpointError
 
@@ -46,8 +48,10 @@ _OBJECTIVE = (
     *("objective", "loss_type", "importance_sampling_level", "difficulty_threshold", "top_entropy_share"),
     *("correctness_reward", "correctness_threshold", "multi_objective_aggregation", "scale_rewards"),
 )
-_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache"}
+_ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache", "skip_reasoning"}
 _ANOTHER_RUN_TOO = ("table.", "model.")
+# What checkpoints from before it was an option were trained with.
+_SINCE_THEN = {"skip_reasoning": True}
 # What weights and optimizer states cannot follow.
 _UNFIT = {"model.architecture", "model.parameters", "model.dtype"}
 # What a change of the others does, where that is not simply that it holds from here on.
@@ -138,6 +142,7 @@ def fingerprint(dataset: Any) -> str:
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Name -> value in the checkpoint and in this run, of those that differ and matter."""
+    saved, now = {**_SINCE_THEN, **saved}, {**_SINCE_THEN, **now}
     changed = {
         name: [saved.get(name), now.get(name)]
         for name in sorted(saved.keys() | now.keys())
@@ -197,10 +202,9 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
     if resumed is None:
         path.with_name("trainer_state.json").unlink(missing_ok=True)  # the log of a run that was here before
     else:
-        try:
-            earlier = json.loads(path.read_text()).get("resumes", [])
-        except (OSError, ValueError, AttributeError):
-            earlier = []
-        content["resumes"] = [*earlier, resumed]
+        earlier = None
+        with suppress(UsageError):
+            earlier = read_json(path).get("resumes")
+        content["resumes"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, redacted(json.loads(json.dumps(content, default=str))))

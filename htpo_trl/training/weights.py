@@ -8,19 +8,21 @@ process then compares what it holds with what it held when the checkpoint was sa
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import type_validator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..output.reading import MAX_LOG_BYTES, read_json
 from ..output.writing import write_json
+from ..utils import UsageError
 from .checkpoint import MEND, CheckpointError
 
 
@@ -125,8 +127,11 @@ def write_digests(directory: str | Path, rank: int, models: dict[str, nn.Module]
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = read_json(file, MAX_LOG_BYTES)
+        for name, each in content.items():
+            type_validator(name, each, list[str] if name == "files" else dict[str, str])
+        return content
+    except (TypeError, UsageError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({error}). {MEND}") from error
 
 
@@ -137,7 +142,7 @@ def check_names(directory: str | Path) -> None:
     Raises:
         CheckpointError: naming one.
     """
-    written, found = set(_read(_file(directory, 0))["files"]), set(_names(directory))
+    written, found = {*_read(_file(directory, 0)).get("files", ())}, set(_names(directory))
     if names := written ^ found:
         where = "missing in" if min(names) in written else "in none that was saved, but in"
         raise CheckpointError(f"The weight {min(names)} is {where} the files of {directory}. {MEND}")

@@ -1,14 +1,11 @@
 """The token map in a real browser, from files."""
 
 import math
-import os
 import random
 import re
-import shutil
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 from htpo_trl.objective import EFFECTS, GROUPS, PRESETS
 from htpo_trl.palette import group_colour
@@ -23,19 +20,6 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "some <run>"
     write_all(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("The page is tested in Chromium, which is not on PATH: apt-get install chromium.")
-        pytest.skip("no chromium on PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

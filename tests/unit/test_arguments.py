@@ -112,14 +112,14 @@ class TestArguments:
         [
             ("a: [", "is not YAML: .*line 1, column 5"),
             ("- a", "must map options"),
-            ("on: true", "must map options"),  # YAML reads a key `on` as true
+            ("on: true", "line 1: the key 'on' is no text: put it in quotes"),  # YAML reads it as true
             ("env: HF_HOME", "must map environment variables"),
             ("objektive: dapo", "Did you mean 'objective'"),
             ("dry_run: true", "'dry_run' is not an option. It stands on the command line alone: --dry_run"),
             ("datasets: [{path: gsm8k}]", "'datasets' is not an option"),
             ("learning_rate: [1, 2]", "--learning_rate takes one value, and '1' is followed by '2'"),
-            ("seed: 1\nseed: 2", "is not YAML: line 2: 'seed' is given in line 1 too"),
-            ("env: {A: 1, A: 2}", "is not YAML: line 1: 'A' is given in line 1 too"),
+            ("seed: 1\nseed: 2", "line 2: 'seed' is given in line 1 too"),
+            ("env: {A: 1, A: 2}", "line 1: 'A' is given in line 1 too"),
             ("optim:", "optim is empty. Give it a value, or leave the line out"),
             ("reward_funcs: {math_reward: 1}", "reward_funcs={'math_reward': 1} must be a value, or a list of some"),
             ("save_strategy: no", "save_strategy is no switch, and YAML reads no, .* Put the value in quotes"),

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from htpo_trl.cli import main
 from htpo_trl.evaluation import generation
+from htpo_trl.verifier import VerifierConfig, configuration, configure
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,14 @@ def test_evaluation(refusal, here, argv, message):
     assert line.startswith("htpo eval: ")
     assert message in line
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} <= before
+
+
+def test_whether_reasoning_is_read_reaches_the_verifier(refusal):
+    try:
+        refusal("eval", "--model", "absent", "--benchmarks", "sums.jsonl", "--skip_reasoning", "false")
+        assert configuration() == VerifierConfig(skip_reasoning=False)
+    finally:
+        configure(VerifierConfig())
 
 
 def test_an_error_in_a_judges_module_is_not_a_line(here, monkeypatch):

@@ -15,6 +15,7 @@ from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import ResultsError, Sampling, TransformersGenerator, compare, evaluate, pass_at_k
 from htpo_trl.evaluation.generation import _SeededSampler, load_generator
 from htpo_trl.utils import UsageError
+from htpo_trl.verifier import VerifierConfig, configure
 
 from ..evaluation_run import PROBLEMS, SAMPLING, Recorder, last_digit, rows_of, summary_of
 from ..tiny import even_digits
@@ -166,6 +167,16 @@ def test_resuming_something_else_is_refused(run, options, message):
     with pytest.raises(ResultsError, match=message):
         run(**options)
     assert run(sampling=replace(SAMPLING, batch_size=5)) == expected  # not a setting of the samples
+
+
+def test_samples_judged_by_what_is_in_reasoning_are_not_gone_on_with(run):
+    run()
+    try:
+        configure(VerifierConfig(skip_reasoning=False))
+        with pytest.raises(ResultsError, match="skip_reasoning=None there, False now"):
+            run()
+    finally:
+        configure(VerifierConfig())
 
 
 def test_other_weights_of_the_same_name_are_refused(run, model, tokenizer, tmp_path):

@@ -82,6 +82,14 @@ def test_another_run_is_refused(make, checkpoint, dataset, tmp_path):
         assert (tmp_path / "run" / "settings.json").read_text() == told, case
 
 
+def test_a_checkpoint_knows_whether_reasoning_was_read():
+    """One from before that was an option was made by its default."""
+    assert settings.changes({}, {"skip_reasoning": True}) == {}
+    changed = settings.changes({}, {"skip_reasoning": False})
+    with pytest.raises(CheckpointError, match="skip_reasoning True -> False"):
+        settings.compare(changed, "run/checkpoint-2", go_on=False, tell=False)
+
+
 def test_going_on_knowingly(make, checkpoint, tmp_path):
     """It trains on, by the new objective, and `settings.json` and the report tell where it changed."""
     trainer = make(objective="dapo", resume_with_changes=True)

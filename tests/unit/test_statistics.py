@@ -1,6 +1,8 @@
 from collections import Counter
+from fractions import Fraction
 from itertools import combinations, product
 from math import comb, exp, lgamma, pi
+from time import process_time
 
 import numpy as np
 import pytest
@@ -81,6 +83,60 @@ def test_majority_where_all_wrong_answers_differ(n, k):
     correct = n // 40 + 1
     none, one = (comb(correct, v) * comb(n - correct, k - v) / comb(n, k) for v in (0, 1))
     assert majority_at_k(n, correct, [1] * (n - correct), k) == pytest.approx(1 - none - one * (1 - 1 / k), abs=1e-12)
+
+
+def majority_by_recursion(n, correct, rivals, k):
+    """Exact, of fractions: the votes of one rival after the other, by how many drew even so far."""
+
+    def chance(votes):
+        ways = {(0, 0): 1}  # samples drawn, rivals with as many votes -> ways
+        for size in rivals:
+            more = Counter()
+            for (drawn, even), way in ways.items():
+                for got in range(min(size, votes, k - votes - drawn) + 1):
+                    more[drawn + got, even + (got == votes)] += way * comb(size, got)
+            ways = more
+        others = n - correct - sum(rivals)
+        return sum(
+            Fraction(way * comb(others, k - votes - drawn), 1 + even)
+            for (drawn, even), way in ways.items()
+            if k - votes - drawn >= 0
+        )
+
+    return float(sum(comb(correct, v) * chance(v) for v in range(1, min(correct, k) + 1)) / comb(n, k))
+
+
+@pytest.mark.parametrize(
+    ("correct", "rivals", "others"),
+    [
+        (12, [5, 4, 4, 3, 3, 3, 2, 1, 1, 1, 1], 0),
+        (1, [1] * 39, 0),
+        (6, [6, 6, 6], 22),
+        (3, [9, 8, 2, 2, 2, 2], 3),
+        (20, [19, 1], 0),
+        (7, [], 33),
+    ],
+)
+def test_majority_is_exact(correct, rivals, others):
+    n = correct + sum(rivals) + others
+    for k in (1, 2, 3, 5, 8, 13, n // 2, n - 1, n):
+        expected = majority_by_recursion(n, correct, rivals, k)
+        assert majority_at_k(n, correct, rivals, k) == pytest.approx(expected, abs=1e-12), k
+
+
+def test_time_of_majority_grows_by_the_square_of_the_samples():
+    """At most: it is by the fourth power where nodes and roots are as many as samples, for every number of votes."""
+
+    def seconds(n):
+        rivals, times = [1 + i % 7 for i in range(n // 8)], []
+        for _ in range(5):
+            start = process_time()
+            for k in (n // 8, n // 4, n // 2):
+                majority_at_k(n, n // 4, rivals, k)
+            times.append(process_time() - start)
+        return min(times)
+
+    assert seconds(2048) < 40 * seconds(256)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from htpo_trl.output.terminal import WARNINGS, stoppable
+from htpo_trl.output.terminal import WARNINGS, _Stream, stoppable
 from htpo_trl.scripts.arguments import RECIPES
 
 
@@ -74,6 +74,18 @@ def test_work_goes_on(closed, tmp_path):
     if not closed:
         assert "line 999 token='<redacted>' <redacted>\n" in done.stdout
         assert done.stderr.endswith("ValueError: no access to http://user:<redacted>@host\n")
+
+
+def test_a_terminal_gets_colours_and_movements_alone(tmp_path):
+    """Titles, clipboards, links, questions, which some terminals answer as if it were typed, and C1 are shown."""
+    with (tmp_path / "shown").open("wb") as file:
+        stream = _Stream(file.fileno(), None)
+        stream.write("\x1b[1;31mred\x1b[0m\x1b[2K\r\x1b[1A\x1b[?25l\t\n")
+        stream.write("\x1b]0;title\x07\x1b]52;c;eA==\x07\x1b[6n\x1b[c\x9b31m\x1bP\x1b[21t\x1b[?1049h\x7f\u202e\n")
+        stream.flush()
+    allowed, rest, _ = (tmp_path / "shown").read_bytes().decode().split("\n")
+    assert allowed == "\x1b[1;31mred\x1b[0m\x1b[2K\r\x1b[1A\x1b[?25l\t"
+    assert rest == (r"\x1b]0;title\x07\x1b]52;c;eA==\x07\x1b[6n\x1b[c\x9b31m\x1bP\x1b[21t\x1b[?1049h\x7f\u202e")
 
 
 @contextmanager

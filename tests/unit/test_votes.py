@@ -31,6 +31,11 @@ def maj(*wrong: str, correct: int = 2) -> float:
         ("3x", "3x."),
         (r"\frac{1}{3}", r"\dfrac{1}{3}"),
         (r"\frac{1}{3}", r"\tfrac{1}{3}"),
+        ("3x", "$3x.$"),
+        ("3x", "$3x$."),
+        ("3x", r"\(3x\)"),
+        (r"3x|_{x=1}", r"\left. 3x \right|_{x=1}"),
+        (r"3x|_{x=1}", r"\left .3x\right|_{x = 1}."),
         (r"\left(\frac{1}{3},2\right]", r"$(\dfrac{1} {3},\!2]$"),
     ],
 )
@@ -39,7 +44,10 @@ def test_two_ways_to_write_an_answer_are_one_vote(one, other):
     assert maj(one, other, one) == maj(other, one, other) == maj(one, one, one) == 0.0
 
 
-@pytest.mark.parametrize(("one", "other"), [("1/2", "0.5"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("3x", "3X")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1/2", "0.5"), (r"x\leftarrow 2", "xarrow 2"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("3x", "3X")],
+)
 def test_other_answers_divide_the_vote(one, other):
     assert maj(one, other, one) == 0.5
     assert maj(one, other, "8") == 1.0
