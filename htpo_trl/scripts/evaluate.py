@@ -11,10 +11,10 @@ from ..data.prompts import PromptArguments
 from ..output.lock import held
 from ..output.writing import check_writable
 from ..utils import UsageError, option
-from ..verifier import VerifierConfig
 from .arguments import mendable, parser_of, read, set_environment
 from .gold_trial import try_golds_of
 from .reward_names import reward_functions
+from .verifier_arguments import VerifierArguments
 
 
 #: Class -> its title in the help.
@@ -22,11 +22,12 @@ TITLES = {
     "htpo_trl.scripts.evaluate.EvalArguments": "Evaluation",
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
     "htpo_trl.data.prompts.PromptArguments": "Prompts",
+    "htpo_trl.scripts.verifier_arguments.VerifierArguments": "Math verifier",
 }
 
 
 @dataclass
-class EvalArguments(PromptArguments):
+class EvalArguments(VerifierArguments, PromptArguments):
     """What [`~htpo_trl.evaluation.evaluate`] needs, by name, beside [`~htpo_trl.evaluation.Sampling`]."""
 
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
@@ -35,11 +36,6 @@ class EvalArguments(PromptArguments):
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(
         None, "Reward function, by name, file.py:function or dotted path; 'verifier', for math, by default."
-    )
-    skip_reasoning: bool = option(
-        True,
-        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
-        "answer; one that is not closed holds none. False reads such blocks too.",
     )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
@@ -91,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
         parser = make_parser()
         parser.set_defaults(**arguments.defaults)
         args, sampling = parser.parse_dict(vars(parser.parse_args(arguments.script)))
-        verifier.configure(verifier.VerifierConfig(skip_reasoning=args.skip_reasoning))
+        verifier.configure(args.verifier_config())
         # Before the model is loaded: what follows takes hours.
         output_dir = default_output_dir(args.model) if args.output_dir is None else args.output_dir
         check_ks(sampling.num_samples, args.ks)
@@ -104,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
             check_columns(judge, problems.column_names, name)
         if judge is None:
             sets = [(name, benchmarks[label], None) for name, label in result_names(args.benchmarks).items()]
-            try_golds_of(sets, args, VerifierConfig(), args.allow_unmatched_golds)
+            try_golds_of(sets, args, args.verifier_config(), args.allow_unmatched_golds)
         others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
         if missing := [str(path) for path in others.values() if not path.is_file()]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
