@@ -14,7 +14,7 @@ from typing import Any
 from trl.rewards import get_soft_overlong_punishment
 
 from .verifier import Judgement, Verdict, judge
-from .verifier.golds import gold_texts
+from .verifier.golds import gold_texts, is_missing
 
 
 __all__ = [
@@ -49,7 +49,7 @@ def math_reward(
         log_extra, log_metric (`Callable`, *optional*):
             Given by the trainer. The completions table gets `math_reward/answer` and `math_reward/verdict`; metrics
             `math_reward/<verdict>` are the shares of `correct`, `wrong`, `unparsable_answer`, `unparsable_gold`,
-            `timed_out` and `crashed`. The last two count as wrong.
+            `timed_out` and `crashed` among the rows that have a gold. The last two count as wrong.
 
     Example:
 
@@ -61,7 +61,7 @@ def math_reward(
     ```
     """
     judgements = judge([_text(completion) for completion in completions], gold_texts(solution))
-    return _rewards("math_reward", judgements, 0.0, log_extra, log_metric)
+    return _rewards("math_reward", judgements, 0.0, solution, log_extra, log_metric)
 
 
 def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
@@ -93,7 +93,7 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     normalised = {pair: {_normalise(text) for text in pair if text} for pair in {*texts}}
     pairs = zip(completions, texts, strict=True)
     judgements = [_judge_by_dapo(_text(completion), normalised[pair]) for completion, pair in pairs]
-    return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
+    return _rewards("dapo_math_reward", judgements, -1.0, solution, **kwargs)
 
 
 def last_number_reward(completions: Sequence[TextOrMessages], solution: Sequence[Gold], **kwargs) -> list[float]:
@@ -117,16 +117,23 @@ def _text(completion: TextOrMessages) -> str:
 
 
 def _rewards(
-    name: str, judgements: list[Judgement], wrong: float, log_extra=None, log_metric=None, **kwargs
+    name: str,
+    judgements: list[Judgement],
+    wrong: float,
+    solution: Sequence[Gold],
+    log_extra=None,
+    log_metric=None,
+    **_,
 ) -> list[float | None]:
     """1.0 for the right answer, `wrong` for others, None where the gold is unparsable; logged under the name."""
     verdicts = [verdict for verdict, _ in judgements]
     if log_extra is not None:
         log_extra(f"{name}/answer", [answer or "" for _, answer in judgements])
         log_extra(f"{name}/verdict", [str(verdict) for verdict in verdicts])
-    if log_metric is not None and verdicts:
+    of_this_task = [verdict for verdict, gold in zip(verdicts, solution, strict=True) if not is_missing(gold)]
+    if log_metric is not None and of_this_task:
         for verdict in Verdict:
-            log_metric(f"{name}/{verdict}", verdicts.count(verdict) / len(verdicts))
+            log_metric(f"{name}/{verdict}", of_this_task.count(verdict) / len(of_this_task))
     rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
     return [rewards.get(verdict, wrong) for verdict in verdicts]
 

@@ -75,6 +75,8 @@ def _needed(function: Any) -> set[str]:
 def check_columns(judge: Judge | None, columns: Iterable[str], benchmark: str) -> None:
     """Refuse a benchmark that lacks a column which its judge needs, or, of several rewards, each of them."""
     columns = [*columns]
+    if judge and (taken := {"prompts", "completions"} & {*columns}):
+        raise UsageError(f"{benchmark!r}: the column {min(taken)!r} has the name of what a judge is given. Rename it.")
     parts = [_needed(part) for part in getattr(judge, "parts", [judge])] if judge else [{"prompt", "solution"}]
     if missing := min((needed - {*columns} for needed in parts), key=len):
         raise UsageError(

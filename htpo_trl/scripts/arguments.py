@@ -160,6 +160,13 @@ class HTPOScriptArguments(VerifierArguments, PromptArguments):
         check_numbers(self, self.RANGES)
 
 
+# Option -> what to do in its place, where the nearest name would mislead.
+_OTHERWISE = {
+    "dry_run": "It stands on the command line alone: --dry_run.",
+    "max_prompt_length": "TRL no longer cuts prompts: leave long ones out of the data.",
+}
+
+
 class Arguments(NamedTuple):
     """What recipe and command line ask for. Tokens are for argparse, those of the recipe first: the last one wins."""
 
@@ -180,7 +187,7 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
     def place(name: str, tokens: list[str], where: object) -> None:
         if name not in flags and name not in launch_flags:
             known = [*flags, *launch_flags, "config", *(["dry_run"] if launch_flags - {"accelerate_config"} else [])]
-            mend = "It stands on the command line alone: --dry_run." if name == "dry_run" else nearest(name, known)
+            mend = _OTHERWISE.get(name) or nearest(name, known)
             raise UsageError(f"{where}: {name!r} is not an option. {mend}".rstrip())
         if name in flags and not flags[name].takes_several:
             _check_one(name, tokens, where)

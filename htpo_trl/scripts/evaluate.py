@@ -64,7 +64,7 @@ def default_output_dir(model: str) -> str:
     `runs/`, or its id on the Hub, so that checkpoints of one name keep apart.
     """
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = Path(os.path.relpath(path))
         path = path.resolve() if ".." in path.parts else path
     parts = [part for part in path.parts if part != path.anchor]
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
             sets = [(name, benchmarks[label], None) for name, label in result_names(args.benchmarks).items()]
             try_golds_of(sets, args, args.verifier_config(), args.allow_unmatched_golds)
         others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
-        if missing := [str(path) for path in others.values() if not path.is_file()]:
+        if missing := [str(path) for path in others.values() if not os.path.isfile(path)]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
         check_model(args.model, "model")
         check_tokenizer_files(args.model, f"model={args.model!r}")

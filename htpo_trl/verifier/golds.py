@@ -42,6 +42,15 @@ def gold_text(value: Any) -> str:
     return _text(value, MAX_DEPTH)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether there is no gold: the row is of another task."""
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
 def gold_texts(values: Sequence[Any]) -> list[str]:
     """[`gold_text`] of each; of equal texts, such as those of a group's rows, once."""
     texts = {text: gold_text(text) for text in {value for value in values if isinstance(value, str)}}
