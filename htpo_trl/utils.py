@@ -19,7 +19,7 @@ from .output.terminal import printable
 #: What a bug report should tell the versions of.
 PACKAGES = (
     *("htpo_trl", "trl", "transformers", "accelerate", "datasets", "peft", "torch", "deepspeed", "vllm"),
-    *("bitsandbytes", "math-verify", "pebble", "reasoning-gym", "matplotlib", "wandb", "trackio", "tensorboard"),
+    *("bitsandbytes", "math-verify", "reasoning-gym", "matplotlib", "wandb", "trackio", "tensorboard"),
     *("huggingface_hub", "safetensors", "numpy"),
 )
 

@@ -23,10 +23,10 @@ def server_of(verifier: Verifier) -> psutil.Process | None:
 
 
 def workers_of(verifier: Verifier) -> list[psutil.Process]:
-    """Its workers: children of the helpers from which they are forked."""
+    """Its workers."""
     server = server_of(verifier)
     assert server is not None
-    return [child for helper in server.children() for child in helper.children()]
+    return server.children()
 
 
 def busy_worker(verifier: Verifier, is_over: Callable[[], bool] = lambda: False) -> psutil.Process:

@@ -189,8 +189,10 @@ def compare(record_property):
 def _running(**limits):
     from htpo_trl.verifier import Verifier, VerifierConfig
 
+    from .hostile import FOR_WORKERS
+
     with Verifier(VerifierConfig(**limits)) as verifier:
-        verifier.judge_answers(["x"], ["y"])
+        verifier.judge_answers(["x"], [FOR_WORKERS])
         yield verifier
 
 

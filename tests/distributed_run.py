@@ -31,6 +31,7 @@ from htpo_trl.evaluation.callback import EvaluationCallback
 from htpo_trl.rewards import math_reward
 from htpo_trl.tokens.callback import TokenRecorder
 from tests.forks import Forks
+from tests.hostile import FOR_WORKERS
 from tests.tiny import CPU_ARGUMENTS, even_digits
 
 
@@ -173,7 +174,7 @@ def run(directory: Path, name: str, job: dict) -> None:
         "parameters": sum(p.double().sum().item() for p in trainer.model.parameters()),
     }
     if benchmarks:  # the verifier on every rank, of DDP and of DeepSpeed
-        record["verdicts"] = math_reward(["\\boxed{3x}", "\\boxed{4x}"], ["x+2x"] * 2)
+        record["verdicts"] = math_reward(["\\boxed{3x}", "\\boxed{4x}"], [FOR_WORKERS] * 2)
     rank = trainer.accelerator.process_index
     (directory / name / f"rank{rank}.json").write_text(json.dumps(record))
 

@@ -27,6 +27,7 @@ from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.rewards import math_reward
 from htpo_trl.training.interruption import stop_on_signals
 
+from .hostile import FOR_WORKERS
 from .tiny import CPU_ARGUMENTS, even_digits
 from .training_run import kill_at, prompts, weights_of
 
@@ -49,7 +50,7 @@ def run(directory: Path, drill: str) -> dict:
         if name == "raised" and rank == 1 and trainer_state.global_step == 2:
             raise KeyError("no such unit")
         if name == "killed":
-            math_reward(["\\boxed{3x}"], ["x+2x"])
+            math_reward(["\\boxed{3x}"], [FOR_WORKERS])
         return even_digits(completions)
 
     options = {

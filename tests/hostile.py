@@ -52,6 +52,10 @@ MARKS = (
 )
 
 
+# What is not decided in the process that asks: 3x.
+FOR_WORKERS = r"x\cdot\gcd(6,9)"
+
+
 def hostile_answers(canary: str) -> dict[str, list[str]]:
     """Family → completions. The planted commands would create files whose names start with `canary`."""
     return {family: [wrap(answer) for answer in answers] for family, (answers, wrap) in _families(canary).items()}

@@ -1,12 +1,11 @@
 """Where data sets are on the Hub, and how the problem and the bare answer are read from their columns."""
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..verifier.extraction import last_boxed
-from ..verifier.forms import in_latex
+from ..verifier.golds import gold_text
 from .prompts import TEMPLATES
 
 
@@ -20,13 +19,11 @@ def as_text(value: Any) -> str:
 
 
 def as_answer(value: Any) -> str:
-    """Answers as one text in LaTeX, without the $ around it: lists joined, numbers written out."""
-    if isinstance(value, list):
-        return ", ".join(map(as_answer, value)) or as_text("")
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        value = str(int(value) if value == int(value) and abs(value) < 1e15 else value)
-    text = re.sub(r"(?<!\\)\$", "", as_text(value))
-    return in_latex(as_text(text.rstrip(" .")))
+    """[`~htpo_trl.verifier.golds.gold_text`] of a gold that is there; a `ValueError` says what is there instead."""
+    if text := gold_text(value):
+        return text
+    is_blank = isinstance(value, str | list) and not any(re.search(r"[^\s$.]", each) for each in value)
+    raise ValueError("is empty" if is_blank else f"is {value!r:.60} where text is expected")
 
 
 def _integer(value: Any) -> str:

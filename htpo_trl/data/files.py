@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..utils import MissingFileError, UsageError
 
 #: Place of a row, for errors, and its columns.
 Row = tuple[str, dict[str, Any]]
+#: Bytes of a line of JSON, or of CSV; a longer one is no row of text, and would take all memory once it is read.
+MAX_LINE = 32 << 20
 
 
 def rows_of(path: str | Path) -> Iterator[Row]:
@@ -19,45 +22,60 @@ def rows_of(path: str | Path) -> Iterator[Row]:
     path = Path(path)
     if path.suffix not in READERS:
         raise UsageError(f"{path}: expected a file of {', '.join(READERS)}; convert it.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"There is no file {str(path)!r} in {Path.cwd()}.")
     return READERS[path.suffix](path)
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Place and content of every line."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                try:
-                    row = json.loads(str(line, "utf-8-sig"), object_pairs_hook=_of_pairs)
-                except ValueError as error:  # of JSON or of UTF-8
-                    raise UsageError(f"{place}: broken JSON, {error}.{_mend(error)}") from None
-                if not isinstance(row, dict):
-                    raise UsageError(f"{place}: expected an object in braces, found {row!r:.60}.")
-                yield place, row
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise UsageError(
+                    f"{path}, line {number}: longer than {MAX_LINE >> 20} MiB. Give each row a line of its own, and "
+                    "keep pictures and other large values in .parquet."
+                )
+            yield f"{path}, line {number}", line
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for place, line in _lines(path):
+        if line.strip():
+            try:
+                row = json.loads(str(line, "utf-8-sig"), object_pairs_hook=_of_pairs)
+            except ValueError as error:  # of JSON or of UTF-8
+                raise UsageError(f"{place}: broken JSON, {error}.{_mend(error)}") from None
+            except RecursionError:
+                raise UsageError(
+                    f"{place}: nested too deep to be read. Write it without most of its brackets."
+                ) from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{place}: expected an object in braces, found {row!r:.60}.")
+            yield place, row
 
 
 def _csv(path: Path) -> Iterator[Row]:
     header: list[str] = []
     place = f"{path}, line 1"  # where a row begins: quoted fields may hold line breaks
-    with path.open("rb") as file:
-        reader = csv.reader((str(line, "utf-8-sig") for line in file), strict=True)
-        try:
-            for fields in reader:
-                if header and fields and len(fields) != len(header):
-                    raise UsageError(
-                        f"{place}: {len(fields)} fields where the header has {len(header)}. Quote fields with commas."
-                    )
-                if not header and len({*fields}) < len(fields):
-                    raise UsageError(f"{place}: two columns have one name: {', '.join(fields)}. Rename one.")
-                if not header and len(fields) == 1 and (mark := re.search(r"[;\t]", fields[0])):
-                    raise UsageError(f"{place}: fields are separated by {mark[0]!r}. Save it with commas.")
-                if header and fields:
-                    yield place, dict(zip(header, fields, strict=True))
-                header, place = header or fields, f"{path}, line {reader.line_num + 1}"
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"{place}: broken CSV, {error}.{_mend(error)}") from None
+    reader = csv.reader((str(line, "utf-8-sig") for _, line in _lines(path)), strict=True)
+    try:
+        for fields in reader:
+            if header and fields and len(fields) != len(header):
+                raise UsageError(
+                    f"{place}: {len(fields)} fields where the header has {len(header)}. Quote fields with commas."
+                )
+            if not header and len({*fields}) < len(fields):
+                raise UsageError(f"{place}: two columns have one name: {', '.join(fields)}. Rename one.")
+            if not header and len(fields) == 1 and (mark := re.search(r"[;\t]", fields[0])):
+                raise UsageError(f"{place}: fields are separated by {mark[0]!r}. Save it with commas.")
+            if header and fields:
+                yield place, dict(zip(header, fields, strict=True))
+            header, place = header or fields, f"{path}, line {reader.line_num + 1}"
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{place}: broken CSV, {error}.{_mend(error)}") from None
 
 
 def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

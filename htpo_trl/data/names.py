@@ -5,8 +5,8 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..utils import MissingPackageError, UsageError, nearest
+from ..verifier.golds import gold_text
 from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
 from .files import READERS, Row, arrow_rows, rows_of
 from .prompts import PromptArguments
-from .splits import key_of
 
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ def load(
     """
     from datasets import Dataset
 
+    from .blocks import ROWS, IrregularError, tables_of
+    from .columns import batches_to_dataset, file_as_it_is, rows_to_dataset
+
     known = list(vars(PromptArguments()))
     for option in options.keys() - {*known}:
         raise TypeError(f"load() has no option {option!r}. {nearest(option, known)}There are {', '.join(known)}.")
@@ -108,15 +111,14 @@ def load(
     if name == "countdown":
         with _options_of(name, task_options):
             return Dataset.from_list(countdown.rows(split or "train", **task_options))
+    batches: Any = None
     if name in PROCEDURAL_TASKS:
         rows = generate(name, **task_options)
     elif path:
         if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
             _tell_unused(name, prompts)
-            found = [row for _, row in rows_of(path)]
-            own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
-            return Dataset.from_dict({column: _of_one_type(path, found, column) for column in own})
-        rows = rows_of(path)
+            return file_as_it_is(Path(path))
+        rows, batches = rows_of(path), tables_of(Path(path), [spec.problem, spec.solution])
     else:
         found = _from_hub(spec, streaming)
         if streaming or (as_it_is and "prompt" in found.column_names):
@@ -124,8 +126,13 @@ def load(
             return found
         if {spec.problem, spec.solution} <= {*found.column_names}:  # otherwise row 1 says which there are
             found = found.select_columns([spec.problem, spec.solution])
-        rows = arrow_rows(spec.hub_id, found.with_format("arrow").iter(1000))
-    return Dataset.from_dict(_columns(path or spec.hub_id, rows, spec, prompts))
+        rows = arrow_rows(spec.hub_id, found.with_format("arrow").iter(ROWS))
+        batches = found.with_format("arrow").iter(ROWS)
+    source = path or spec.hub_id
+    with suppress(IrregularError, ValueError):  # which the slow way tells with its place
+        if batches is not None:
+            return batches_to_dataset(source, batches, spec, prompts)
+    return rows_to_dataset(source, rows, spec, prompts)
 
 
 def generate(task: str, size: int = 1000, seed: int = 0, **options: Any) -> Iterator[Row]:
@@ -207,6 +214,14 @@ def result_names(names: Sequence[str], option: str = "benchmarks") -> dict[str, 
         depths |= {name: min(depths[name] + 1, len(parts[name])) for name in alike}
 
 
+def golds_of_file(name: str, prompts: PromptArguments, path: str | Path | None = None) -> Iterator[tuple[str, str]]:
+    """Place and gold of each row of a data set that is a file; nothing of others."""
+    spec = BENCHMARKS.get(name)
+    column, read = (spec.solution, spec.read_solution) if spec else (prompts.solution_column or "solution", gold_text)
+    path = path or (name if Path(name).suffix in READERS else None)
+    return ((place, read(row.get(column))) for place, row in rows_of(path)) if path else iter(())
+
+
 def is_ours(name: str) -> bool:
     """Whether the name is one of this package's, or of a local file: known without the Hub."""
     return name in {*BENCHMARKS, *TASKS} or Path(name).suffix in READERS or os.path.isfile(name)
@@ -246,16 +261,6 @@ def _from_hub(spec: Benchmark, streaming: bool) -> Any:
         raise UsageError(f"dataset {spec.hub_id!r}: {error}. {mend}") from error
 
 
-def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], str]) -> str:
-    """A column of a row; an error says where the row stands."""
-    if column not in row:
-        raise UsageError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
-    try:
-        return read(row[column])
-    except ValueError as error:
-        raise UsageError(f"{place}, column {column!r}: the value {error}. Correct or remove it.") from None
-
-
 def _tell_unused(name: str, prompts: PromptArguments) -> None:
     plain = PromptArguments()
     unused = [each for each in ("template", "system_prompt") if getattr(prompts, each) != getattr(plain, each)]
@@ -265,38 +270,3 @@ def _tell_unused(name: str, prompts: PromptArguments) -> None:
             "by problem_column.",
             *(name, " and ".join(unused)),
         )
-
-
-def _of_one_type(path: str | Path, rows: Sequence[dict[str, Any]], column: str) -> list[Any]:
-    """A column of rows that are taken as they are: Arrow tells of two types neither file nor column."""
-    import pyarrow
-
-    values = [row.get(column) for row in rows]
-    try:
-        pyarrow.array(values)
-    except pyarrow.ArrowException as error:
-        raise UsageError(
-            f"{path}, column {column!r}: the values are not of one type: {error}. Mend the file."
-        ) from None
-    return values
-
-
-def _columns(source: str | Path, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> dict[str, Any]:
-    count, found = 0, dict[str, tuple[str, set[str]]]()
-    for place, row in rows:
-        count += 1
-        problem = _read(place, row, spec.problem, spec.read_problem)
-        answers = found.setdefault(key_of(problem), (problem, set()))[1]
-        answers.add(_read(place, row, spec.solution, spec.read_solution))
-    # Of conflicting answers, which one is right cannot be known here.
-    kept = [(problem, *answers) for problem, answers in found.values() if len(answers) == 1]
-    conflicts = len(found) - len(kept)
-    if not kept:
-        raise UsageError(f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers.")
-    if len(kept) < count:
-        _logger.warning(
-            "%s: %d rows, %d problems. Dropped: %d rows that repeat a problem, %d problems with conflicting answers.",
-            *(source, count, len(kept), count - len(found), conflicts),
-        )
-    problems, solutions = zip(*kept, strict=True)
-    return {"prompt": [*map(prompts.prompt, problems)], "solution": solutions, "problem": problems}

@@ -115,6 +115,9 @@ class HTPOScriptArguments(PromptArguments):
     dataset_test_split: str | None = option(None, "Split of a data set of the Hub for `eval_strategy`.")
     dataset_streaming: bool = option(False, "Whether to stream a data set of the Hub that has the column 'prompt'.")
     test_split_size: float | None = option(None, "Share of the training data to hold out, by a hash of the problem.")
+    allow_unmatched_golds: bool = option(
+        False, "Whether to go on where a tenth of the golds or more are not accepted as answers to themselves."
+    )
     reward_funcs: list[str] = option(
         ["math_reward"],
         "Reward functions: 'math_reward', 'signed_math_reward', 'dapo_math_reward', 'last_number_reward', "
@@ -164,6 +167,13 @@ class HTPOScriptArguments(PromptArguments):
         check_numbers(self, self.RANGES)
 
 
+# Option -> what to do in its place, where the nearest name would mislead.
+_OTHERWISE = {
+    "dry_run": "It stands on the command line alone: --dry_run.",
+    "max_prompt_length": "TRL no longer cuts prompts: leave long ones out of the data.",
+}
+
+
 class Arguments(NamedTuple):
     """What recipe and command line ask for. Tokens are for argparse, those of the recipe first: the last one wins."""
 
@@ -184,7 +194,7 @@ def read(argv: Sequence[str], titles: Mapping[str, str], launch_flags: Iterable[
     def place(name: str, tokens: list[str], where: object) -> None:
         if name not in flags and name not in launch_flags:
             known = [*flags, *launch_flags, "config", *(["dry_run"] if launch_flags - {"accelerate_config"} else [])]
-            mend = "It stands on the command line alone: --dry_run." if name == "dry_run" else nearest(name, known)
+            mend = _OTHERWISE.get(name) or nearest(name, known)
             raise UsageError(f"{where}: {name!r} is not an option. {mend}".rstrip())
         if name in flags and not flags[name].takes_several:
             _check_one(name, tokens, where)

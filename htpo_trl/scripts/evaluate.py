@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.names import check_options, evaluation_problems
+from ..data.names import check_options, evaluation_problems, result_names
 from ..data.prompts import PromptArguments
 from ..output.lock import held
 from ..output.writing import check_writable
 from ..utils import UsageError, option
+from ..verifier import VerifierConfig
 from .arguments import mendable, parser_of, read, set_environment
+from .gold_trial import try_golds_of
 from .reward_names import reward_functions
 
 
@@ -43,6 +45,9 @@ class EvalArguments(PromptArguments):
     vllm_options: dict[str, Any] | None = option(None, 'Options of vllm.LLM, as JSON: {"tensor_parallel_size": 4}.')
     dtype: str = option("auto", "Of the weights: 'auto', 'bfloat16', 'float32', ...")
     ks: list[int] | None = option(None, "Budgets of pass@k and maj@k.")
+    allow_unmatched_golds: bool = option(
+        False, "Whether to go on where a tenth of the golds or more are not accepted as answers to themselves."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +68,7 @@ def default_output_dir(model: str) -> str:
     `runs/`, or its id on the Hub, so that checkpoints of one name keep apart.
     """
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = Path(os.path.relpath(path))
         path = path.resolve() if ".." in path.parts else path
     parts = [part for part in path.parts if part != path.anchor]
@@ -97,8 +102,11 @@ def main(argv: Sequence[str]) -> None:
         benchmarks = evaluation_problems(args.benchmarks, args)
         for name, problems in benchmarks.items():
             check_columns(judge, problems.column_names, name)
+        if judge is None:
+            sets = [(name, benchmarks[label], None) for name, label in result_names(args.benchmarks).items()]
+            try_golds_of(sets, args, VerifierConfig(), args.allow_unmatched_golds)
         others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
-        if missing := [str(path) for path in others.values() if not path.is_file()]:
+        if missing := [str(path) for path in others.values() if not os.path.isfile(path)]:
             raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
         check_model(args.model, "model")
         check_tokenizer_files(args.model, f"model={args.model!r}")

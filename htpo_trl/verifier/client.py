@@ -1,25 +1,29 @@
 """The verifier as the trainer sees it."""
 
 import atexit
-import json
 import math
 import os
-import subprocess
-import sys
+import re
 import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from ..utils import check_numbers
 from .exact import compare_plainly
 from .extraction import extract_answer
 from .forms import bare_answer, bare_gold, is_prose
+from .launch import ServerError, ServerProcess
+from .quantities import settle_units
+
+
+# So many of the longest answers are some 20 MB on their way.
+_MOST_AT_ONCE = 1024
+# What the system or Python says where there is too little of something.
+_SHORTAGE = re.compile("SIGKILL|memory|temporarily unavailable|Too many open files", re.IGNORECASE)
 
 
 class Verdict(StrEnum):
@@ -47,14 +51,19 @@ class VerifierConfig:
 
     Args:
         workers (`int`, *optional*, defaults to `8`):
-            Worker processes. A batch takes about `deadline * hostile answers / workers` seconds, so that more workers
-            than cores are of use; idle ones cost some 10 MB each.
+            Worker processes. Answers that hang keep one busy each, so that more workers than cores are of use; idle
+            ones cost some 10 MB each.
         deadline (`float`, *optional*, defaults to `5.0`):
             Seconds (wall clock) for one answer. To be raised where the cores are overloaded.
         memory_limit (`int`, *optional*, defaults to `512`):
             MiB for one answer. Enforced on Linux only.
         max_length (`int`, *optional*, defaults to `2000`):
             Characters of an answer or gold; longer ones are unparsable.
+        budget (`float`, *optional*, defaults to `30.0`):
+            Seconds for a batch's answers that hang. Of more answers than workers each first has a tenth of the
+            deadline, or half a second where that is longer; those that take longer have the whole deadline afterwards,
+            as long as this lasts (or for as long as all first tries took, where that is longer). So 256 answers that
+            all hang take some 46 seconds.
         skip_reasoning (`bool`, *optional*, defaults to `True`):
             Whether only what follows a block of reasoning, such as `<think>...</think>`, can hold the answer; one that
             is not closed holds none. With `False` such blocks are read as all else.
@@ -64,12 +73,22 @@ class VerifierConfig:
     deadline: float = 5.0
     memory_limit: int = 512
     max_length: int = 2000
+    budget: float = 30.0
     skip_reasoning: bool = True
 
-    RANGES = {"[1, inf)": ("workers", "memory_limit", "max_length"), "(0, inf)": ("deadline",)}
+    RANGES = {"[1, inf)": ("workers", "memory_limit", "max_length"), "(0, inf)": ("deadline", "budget")}
 
     def __post_init__(self) -> None:
         check_numbers(self, self.RANGES)
+
+    def first_deadline(self, answers: int) -> float:
+        """Seconds for the first try of each of so many answers."""
+        return self.deadline if answers <= self.workers else min(self.deadline, max(0.5, self.deadline / 10))
+
+    def batch_deadline(self, answers: int) -> float:
+        """Seconds within which so many answers are judged, whatever they are: two tries of each and of its gold."""
+        first_tries = 2 * math.ceil(answers / self.workers) * self.first_deadline(answers)
+        return first_tries + max(self.budget, self.deadline, first_tries)
 
 
 class Verifier(AbstractContextManager["Verifier"]):
@@ -94,8 +113,7 @@ class Verifier(AbstractContextManager["Verifier"]):
     def __init__(self, config: VerifierConfig | None = None):
         self.config = config or VerifierConfig()
         self._lock = threading.Lock()
-        self._server: subprocess.Popen | None = None
-        self._pipe: Connection
+        self._server: ServerProcess | None = None
         _verifiers.add(self)
 
     def judge(self, completions: Sequence[str], golds: Sequence[str]) -> list[Judgement]:
@@ -117,94 +135,85 @@ class Verifier(AbstractContextManager["Verifier"]):
         Raises:
             RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
-        pairs = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        gold_forms = {gold: bare_gold(gold) for gold in {*golds}}  # the answers of a group have one
+        forms = [(gold_forms[gold], self._form(answer)) for answer, gold in zip(answers, golds, strict=True)]
+        pairs = [settle_units(*form) or form for form in forms]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
         verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
         unknown = [pair for pair in known if pair not in verdicts]
-        verdicts.update(zip(unknown, self._ask(unknown), strict=True))
+        for start in range(0, len(unknown), _MOST_AT_ONCE):
+            some = unknown[start : start + _MOST_AT_ONCE]
+            verdicts.update(zip(some, self._ask(some), strict=True))
         return [verdicts[pair] for pair in pairs]
+
+    def decide(self, answer: str, gold: str) -> Verdict | None:
+        """The verdict of `judge_answers`, where it takes no computer algebra."""
+        form = bare_gold(gold), self._form(answer)
+        return self._judge_plainly(*(settle_units(*form) or form))
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
         with self._lock:
             self._stop()
 
+    def _form(self, answer: str | None) -> str:
+        # The form may be shorter than the text, but not by much; of more its making would take the trainer's time.
+        return bare_answer(answer) if answer and len(answer) <= 2 * self.config.max_length else ""
+
     def _judge_plainly(self, gold: str, answer: str) -> Verdict | None:
         if not 0 < len(gold) <= self.config.max_length or is_prose(gold):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER
+        if settle_units(gold, answer) is None:
+            return Verdict.WRONG
         is_gold = compare_plainly(gold, answer)
         return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        if not pairs:
-            return []
+        first, seconds = self.config.first_deadline(len(pairs)), self.config.batch_deadline(len(pairs))
+        wait = seconds + 60  # for the start, and for an overloaded machine
         with self._lock:
             # Answers do not reach the server's own process: it was killed from outside, which is forgiven once.
             for _ in range(2):
                 try:
                     if self._server is None:
-                        self._start()
-                    return self._request(pairs)
-                except BaseException as error:
-                    self._stop()  # also when interrupted: the reply to come must not answer the next request
-                    if not isinstance(error, EOFError | OSError):
-                        raise
-                    failure = error
-            raise RuntimeError(
-                f"The verifier's process ended twice while it judged {len(pairs)} answers; see above for its "
-                "error, if any. Where memory is short, lower `workers` or `memory_limit` by "
-                f"htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
-            ) from failure
+                        self._server = ServerProcess(asdict(self.config))
+                        atexit.register(self.close)
+                    return [*map(Verdict, self._server.ask([pairs, first, seconds], wait))]
+                except TimeoutError:
+                    self._stop()
+                    raise RuntimeError(
+                        f"The verifier gave no reply on {len(pairs)} answers within {wait:.0f} seconds, though it has "
+                        f"{seconds:.0f} for them. The machine is overloaded, or the process was stopped: lower "
+                        f"`workers` or raise `deadline` {self._mend}"
+                    ) from None
+                except (ServerError, OSError) as error:
+                    self._stop()
+                    cause = str(error)
+                except BaseException:
+                    self._stop()  # interrupted: the reply to come must not answer the next request
+                    raise
+        told = f"The verifier's process ended twice while it judged {len(pairs)} answers: {cause}."
+        if _SHORTAGE.search(cause):
+            told += f" Where memory, processes or files are short, lower `workers` or `memory_limit` {self._mend}"
+        raise RuntimeError(told)
 
-    def _start(self) -> None:
-        self._pipe, far_end = Pipe()
-        # -P: a file in the working directory that is named like a library must not be imported. A session of its own:
-        # Ctrl-C is for the trainer, which then closes the server.
-        command = f"from {__package__}.server import main; main()"
-        self._server = subprocess.Popen(
-            [sys.executable, "-P", "-c", command, json.dumps(asdict(self.config))],
-            stdin=far_end.fileno(),
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
-        far_end.close()
-        atexit.register(self.close)
-
-    def _request(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        self._pipe.send_bytes(json.dumps(pairs).encode())
-        # Every answer and every gold may take its deadline; a minute for the start, and for an overloaded machine.
-        rounds = math.ceil(len(pairs) / self.config.workers)
-        seconds = 60 + 2 * rounds * (self.config.deadline + 1)
-        if not self._pipe.poll(seconds):
-            # No TimeoutError: that is an OSError, by which the pipe tells that the process has ended.
-            raise RuntimeError(
-                f"The verifier gave no reply on {len(pairs)} answers within {seconds:.0f} seconds, though each ends "
-                "at its deadline. The machine is overloaded, or the process was stopped: lower `workers` or raise "
-                f"`deadline` by htpo_trl.verifier.configure(VerifierConfig(...)); they are {self.config}."
-            )
-        return [Verdict(verdict) for verdict in json.loads(self._pipe.recv_bytes())]
+    @property
+    def _mend(self) -> str:
+        return f"by htpo_trl.verifier.configure(VerifierConfig(...)), or --verifier_...; they are {self.config}."
 
     def _stop(self) -> None:
         atexit.unregister(self.close)
-        if self._server is None:
-            return
-        self._pipe.close()
-        try:
-            self._server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
-        self._server = None
+        if self._server is not None:
+            self._server.end()
+            self._server = None
 
     def _forget(self) -> None:
         """In a forked child, where the parent's server is out of reach and another thread may have held the lock."""
         self._lock = threading.Lock()
         if self._server is not None:
-            self._pipe.close()
-            self._server.returncode = 0  # not a child of this process: nothing to wait for
+            self._server.forget()
             self._server = None
 
     def __exit__(self, *_) -> None:

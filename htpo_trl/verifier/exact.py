@@ -1,37 +1,277 @@
-"""The comparisons that need no computer algebra, by exact arithmetic. Linear in the text."""
+"""The comparisons that need no computer algebra: by the kind of the answers, and by exact arithmetic."""
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
-from itertools import accumulate
+
+from .intervals import are_near, pieces_of
+from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
+from .reading import Answer, Kind, is_constant, letter_of, read, read_gold
+from .values import UndecidedError, Value, spend, start_work
 
 
+_INTEGER = re.compile(r"-?[1-9]\d*", re.ASCII)
 _FRACTION = re.compile(r"\A(-?)\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}\Z", re.ASCII)
 _NUMBER = re.compile(
-    r"-?(?:(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.\d{1,12})?|\d{1,12}/(?!0+\Z)\d{1,12})", re.ASCII
+    r"-?(?:(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.(\d{1,12}))?|\d{1,12}/(?!0+\Z)\d{1,12})", re.ASCII
 )
+_APPROXIMATION = 0.05  # relative difference up to which x ≈ y is true
+MAX_PAIRS = 900  # of elements
 
 
 def compare_plainly(gold: str, answer: str) -> bool | None:
-    """
-    Whether a bare answer is the gold, where both are integers, decimals (with thousands commas) or ratios of integers,
-    or are the same text; else `None`. Where it decides, math-verify decides the same.
-    """
-    if gold == answer and _is_regular(gold):
+    """Whether a bare answer is the gold; `None` where it takes algebra to tell."""
+    if gold == answer and any(map(str.isalnum, gold)):
         return True
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        return False
     a, b = _number(gold), _number(answer)
-    if a is None or b is None or 0 < abs(a - b) < 1e-5:  # math-verify rounds decimals to six places
+    if a is not None and b is not None:
+        return numbers_agree(a[0], b[0], a[1], b[1])
+    golds, answers = read_gold(gold), read(answer)
+    if not (golds and answers):
         return None
-    return a == b
+    n = max(len(golds), len(answers))
+    start_work()
+    try:
+        verdicts = {same(golds[i % len(golds)], answers[i % len(answers)]) for i in range(n)}
+    except UndecidedError:
+        return None
+    return verdicts.pop() if len(verdicts) == 1 else None
 
 
-def _is_regular(text: str) -> bool:
-    """Whether math-verify takes a text for equal to itself: there is something to read, and nothing ends its box."""
-    depths = accumulate({"{": 1, "}": -1}.get(character, 0) for character in text)
-    has_digit = any(map(str.isdigit, text))
-    return text.isascii() and has_digit and "$" not in text and "box" not in text and min(depths) >= 0
-
-
-def _number(text: str) -> Fraction | None:
-    """An integer, decimal or ratio of integers."""
+def _number(text: str) -> tuple[Fraction, Fraction | None] | None:
+    """An integer, decimal or ratio of integers, and the unit of a decimal's last place."""
     text = _FRACTION.sub(r"\1\2/\3", text)
-    return Fraction(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
+    if not (match := _NUMBER.fullmatch(text)):
+        return None
+    return Fraction(text.replace(",", "")), Fraction(1, 10 ** len(match[1])) if match[1] else None
+
+
+def same(gold: Answer, answer: Answer) -> bool | None:
+    """Whether two answers are the same; `None` where it takes algebra to tell."""
+    spend(1)
+    if isinstance(gold, Value) and isinstance(answer, Value):
+        return _same_values(gold, answer)
+    names = {_name(gold), _name(answer)}
+    for name, compare in _COMPARISONS.items():
+        if name in names:
+            return compare(gold, answer)
+    raise AssertionError(names)
+
+
+def _name(answer: Answer) -> str:
+    return answer.name if isinstance(answer, Kind) else "value"
+
+
+def _same_values(gold: Value, answer: Value) -> bool | None:
+    g, a = letter_of(gold), letter_of(answer)
+    if g and a and g.casefold() == a.casefold():
+        return g == a or g.upper() in "ABCDE"  # a choice in a lower-case letter
+    return equal(gold, answer)
+
+
+def _same_choices(gold: Answer, answer: Answer) -> bool | None:
+    (g, value), (a, other) = map(_choice, (gold, answer))
+    if g and a:
+        return g == a.upper() and not (value and other and same(value, other) is False)
+    if g:
+        return value is not None and same(value, answer)
+    return other is not None and same(gold, other)
+
+
+def _choice(answer: Answer) -> tuple[str | None, Answer | None]:
+    if isinstance(answer, Kind):
+        return (answer.marks[0], *answer.parts, None)[:2] if answer.name == "choice" else (None, None)
+    name = letter_of(answer)
+    return name if len(name or "") == 1 else None, None
+
+
+def _same_words(gold: Answer, answer: Answer) -> bool | None:
+    word, other = (gold, answer) if _name(gold) == "word" else (answer, gold)
+    if isinstance(other, Kind):
+        # What has no solution may be the empty set.
+        return (
+            word[-1] == other.marks if other.name == "word" else None if other.name in ("set", "equation") else False
+        )
+    return None if other.letters and len(word.marks[0]) < 5 else False  # type: ignore[union-attr] # `mgh` may be a product
+
+
+def _same_bases(gold: Answer, answer: Answer) -> bool | None:
+    if not (numeral := _numeral(gold)) or not (another := _numeral(answer)):
+        return False
+    (digits, base), (others, other) = numeral, another
+    # Without a base, that which was asked for is meant.
+    return digits == others and (base == other or None in (base, other))
+
+
+def _numeral(answer: Answer) -> tuple[str, int | None] | None:
+    if isinstance(answer, Kind):
+        return answer.marks if answer.name == "base" else None
+    n = answer.rational
+    is_natural = n is not None and n.denominator == 1 and 0 <= n < 10**1000
+    return (str(n), None) if is_natural else None
+
+
+def _same_times(gold: Answer, answer: Answer) -> bool | None:
+    if not (isinstance(gold, Kind) and isinstance(answer, Kind) and gold.name == answer.name):
+        clock = gold if isinstance(gold, Kind) and gold.name == "time" else answer
+        return False if clock.marks[0] else None  # type: ignore[union-attr] # 1:20 may be a ratio
+    (hour, *rest), (other, *others) = gold.parts, answer.parts
+    # Without a.m. or p.m. either is meant, if it is not by 24 hours.
+    open_hour = None if gold.marks == answer.marks else other if gold.marks[0] else hour
+    is_open = open_hour is not None and open_hour <= 12
+    return rest == others and (hour == other or (is_open and hour % 12 == other % 12))
+
+
+def _same_equations(gold: Answer, answer: Answer) -> bool | None:
+    for side, other in ((answer, gold), (gold, answer)):
+        if isinstance(side, Kind) and side.name == "equation" and _is_contradictory(side):
+            return False if side is answer and _name(other) != "equation" else None
+    if _name(gold) != _name(answer):
+        equation, other = (gold, answer) if _name(gold) == "equation" else (answer, gold)
+        first, *members = equation.parts  # type: ignore[union-attr]
+        members += [first] * is_constant(first)
+        verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
+        return verdict if verdict is False or _is_named(first) or is_constant(first) else None
+    (l1, *_, r1), (l2, *_, r2) = gold.parts, answer.parts  # type: ignore[union-attr]
+    if _is_named(l1) and _is_named(l2):
+        is_same_name = same(l1, l2)
+        is_same = same(r1, r2)
+        if is_same_name and is_same is not None:
+            return is_same
+        if is_same is False and isinstance(r1, Value) and isinstance(r2, Value) and r1.letters == r2.letters:
+            # Unless one may be solved for the other's name.
+            return None if (l1.letters ^ l2.letters) & r1.letters else False
+    if is_constant(l2) and is_constant(r2) and not is_constant(l1) and same(r1, r2) is False:
+        return False
+    sides = (l1, r1, l2, r2)
+    if not all(isinstance(side, Value) for side in sides):
+        return None
+    if len(gold.parts) + len(answer.parts) > 4:  # type: ignore[union-attr]
+        return None
+    return _same_zeros(l1 - r1, l2 - r2)
+
+
+def _is_contradictory(equation: Kind) -> bool:
+    """Whether numbers that are said to be equal are not: `3=4`."""
+    for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:], strict=False):
+        if is_constant(a) and is_constant(b) and same(a, b) is False:
+            if sign == "=":
+                return True
+            (x, _), (y, _) = measure(a), measure(b)
+            if abs(x - y) > _APPROXIMATION * max(abs(x), abs(y)):
+                return True
+    return False
+
+
+def _is_named(answer: Answer) -> bool:
+    r"""Whether this is the name of what an equation gives: `x`, `f(x)`, `N(n)`, `\angle ABC`."""
+    return isinstance(answer, Value) and is_name(answer)
+
+
+def _same_zeros(a: Value, b: Value) -> bool | None:
+    """Whether a = 0 and b = 0 are the same equation."""
+    if constant_ratio(a, b) is not None:
+        return True
+    if a.letters != b.letters and len(a.letters) == len(b.letters):
+        # f(x)=2x and f(t)=2t
+        return None
+    return False if have_other_zeros(a, b) or have_other_zeros(b, a) else None
+
+
+def _same_inequalities(gold: Answer, answer: Answer) -> bool | None:
+    if not (isinstance(gold, Kind) and isinstance(answer, Kind)):
+        return False
+    if gold.name != answer.name or len(gold.parts) != 2 or len(answer.parts) != 2:
+        return None
+    if not all(isinstance(side, Value) for side in gold.parts + answer.parts):
+        return None
+    a, b = gold.parts[0] - gold.parts[1], answer.parts[0] - answer.parts[1]
+    if (ratio := constant_ratio(a, b)) is not None:
+        return ratio > 0 and gold.marks == answer.marks
+    return False if a.letters == b.letters and have_other_zeros(a, b) else None
+
+
+def _same_unions(gold: Answer, answer: Answer) -> bool | None:
+    """Unions of intervals and finite sets, as sets of real numbers."""
+    if isinstance(gold, Value) or isinstance(answer, Value):
+        return False
+    try:
+        pieces, others = pieces_of(gold), pieces_of(answer)
+    except UndecidedError:
+        return None
+    if not are_near(pieces, others):
+        return False
+    return True if gold.name == answer.name and _same_sets(gold, answer) else None
+
+
+def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
+    if _name(gold) == _name(answer):
+        (a, marks), (b, others) = gold[1:], answer[1:]  # type: ignore[misc]
+        verdict = _all(map(same, a, b)) if len(a) == len(b) else False
+        if verdict is False or marks == others:
+            return verdict
+        # (1,2) and [1,2] differ as intervals; longer ones are vectors.
+        return False if len(a) == 2 else None
+    if isinstance(gold, Value) or isinstance(answer, Value):
+        return False
+    if not {gold.name, answer.name} <= {"tuple", "list", "set"}:
+        return None
+    # As one element, or as a list of its own.
+    as_lists = (x._replace(name="list") for x in (gold, answer))
+    return False if _same_sets(gold, answer) is False and _same_sets(*as_lists) is False else None
+
+
+def _same_matrices(gold: Answer, answer: Answer) -> bool | None:
+    if isinstance(gold, Value) or isinstance(answer, Value):
+        return False
+    if gold.name != answer.name:
+        return False if _same_sets(_entries(gold), _entries(answer)) is False else None
+    rows, others = gold.parts, answer.parts
+    if [len(row.parts) for row in rows] != [len(row.parts) for row in others]:
+        return False
+    return _all(same(x, y) for a, b in zip(rows, others, strict=True) for x, y in zip(a.parts, b.parts, strict=True))
+
+
+def _entries(answer: Kind) -> Kind:
+    parts = (part for row in answer.parts for part in row.parts) if answer.name == "matrix" else answer.parts
+    return Kind("list", tuple(parts))
+
+
+def _same_sets(gold: Answer, answer: Answer) -> bool | None:
+    """Lists and sets, without order; what is neither is a set of one."""
+    names = ("list", "set", "union")
+    a, b = (x.parts if isinstance(x, Kind) and x.name in names else (x,) for x in (gold, answer))
+    if len(a) * len(b) > MAX_PAIRS:
+        return None
+    table = [[same(x, y) for y in b] for x in a]
+    for row in (*table, *zip(*table, strict=True)):
+        if not any(verdict is not False for verdict in row):
+            return False
+    if not a or not b:
+        return a == b
+    is_same = len(a) == len(b) and all(sum(v is True for v in row) == 1 for row in (*table, *zip(*table, strict=True)))
+    return True if is_same else None
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    result: bool | None = True
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        result = result and verdict
+    return result
+
+
+def _any(verdicts: Iterable[bool | None]) -> bool | None:
+    found = [*verdicts]
+    return True if True in found else None if None in found else False
+
+
+# In this order: what is compared by the first kind that one of the two is.
+_COMPARISONS = {
+    **{"choice": _same_choices, "equation": _same_equations, "word": _same_words, "base": _same_bases},
+    **{"time": _same_times, "inequality": _same_inequalities, "union": _same_unions, "matrix": _same_matrices},
+    **{"tuple": _same_tuples, "set": _same_sets, "list": _same_sets},
+}

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import count
-from multiprocessing.connection import Connection
 
 import pytest
 
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig, configure, judge
+from htpo_trl.verifier.launch import ServerProcess
 
 from ..child_processes import cpu_seconds
-from ..hostile import hanging_answers
+from ..hostile import FOR_WORKERS, hanging_answers
 
 
 BIG = "2^{10^{12}}"  # takes all memory, and seconds where there is much
@@ -29,7 +29,7 @@ def tight() -> Iterator[None]:
 def quick() -> Iterator[Verifier]:
     """A verifier that is up, with one worker and a second for each answer."""
     with Verifier(VerifierConfig(workers=1, deadline=1.0)) as verifier:
-        verifier.judge_answers(["x"], ["y"])
+        verifier.judge_answers(["x"], [FOR_WORKERS])
         yield verifier
 
 
@@ -39,9 +39,9 @@ def verdict(answer: str, gold: str) -> Verdict:
 
 
 def test_the_gold_comes_first(quick):
-    """math-verify takes an interval for the inequality it is asked for, and no inequality for an interval."""
-    interval, inequality = "[1,2)", r"1 \le x < 2"
-    verdicts = quick.judge_answers([interval, inequality], [inequality, interval])
+    """math-verify takes the right side of an equation for the expression that it is asked for, and not the reverse."""
+    expression, equation = FOR_WORKERS, "y+1=3x"
+    verdicts = quick.judge_answers([equation, expression], [expression, equation])
     assert verdicts == [Verdict.CORRECT, Verdict.WRONG]
 
 
@@ -50,43 +50,57 @@ def test_a_gold_that_crashes_is_not_the_answers_fault(tight):
     assert verdict(BIG, "3x") is Verdict.CRASHED
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"2^{3 \cdot 10^8}",  # one allocation is refused, when little is used
+        "-" * 300 + "2",
+    ],
+    ids=["memory", "stack"],
+)
+def test_a_shortage_is_not_taken_for_a_wrong_answer(text):
+    """math-verify catches the error and says "no match", of an answer and of a gold."""
+    with Verifier(VerifierConfig(workers=1, deadline=60.0, memory_limit=64)) as verifier:
+        assert verifier.judge_answers([text, "7"], ["5x", "7"]) == [Verdict.CRASHED, Verdict.CORRECT]
+        assert verifier.judge_answers(["5x", "3x"], [text, "x+2x"]) == [Verdict.UNPARSABLE_GOLD, Verdict.CORRECT]
+
+
 def test_an_answer_has_its_seconds_however_long_its_worker_has_been_at_work(quick):
     start, numbers, verdicts = cpu_seconds(), count(2), []
     while cpu_seconds() - start < 2.5:  # the kernel's limit is in whole seconds: two, for a deadline of one
         n = next(numbers)
-        verdicts += quick.judge_answers([f"(x+{n})^3"], [f"x^3+{3 * n}x^2+{3 * n * n}x+{n**3}"])
+        verdicts += quick.judge_answers([f"{n}x"], [FOR_WORKERS])
     assert Verdict.CRASHED not in verdicts
 
 
-@pytest.fixture
-def awaited(monkeypatch) -> list[float]:
-    """For how many seconds replies are awaited."""
-    seconds: list[float] = []
-    poll = Connection.poll
-    monkeypatch.setattr(Connection, "poll", lambda self, timeout: seconds.append(timeout) or poll(self, timeout))
-    return seconds
-
-
-def test_a_reply_is_awaited_for_as_long_as_the_whole_batch_may_take(tight, awaited):
-    """With one worker, one answer after the other; each may take its deadline, and so may its gold."""
-    assert judge([rf"\boxed{{{n}x}}" for n in range(3, 6)], ["x+2x", "x+3x", "x+4x"])
-    (seconds,) = awaited
-    assert seconds >= (3 + 3) * TIGHT.deadline
+def test_a_reply_is_awaited_for_as_long_as_the_whole_batch_may_take(tight, monkeypatch):
+    """
+    With one worker, one answer after the other: each has a tenth of the deadline, so may its gold, and then one of
+    them the whole. Its process takes no longer than it is told, and its start is allowed for.
+    """
+    asked: list[tuple[float, float]] = []
+    ask = ServerProcess.ask
+    monkeypatch.setattr(ServerProcess, "ask", lambda self, r, s: asked.append((r[2], s)) or ask(self, r, s))
+    assert judge([rf"\boxed{{{n}x}}" for n in range(3, 6)], [rf"x\cdot\gcd({n},{2 * n})" for n in range(3, 6)])
+    ((allowed, awaited),) = asked
+    assert allowed >= (3 + 3) * TIGHT.deadline / 10 + TIGHT.deadline
+    assert awaited >= allowed + 30
 
 
 def test_a_reply_that_does_not_come_is_awaited_once(tight, monkeypatch):
     """A worker is busy for as long as the deadline lets it; here that is over at once."""
     awaited: list[float] = []
+    ask = ServerProcess.ask
     with monkeypatch.context() as patch:
-        patch.setattr(Connection, "poll", lambda self, timeout: awaited.append(timeout))
+        patch.setattr(ServerProcess, "ask", lambda self, r, seconds: awaited.append(seconds) or ask(self, r, 0.1))
         with pytest.raises(RuntimeError) as failure:
-            judge([*hanging_answers(1), r"\boxed{3x}"], ["5", "x+2x"])
+            judge([*hanging_answers(1), r"\boxed{3x}"], ["5", FOR_WORKERS])
     assert len(awaited) == 1
     message = str(failure.value)
     assert f"no reply on 2 answers within {awaited[0]:.0f} seconds" in message
     assert "raise `deadline`" in message
     assert "ended" not in message
-    assert verdict("3x", "x+2x") is Verdict.CORRECT
+    assert verdict("3x", FOR_WORKERS) is Verdict.CORRECT
 
 
 def test_new_limits_hold_from_the_next_answer_on(tight):

@@ -1,6 +1,5 @@
 """The verifier: verdicts, agreement with math-verify, hostile answers, and the life of its processes."""
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -12,19 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread, main_thread
 
-import math_verify
 import psutil
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, algebra, configure, judge
-from htpo_trl.verifier.exact import compare_plainly
+from htpo_trl.verifier import Judgement, Verdict, Verifier, VerifierConfig, configure, judge
 from htpo_trl.verifier.extraction import extract_answer
-from htpo_trl.verifier.forms import bare_answer
 
 from ..child_processes import busy_worker, cpu_seconds, server_of, workers_during, workers_of
-from ..hostile import hanging_answers, hostile_answers
+from ..hostile import FOR_WORKERS, hanging_answers, hostile_answers
 
 
 BUSY = hanging_answers(16)
@@ -35,7 +31,7 @@ HANGS = extract_answer(BUSY[0])
 def strict_verifier():
     """One with little time and memory, for tests that end its processes, which must leave it able to judge."""
     with Verifier(VerifierConfig(workers=2, deadline=2.0, memory_limit=64)) as verifier:
-        verifier.judge_answers(["x"], ["y"])
+        verifier.judge_answers(["x"], [FOR_WORKERS])
         yield verifier
 
 
@@ -110,7 +106,7 @@ def test_every_answer_gets_a_verdict(verifier, gold, completion, verdict):
 
 def test_an_answer_that_takes_too_much_memory_is_told():
     with Verifier(VerifierConfig(workers=1, deadline=60.0, memory_limit=64)) as verifier:
-        assert verifier.judge_answers(["2^{10^9}", "3x"], ["5", "x+2x"]) == [Verdict.CRASHED, Verdict.CORRECT]
+        assert verifier.judge_answers(["2^{10^9}", "3x"], ["5", FOR_WORKERS]) == [Verdict.CRASHED, Verdict.CORRECT]
 
 
 def test_a_worker_cannot_write_files(tmp_path):
@@ -142,57 +138,14 @@ def test_the_limits_of_the_process_can_be_set():
         configure(VerifierConfig())
 
 
-# --- Agreement with math-verify; benchmarks/verifier.py has the larger run
-
-
-def plain(gold: str, answer: str) -> bool:
-    """math-verify with its own defaults, in this process."""
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    gold_expressions = math_verify.parse(f"${gold}$", parsing_timeout=None)
-    return math_verify.verify(
-        gold_expressions, math_verify.parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None
-    )
-
-
-integers = st.integers(-3000, 3000) | st.integers(-(10**11), 10**11)
-numbers = st.one_of(
-    integers.map(str),
-    integers.map(lambda n: f"{n:,}"),
-    integers.map(lambda n: f"{n}.0"),
-    st.tuples(integers, st.from_regex(r"\d{1,9}", fullmatch=True)).map(lambda p: f"{p[0]}.{p[1]}"),
-    st.tuples(st.integers(-50, 50), st.integers(0, 50)).map(lambda p: f"{p[0]}/{p[1]}"),
-    st.tuples(st.sampled_from(["", "-"]), st.sampled_from("dt "), st.integers(0, 50), st.integers(0, 50)).map(
-        lambda p: f"{p[0]}\\{p[1].strip()}frac{{{p[2]}}}{{{p[3]}}}"
-    ),
-    st.text("0123456789.,-/ ", min_size=1, max_size=7).filter(lambda text: text.strip()),
-)
-
-
-@settings(max_examples=50)
-@given(numbers, numbers, st.integers(-4, 4))
-@example("1/3", "0.333333", 0)
-@example("0.1", "0.1000001", 0)
-@example("0", "-0", 0)
-@example("1/0", "1/0", 0)
-@example("1,000", "1000", 0)
-@example("12", "12.000001", 0)
-def test_plain_comparison_never_disagrees_with_math_verify(gold, answer, step):
-    near = gold[:-1] + str(abs(int(gold[-1]) + step) % 10) if gold[-1:].isdigit() else gold
-    for candidate in (answer, near, gold):
-        decided = compare_plainly(bare_answer(gold), bare_answer(candidate))
-        assert decided is None or decided == plain(bare_answer(gold), bare_answer(candidate)), (gold, candidate)
-
-
-@given(st.text("0123456789abx+-*/^_=<>(){}[]\\,. fracsqtomk", min_size=1, max_size=25).map(str.strip).filter(bool))
-def test_the_same_text_is_correct_for_math_verify_too(text):
-    if compare_plainly(text, text):
-        assert algebra.compare(text, text) == "correct"
+# --- Without processes
 
 
 def test_plain_numbers_need_no_process():
     verifier = Verifier(VerifierConfig(deadline=7.0))
-    golds = ["204", "0.5", r"\frac{3}{4}", "-7"]
-    assert verifier.judge_answers(["204", "1/2", "0.75", "7"], golds) == [*[Verdict.CORRECT] * 3, Verdict.WRONG]
+    golds = ["204", "0.5", r"\frac{3}{4}", r"2\sqrt{2}", r"\{1, x\}", "-7", "east"]
+    answers = ["204", "1/2", "0.75", r"\sqrt{8}", r"x, 1", "7", "42"]
+    assert verifier.judge_answers(answers, golds) == [*[Verdict.CORRECT] * 5, Verdict.WRONG, Verdict.WRONG]
     assert server_of(verifier) is None
 
 
@@ -208,7 +161,7 @@ def test_hostile_answers_are_judged_and_nothing_is_executed(quick_verifier, tmp_
     assert sum(verdicts.values()) == len(corpus)
     assert {j.verdict for j in verdicts} >= {Verdict.WRONG, Verdict.TIMED_OUT, Verdict.UNPARSABLE_ANSWER}
     assert all(j.verdict is not Verdict.CORRECT or "5" in j.answer for j in verdicts)
-    assert quick_verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+    assert quick_verifier.judge_answers(["3x", "4x"], [FOR_WORKERS] * 2) == [Verdict.CORRECT, Verdict.WRONG]
     assert list(tmp_path.iterdir()) == []
     # A control: the same commands do create the files where they are executed.
     subprocess.run(f"touch {canary}-0", shell=True, check=True)
@@ -222,14 +175,15 @@ def test_any_text_gets_a_verdict(verifier, texts):
 
 
 def test_a_batch_with_hostile_answers_spares_the_others(strict_verifier):
-    """And each of them is tried once, which costs its worker."""
+    """And each of them is tried twice, which costs two workers."""
     hanging = [extract_answer(completion) for completion in BUSY[:4]]
-    answers = [hanging[i // 4] if i % 4 == 0 else f"x+{i}" for i in range(16)]
-    expected = [Verdict.TIMED_OUT if i % 4 == 0 else Verdict.WRONG for i in range(16)]
-    expected[7] = Verdict.CORRECT
-    verdicts, workers = workers_during(strict_verifier, (answers, ["x+7"] * 16))
-    assert verdicts == expected
-    assert workers <= strict_verifier.config.workers + 4
+    answers = [hanging[i // 4] if i % 4 == 0 else f"{i}x" for i in range(16)]
+    expected = [None if i % 4 == 0 else Verdict.WRONG for i in range(16)]
+    expected[3] = Verdict.CORRECT
+    verdicts, workers = workers_during(strict_verifier, (answers, [FOR_WORKERS] * 16))
+    assert {verdicts[i] for i in range(0, 16, 4)} <= {Verdict.TIMED_OUT, Verdict.CRASHED}  # whichever limit is first
+    assert [None if i % 4 == 0 else verdict for i, verdict in enumerate(verdicts)] == expected
+    assert workers <= strict_verifier.config.workers + 8
 
 
 def test_an_answer_ends_at_its_deadline(strict_verifier):
@@ -252,23 +206,25 @@ def test_a_gold_that_hangs_is_tried_once(strict_verifier):
 
 def test_a_worker_killed_at_work_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
+        future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", FOR_WORKERS])
         busy_worker(strict_verifier, future.done).kill()
-        assert future.result() == [Verdict.CRASHED, Verdict.CORRECT]
-    assert strict_verifier.judge_answers(["3x"], ["x+2x"]) == [Verdict.CORRECT]
+        assert future.result() == [Verdict.TIMED_OUT, Verdict.CORRECT]
+    assert strict_verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
 
 
 def test_a_worker_killed_while_it_waits_is_replaced(strict_verifier):
-    """By the pool, or with all of the server, which then ends at the next batch and says why."""
-    (worker, *_) = workers_of(strict_verifier)
-    worker.kill()
-    psutil.wait_procs([worker], timeout=30)
-    assert strict_verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+    server, workers = server_of(strict_verifier), workers_of(strict_verifier)
+    workers[0].kill()
+    psutil.wait_procs(workers[:1], timeout=30)
+    while len(workers_of(strict_verifier)) < len(workers):
+        pass
+    assert server_of(strict_verifier) == server
+    assert strict_verifier.judge_answers(["3x", "4x"], [FOR_WORKERS] * 2) == [Verdict.CORRECT, Verdict.WRONG]
 
 
 def test_a_killed_server_is_replaced(strict_verifier):
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", "x+2x"])
+        future = thread.submit(strict_verifier.judge_answers, [HANGS, "3x"], ["5", FOR_WORKERS])
         busy_worker(strict_verifier, future.done)
         orphans = workers_of(strict_verifier)
         server_of(strict_verifier).kill()
@@ -280,7 +236,7 @@ def test_a_killed_server_is_replaced(strict_verifier):
 def test_an_interrupted_call_does_not_answer_the_next_one():
     """Ctrl-C in a notebook, while a batch is judged."""
     with Verifier(VerifierConfig(workers=1, deadline=600.0)) as verifier:
-        verifier.judge_answers(["3x"], ["x+2x"])
+        verifier.judge_answers(["3x"], [FOR_WORKERS])
         server, (worker,) = server_of(verifier), workers_of(verifier)
 
         def interrupt():
@@ -295,7 +251,7 @@ def test_an_interrupted_call_does_not_answer_the_next_one():
         # By itself: killed after a wait, it would have left its worker.
         assert not server.is_running()
         assert not worker.is_running()
-        assert verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
+        assert verifier.judge_answers(["3x", "4x"], [FOR_WORKERS] * 2) == [Verdict.CORRECT, Verdict.WRONG]
 
 
 def test_ctrl_c_in_a_terminal_is_for_the_trainer_alone(verifier):
@@ -312,14 +268,14 @@ def test_a_scheduler_s_signals_to_all_processes_are_for_the_trainer_alone(verifi
         for process in (server, *server.children(), *workers):
             process.send_signal(signum)
     server.terminate()
-    assert verifier.judge_answers(["x+2x"], ["3x"]) == [Verdict.CORRECT]
+    assert verifier.judge_answers([FOR_WORKERS], ["3x"]) == [Verdict.CORRECT]
     assert (server_of(verifier), workers_of(verifier)) == (server, workers)
 
 
 def test_a_server_that_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="ended twice while it judged 1 answers"):
-        Verifier().judge_answers(["3x"], ["x+2x"])
+    with pytest.raises(RuntimeError, match=r"ended twice while it judged 1 answers: exit status 1\.$"):
+        Verifier().judge_answers(["3x"], [FOR_WORKERS])
 
 
 def test_closing_leaves_neither_process_nor_file_descriptor():
@@ -329,7 +285,7 @@ def test_closing_leaves_neither_process_nor_file_descriptor():
     files_before = files()
     with Verifier(VerifierConfig(deadline=1.0)) as verifier:
         for answer in (HANGS, "3x", "4x"):
-            verifier.judge_answers([answer], ["x+2x"])
+            verifier.judge_answers([answer], [FOR_WORKERS])
         server = server_of(verifier)
         started = [server, *server.children(recursive=True)]
         assert len(started) >= 8
@@ -345,7 +301,7 @@ def test_threads_share_one_verifier(verifier):
 
 
 def _judge_in_child(connection) -> None:
-    connection.send([judgement.verdict for judgement in judge([r"\boxed{3x}", r"\boxed{4x}"], ["x+2x"] * 2)])
+    connection.send([judgement.verdict for judgement in judge([r"\boxed{3x}", r"\boxed{4x}"], [FOR_WORKERS] * 2)])
 
 
 def test_a_spawned_child_has_a_verifier_of_its_own():
@@ -367,7 +323,7 @@ def test_a_forked_child_has_a_verifier_of_its_own_even_where_a_thread_waits(veri
         busy_worker(verifier, waiting.done)
         if (pid := os.fork()) == 0:
             signal.alarm(120)  # ends the child, should it wait for ever
-            verdicts = verifier.judge_answers(["3x", "4x"], ["x+2x"] * 2)
+            verdicts = verifier.judge_answers(["3x", "4x"], [FOR_WORKERS] * 2)
             verifier.close()
             os._exit(0 if verdicts == [Verdict.CORRECT, Verdict.WRONG] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -379,7 +335,7 @@ SCRIPT = """
 import os, signal, sys
 from htpo_trl.verifier import VerifierConfig, configure, judge
 configure(VerifierConfig(workers=1, deadline=600.0))
-print([str(j.verdict) for j in judge([r"\\boxed{3x}"], ["x+2x"])], flush=True)
+print([str(j.verdict) for j in judge([r"\\boxed{3x}"], [r"x\\cdot\\gcd(6,9)"])], flush=True)
 if sys.argv[1] == "killed":
     import threading
     threading.Thread(target=judge, args=([r"\\boxed{%s}" % sys.argv[2]], ["5"]), daemon=True).start()

@@ -91,7 +91,6 @@ def test_bad_rows_of_the_hub(hub, rows, message):
         ("minerva", {"problem": "P", "solution": "42"}, "has no \\boxed{...}"),
         ("minerva", {"problem": "P", "solution": "\\boxed{\\}"}, "has no \\boxed{...}, or one that is never closed"),
         ("olympiadbench", {"question": "Q", "final_answer": []}, "column 'final_answer': the value is empty"),
-        ("math500", {"problem": "P", "answer": True}, "is True where text is expected"),
         ("math500", {"problem": "P", "answer": math.nan}, "is nan where text is expected"),
         ("math500", {"problem": "P", "answer": "$$"}, "column 'answer': the value is empty"),
         ("math500", {"problem": 7, "answer": "7"}, "column 'problem': the value is 7 where text is expected"),

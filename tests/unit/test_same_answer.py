@@ -100,7 +100,7 @@ OPTIONS = [
     (["--dataset_name", "numbers.jsonl"], "The data, row 1: prompt=0 must be a text, or a list of messages"),
     (["--dataset_name", "gap.jsonl"], "The data, row 7: prompt=None must be a text, or a list of messages"),
     (["--dataset_name", "texts.jsonl"], "each with role and content. Correct or remove it."),
-    (["--dataset_name", "mixed.jsonl"], "mixed.jsonl, column 'prompt': the values are not of one type: "),
+    (["--dataset_name", "mixed.jsonl"], "mixed.jsonl, line 7, column 'prompt': the values are not of one type"),
     (["--dataset_options", "{"], "is not JSON"),
     (["--dataset_options", "[1]"], "dataset_options=[1] must map options to values."),
     (["--dataset_name", "countdown", "--dataset_options", '{"size": 3}'], "are not those of countdown"),

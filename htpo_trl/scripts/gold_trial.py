@@ -1,0 +1,39 @@
+"""The golds of a run, or of an evaluation, tried before it by its first process."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..data.names import golds_of_file
+from ..data.prompts import PromptArguments
+from ..data.trial import try_golds
+from ..utils import UsageError
+from ..verifier import VerifierConfig
+
+
+def try_golds_of(
+    sets: Iterable[tuple[str, Any, str | Path | None]],
+    prompts: PromptArguments,
+    config: VerifierConfig,
+    allow_unmatched: bool,
+) -> None:
+    """
+    Try the golds of data sets, each by its name, its rows, and the path of its copy. The first process tries, for no
+    longer than this call; all processes are told.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    error = None
+    if PartialState().is_main_process:
+        try:
+            for name, dataset, path in sets:
+                places = partial(golds_of_file, name, prompts, path)
+                if line := try_golds(name, dataset, config, allow_unmatched, places):
+                    print(line, flush=True)
+        except UsageError as failure:
+            error = str(failure)
+    (error,) = broadcast_object_list([error])
+    if error:
+        raise UsageError(error)
