@@ -18,7 +18,7 @@ _HTML = re.compile(
     r"</?(?:b|i|u|em|strong|p|span|div|code|pre|mark|center|details|li|ul|h\d|br)\b[^<>]{0,80}>", re.IGNORECASE
 )
 _SPACE = " \t\n\r\f\v\u00a0\u2002\u2003\u2009\u202f\u3000\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\ufe0f"
-_SYMBOL = re.compile("[∎■-◿☀-➿⬀-⯿🀀-🫿]")
+_SYMBOL = re.compile("[∎■-▫◻-◾☀-➿⬀-⯿🀀-🫿]")
 _ARROW = re.compile(r"(?:[-=]+>|[\s:：=→⇒➡➜])+")
 _JSON = re.compile(r'[ \t\n]*("(?:[^"\\\n]|\\.)*"|-?[\d.]+)[ \t\n]*(?:,[ \t\n]*"|\})')
 # A line that ends so is about the next block.
@@ -52,7 +52,7 @@ _WHY = (
 )
 # Where a remark begins: a sentence, a reason, a bracket with one.
 _CUT = re.compile(
-    rf"(?<=[\w}})\]$%°{_F}])(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)|\s*[,;—–-]?\s+{_WHY}\b"
+    rf"(?<=[\w}})\]$%°{_F}])(?<! or)(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)|\s*[,;—–-]?\s+{_WHY}\b"
     rf"|\s*[(（\[](?:(?:{_WHY}|by|from|using|after|rounded|verified|checked|check|approx|approximately|about|or about"
     r"|see|note|the|final|exact|correct)\b|≈|=)"
     rf"|\s+[—–]\s+(?=[a-z])|\s+(?:←|//|#)\s|(?<=[\d{_F}]),?\s+where\b)"
@@ -242,7 +242,7 @@ def clean(text: str) -> str:
         if (
             text[-1:] in (")", "]", "}", "】")
             and text[-2:-1] != "\\"
-            and sum(map(text.count, "([{【")) < sum(map(text.count, ")]}】"))
+            and sum(map(text.count, (*"([{【", "\\l"))) < sum(map(text.count, ")]}】"))
         ):
             text = text[:-1]
         for mark in ("|", "`"):
