@@ -52,7 +52,8 @@ _WHY = (
 )
 # Where a remark begins: a sentence, a reason, a bracket with one.
 _CUT = re.compile(
-    rf"(?<=[\w}})\]$%°{_F}])(?<! or)(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)|\s*[,;—–-]?\s+{_WHY}\b"
+    rf"(?<=[\w}})\]$%°{_F}])(?<! or)(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)"
+    rf"|\s*[,;—–-]?\s+{_WHY}\b"
     rf"|\s*[(（\[](?:(?:{_WHY}|by|from|using|after|rounded|verified|checked|check|approx|approximately|about|or about"
     r"|see|note|the|final|exact|correct)\b|≈|=)"
     rf"|\s+[—–]\s+(?=[a-z])|\s+(?:←|//|#)\s|(?<=[\d{_F}]),?\s+where\b)"
