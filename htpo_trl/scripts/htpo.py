@@ -163,12 +163,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
 
 
 def _verifier_config(script: HTPOScriptArguments) -> VerifierConfig:
-    return VerifierConfig(
-        script.verifier_workers,
-        script.verifier_deadline,
-        script.verifier_memory_limit,
-        skip_reasoning=script.skip_reasoning,
-    )
+    limits = script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit
+    return VerifierConfig(*limits, skip_reasoning=script.skip_reasoning)
 
 
 def remote(script: HTPOScriptArguments) -> list[str]:
