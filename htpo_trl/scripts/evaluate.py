@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_first:
             _hush()
         args, sampling = parse(arguments)
-        verifier.configure(verifier.VerifierConfig(skip_reasoning=args.skip_reasoning))
+        verifier.configure(args.verifier_config())
         check_launched(args, os.environ)
         parts = prepare(args, sampling)
         output_dir, _, judge, benchmarks, others = parts

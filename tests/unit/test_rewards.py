@@ -21,6 +21,7 @@ from ..distributed_run import ROOT
 from ..golds import DATA, FILES, WRAPPINGS, golds_of, perturbed
 from ..hostile import hanging_answers
 from ..tiny import CPU_ARGUMENTS
+from ..wrappings import wrappings
 
 
 class Log:
@@ -167,6 +168,15 @@ def test_every_gold_is_accepted_as_its_own_answer(name, patient_verifier):
     for wrapping in WRAPPINGS:
         judgements = patient_verifier.judge([wrapping % gold for gold in golds], golds)
         assert Counter(judgement.verdict for judgement in judgements) == {Verdict.CORRECT: len(golds)}, wrapping
+
+
+@needs_data
+@pytest.mark.parametrize("name", FILES)
+def test_golds_are_accepted_however_a_model_ends(name, patient_verifier):
+    pairs = [(gold, text) for gold in golds_of(name)[::10] for text in wrappings(gold)]  # all: benchmarks/verifier.py
+    judgements = patient_verifier.judge([text for _, text in pairs], [gold for gold, _ in pairs])
+    refused = [pair for pair, (verdict, _) in zip(pairs, judgements, strict=True) if verdict is not Verdict.CORRECT]
+    assert not refused
 
 
 @needs_data
