@@ -1,6 +1,6 @@
 """The verifier against plain math-verify and TRL's `accuracy_reward`: agreement, throughput, hostile answers, golds.
 
-    python -m benchmarks.verifier DATA [--parts golds agreement throughput hostile] [--output FILE]
+    python -m benchmarks.verifier DATA [--parts golds agreement cases wrong throughput hostile] [--output FILE]
 
 DATA is a folder with the benchmarks' files (aime24.jsonl, aime25.jsonl, math500.jsonl, minerva_math.jsonl,
 olympiadbench.jsonl, gsm8k_test.jsonl, with the columns of the Hub). About 20 minutes on two cores. Each part that is
@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import os
+import random
 import re
 import statistics
 import tempfile
@@ -28,8 +29,11 @@ import psutil
 from htpo_trl.verifier import Verdict, Verifier, VerifierConfig
 from htpo_trl.verifier.exact import compare_plainly
 from htpo_trl.verifier.forms import bare_answer, bare_gold
+from htpo_trl.verifier.reading import read_gold
 from tests.golds import FILES, WRAPPINGS, golds_of, perturbed
 from tests.hostile import FOR_WORKERS, hanging_answers, hostile_answers
+
+from .verifier_cases import cases, table_rows
 
 
 RESULTS = Path(__file__).parent / "results" / "verifier.json"
@@ -197,6 +201,60 @@ def throughput(_) -> dict:
     return result
 
 
+def wrong(data: dict[str, list[str]]) -> dict:
+    """Wrong answers: another problem's of the set, and near misses, the gold with its first digit changed."""
+    result: dict = {}
+    rng = random.Random(0)
+    with Verifier(VerifierConfig(workers=2)) as verifier:
+        verifier.judge_answers(["x"], [FOR_WORKERS])
+        for name in ("math500", "minerva", "olympiadbench"):
+            solutions = data[name]
+            for kind, make in (("of another problem", lambda _, __: rng.choice(solutions)), ("near misses", _near)):  # noqa: B023
+                pairs = dict.fromkeys((gold, make(gold, i)) for gold in solutions for i in range(7))
+                bare = [(bare_gold(gold), bare_answer(answer)) for gold, answer in pairs if gold != answer]
+                decided = {pair: compare_plainly(*pair) for pair in bare}
+                here = [pair for pair, verdict in decided.items() if verdict is not None]
+                differences = []
+                for start in range(0, len(here), 1000):
+                    chunk = here[start : start + 1000]
+                    for pair, verdict in zip(chunk, verifier._ask(chunk), strict=True):
+                        if decided[pair] != (verdict is Verdict.CORRECT):
+                            differences.append([*pair, decided[pair], verdict])
+                sample = rng.sample([pair for pair in pairs if pair[0] != pair[1]], min(200, len(bare)))
+                result[f"{name}, {kind}"] = {
+                    "pairs": len(bare),
+                    "decided": len(here) / len(bare),
+                    "differences": differences,
+                    **_against_math_verify(verifier, sample),
+                }
+                print(f"{name}, {kind}", result[f"{name}, {kind}"], flush=True)
+            batch = []
+            for gold in rng.sample(solutions, min(32, len(solutions))):  # 16 completions a problem, one of five right
+                group = [gold] * 3 + [_near(gold, i) for i in range(6)] + rng.sample(solutions, 7)
+                batch += [(gold, answer) for answer in rng.sample(group, 16)]
+            result[f"{name}, a batch as in training"] = {"pairs": len(batch), **_against_math_verify(verifier, batch)}
+            print(f"{name}, a batch as in training", result[f"{name}, a batch as in training"], flush=True)
+    return result
+
+
+def _near(gold: str, step: int) -> str:
+    for _ in range(1 + step):
+        gold = perturbed(gold)
+    return gold
+
+
+def _against_math_verify(verifier: Verifier, pairs: list[tuple[str, str]]) -> dict:
+    golds, completions = [gold for gold, _ in pairs], [f"The answer is $\\boxed{{{answer}}}$." for _, answer in pairs]
+    read_gold.cache_clear()
+    start = time.perf_counter()
+    verifier.judge(completions, golds)
+    middle = time.perf_counter()
+    for gold, completion in zip(golds, completions, strict=True):
+        math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(completion))
+    end = time.perf_counter()
+    return {"per second": len(pairs) / (middle - start), "math-verify's": len(pairs) / (end - middle)}
+
+
 def _memory(root: int) -> dict[str, float]:
     """MiB: of the verifier's processes, each page counted once (PSS), and of this process (RSS)."""
     here = psutil.Process(root)
@@ -252,6 +310,10 @@ def hostile(_) -> dict:
             after = verifier.judge_answers(["7+x", "8+x"], ["x+7"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
             batches.append({"seconds": seconds, "verdicts": verdicts, "right after": after, **_memory(os.getpid())})
             print(batches[-1], flush=True)
+        start = time.monotonic()
+        verdicts = Counter(judgement.verdict for judgement in verifier.judge(hanging_answers(256), ["x+7"] * 256))
+        result["256 that hang"] = {"seconds": time.monotonic() - start, "verdicts": verdicts}
+        print(result["256 that hang"], flush=True)
     result["batches"] = batches
     here, there = multiprocessing.Pipe()
     child = multiprocessing.get_context("spawn").Process(target=_trl_in_child, args=(batch, ["x+7"] * 64, there))
@@ -277,7 +339,13 @@ def hostile(_) -> dict:
 
 def tables(results: dict) -> list[str]:
     """The tables of docs/verifier.md, of the parts that have been measured."""
-    makers = {"golds": _golds_table, "throughput": _throughput_table, "hostile": _hostile_table}
+    makers = {
+        "golds": _golds_table,
+        "cases": _cases_table,
+        "wrong": _wrong_table,
+        "throughput": _throughput_table,
+        "hostile": _hostile_table,
+    }
     return [make(results[part]) for part, make in makers.items() if part in results]
 
 
@@ -288,6 +356,37 @@ def _golds_table(benchmarks: dict) -> str:
         "changed, and refused": [row["perturbed"]["wrong"] for row in benchmarks.values()],
     }
     return _table(["", *benchmarks], [[name, *values] for name, values in lines.items()])
+
+
+def _cases_table(result: dict) -> str:
+    return _table(["", "answers", "judged rightly here", "by math-verify"], table_rows(result))
+
+
+def _wrong_table(rows: dict) -> str:
+    lines = []
+    for name, row in rows.items():
+        rates = row["per second"], row["math-verify's"]
+        share = f"{row['decided']:.1%}" if "decided" in row else ""
+        lines.append(
+            [
+                name,
+                row["pairs"],
+                share,
+                len(row.get("differences", [])),
+                *map(round, rates),
+                f"{rates[0] / rates[1]:.3g}",
+            ]
+        )
+    header = [
+        "answers",
+        "pairs",
+        "decided without algebra",
+        "decided otherwise by algebra",
+        "a second",
+        "math-verify",
+        "ratio",
+    ]
+    return _table(header, lines)
 
 
 def _throughput_table(answers: dict) -> str:
@@ -315,17 +414,27 @@ def _table(header: list, rows: list[list]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"golds": golds, "agreement": agreement, "throughput": throughput, "hostile": hostile}
+    parts = {
+        "golds": golds,
+        "agreement": agreement,
+        "cases": cases,
+        "wrong": wrong,
+        "throughput": throughput,
+        "hostile": hostile,
+    }
     parser.add_argument("data", type=Path)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--golds", type=int, help="of each file at most so many, evenly spread: to try a part")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     if not arguments.output.parent.is_dir():
         parser.error(f"--output {arguments.output}: there is no such folder.")
     for name in ("math_verify", "trl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    read = {"golds", "agreement"} & {*arguments.parts}  # the others have answers of their own
+    read = {"golds", "agreement", "cases", "wrong"} & {*arguments.parts}  # the others have answers of their own
     data = {name: golds_of(name, arguments.data) for name in FILES} if read else {}
+    if arguments.golds:
+        data = {name: each[:: max(1, len(each) // arguments.golds)] for name, each in data.items()}
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     results["versions"] = {name: version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy", "trl")}
     for part in arguments.parts:

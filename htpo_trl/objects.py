@@ -56,7 +56,7 @@ def _import_module(where: str, attributes: str, option: str, name: str) -> tuple
 
 def _import_file(path: Path, option: str, name: str) -> Any:
     """A file as a module, imported once, which can import what lies beside it."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{option}: {name!r}: there is no file {str(path)!r} in {Path.cwd()}.")
     path = path.resolve()
     key = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # its stem may be another module's name

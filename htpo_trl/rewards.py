@@ -14,7 +14,7 @@ from typing import Any
 from trl.rewards import get_soft_overlong_punishment
 
 from .verifier import Judgement, Verdict, judge
-from .verifier.golds import gold_text
+from .verifier.golds import gold_texts, is_missing
 
 
 __all__ = [
@@ -49,7 +49,7 @@ def math_reward(
         log_extra, log_metric (`Callable`, *optional*):
             Given by the trainer. The completions table gets `math_reward/answer` and `math_reward/verdict`; metrics
             `math_reward/<verdict>` are the shares of `correct`, `wrong`, `unparsable_answer`, `unparsable_gold`,
-            `timed_out` and `crashed`. The last two count as wrong.
+            `timed_out` and `crashed` among the rows that have a gold. The last two count as wrong.
 
     Example:
 
@@ -60,8 +60,8 @@ def math_reward(
     [1.0, 0.0, 0.0]
     ```
     """
-    judgements = judge([_text(completion) for completion in completions], [gold_text(gold) for gold in solution])
-    return _rewards("math_reward", judgements, 0.0, log_extra, log_metric)
+    judgements = judge([_text(completion) for completion in completions], gold_texts(solution))
+    return _rewards("math_reward", judgements, 0.0, solution, log_extra, log_metric)
 
 
 def signed_math_reward(completions, solution, **kwargs) -> list[float | None]:
@@ -88,11 +88,12 @@ def dapo_math_reward(completions: Sequence[TextOrMessages], solution: Sequence[G
     ```
     """
     # A text is compared as it stands, too: these rules are about characters. A group has one gold.
-    texts = [(gold_text(gold), gold if isinstance(gold, str) else "") for gold in solution]
+    as_they_stand = [gold if isinstance(gold, str) else "" for gold in solution]
+    texts = [*zip(gold_texts(solution), as_they_stand, strict=True)]
     normalised = {pair: {_normalise(text) for text in pair if text} for pair in {*texts}}
     pairs = zip(completions, texts, strict=True)
     judgements = [_judge_by_dapo(_text(completion), normalised[pair]) for completion, pair in pairs]
-    return _rewards("dapo_math_reward", judgements, -1.0, **kwargs)
+    return _rewards("dapo_math_reward", judgements, -1.0, solution, **kwargs)
 
 
 def last_number_reward(completions: Sequence[TextOrMessages], solution: Sequence[Gold], **kwargs) -> list[float]:
@@ -102,7 +103,7 @@ def last_number_reward(completions: Sequence[TextOrMessages], solution: Sequence
     """
     number = r"-?[0-9]+(?:\.[0-9]+)?"  # with sign and decimals: neither 7.5 nor -5 is 5
     numbers = [re.findall(number, _text(completion)) for completion in completions]
-    return [float(found[-1:] == [gold_text(gold)]) for found, gold in zip(numbers, solution, strict=True)]
+    return [float(found[-1:] == [gold]) for found, gold in zip(numbers, gold_texts(solution), strict=True)]
 
 
 def _text(completion: TextOrMessages) -> str:
@@ -116,16 +117,23 @@ def _text(completion: TextOrMessages) -> str:
 
 
 def _rewards(
-    name: str, judgements: list[Judgement], wrong: float, log_extra=None, log_metric=None, **kwargs
+    name: str,
+    judgements: list[Judgement],
+    wrong: float,
+    solution: Sequence[Gold],
+    log_extra=None,
+    log_metric=None,
+    **_,
 ) -> list[float | None]:
     """1.0 for the right answer, `wrong` for others, None where the gold is unparsable; logged under the name."""
     verdicts = [verdict for verdict, _ in judgements]
     if log_extra is not None:
         log_extra(f"{name}/answer", [answer or "" for _, answer in judgements])
         log_extra(f"{name}/verdict", [str(verdict) for verdict in verdicts])
-    if log_metric is not None and verdicts:
+    of_this_task = [verdict for verdict, gold in zip(verdicts, solution, strict=True) if not is_missing(gold)]
+    if log_metric is not None and of_this_task:
         for verdict in Verdict:
-            log_metric(f"{name}/{verdict}", verdicts.count(verdict) / len(verdicts))
+            log_metric(f"{name}/{verdict}", of_this_task.count(verdict) / len(of_this_task))
     rewards = {Verdict.CORRECT: 1.0, Verdict.UNPARSABLE_GOLD: None}
     return [rewards.get(verdict, wrong) for verdict in verdicts]
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..output.reading import MAX_YAML_BYTES, read_text
 from ..output.redaction import redact_text
 from ..output.terminal import printable, steady_streams, stoppable
 from ..output.writing import write_atomically
@@ -185,12 +186,12 @@ class Recipes(Command):
             return
         source = find(args.recipe, RECIPES, "recipe")
         if args.action == "show":
-            print(source.read_text(), end="")
+            print(read_text(source, MAX_YAML_BYTES), end="")
             return
         target = Path(args.to or source.name)
         if target.exists():
             raise UsageError(f"{target} exists. Name another file: htpo recipes copy {args.recipe} FILE.")
-        write_atomically(target, source.read_bytes())
+        write_atomically(target, read_text(source, MAX_YAML_BYTES))
         print(f"{target}: change it, then htpo train --config {target}")
 
 

@@ -89,7 +89,7 @@ def parallelism(accelerate: Namespace) -> Parallelism:
             bool(filled.use_deepspeed and any(device not in (None, "none") for device in devices)),
         )
     except ValueError as error:
-        raise UsageError(f"{told}{error}") from error
+        raise UsageError(f"{told}{error!s:.500}") from error
     except (AttributeError, KeyError, TypeError) as error:  # of values of other kinds than it expects
         raise UsageError(f"{told}accelerate cannot use its values: {error!r:.200}.") from error
 

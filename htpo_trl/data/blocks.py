@@ -16,7 +16,7 @@ from .files import MAX_LINE, rows_of
 
 
 #: Bytes of a file, and rows of a table, that are read at once.
-BLOCK, ROWS = 4 << 20, 1 << 14
+BLOCK, ROWS = 2 << 20, 1 << 14
 # What the csv module refuses beyond this many characters.
 _MAX_FIELD = 131_072
 
@@ -80,9 +80,10 @@ def _objects(block: bytes) -> int:
     The number of lines, each of which begins and ends with a brace: then each holds whole objects, and one of them
     where there are as many objects as lines.
     """
-    lines = block.count(b"\n")
-    if block.startswith(b"{") and block.endswith(b"}\n") and block.count(b"}\n{") == lines - 1:
-        return lines
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if np.all(text[ends - 1] == ord("}")) and np.all(text[np.append(0, ends[:-1] + 1)] == ord("{")):
+        return len(ends)
     found = [line for line in map(bytes.strip, block.split(b"\n")) if line]
     if all(line.startswith(b"{") and line.endswith(b"}") for line in found):
         return len(found)
@@ -94,27 +95,30 @@ def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     if first is None or not {*(columns or [])} <= first[1].keys():
         raise IrregularError
     names = [*(columns or first[1])]
-    reader = csv.open_csv(
-        path,
-        read_options=csv.ReadOptions(block_size=1 << 20),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            column_types={name: pa.string() for name in names}, include_columns=names, null_values=[]
-        ),
+    converted = csv.ConvertOptions(
+        column_types={name: pa.string() for name in names}, include_columns=names, null_values=[]
     )
-    is_inside = False
+    is_inside, text, header = False, b"", None
     for block in _blocks(path):
         is_inside = _check_quotes(block, is_inside)
+        text += block
+        if not is_inside:
+            table = csv.read_csv(
+                pa.py_buffer(text),
+                read_options=csv.ReadOptions(column_names=header),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
+                convert_options=converted,
+            )
+            if any(_longest(column) > _MAX_FIELD for column in table.columns):
+                raise IrregularError
+            yield from table.to_batches()
+            text, header = b"", [*first[1]]
     if is_inside:
         raise IrregularError
-    for batch in reader:
-        if any(len(each.buffers()[2] or b"") > _MAX_FIELD and _longest(each) > _MAX_FIELD for each in batch.columns):
-            raise IrregularError
-        yield batch
 
 
-def _longest(array: pa.Array) -> int:
-    return pc.max(pc.binary_length(array)).as_py() or 0
+def _longest(column: pa.ChunkedArray) -> int:
+    return pc.max(pc.binary_length(column)).as_py() or 0
 
 
 def _check_quotes(block: bytes, is_inside: bool) -> bool:
@@ -122,7 +126,8 @@ def _check_quotes(block: bytes, is_inside: bool) -> bool:
     Whether a quoted field is open after these lines, where it `is_inside` one before them. Quotes must open at a
     field's begin, be doubled within, and close at its end: Arrow would take others for text.
     """
-    if block.count(b"\r") != block.count(b"\r\n") or b"\0" in block or b"\n\xef\xbb\xbf" in block:
+    has_returns = b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
+    if has_returns or b"\0" in block or b"\n\xef\xbb\xbf" in block:
         raise IrregularError
     text = np.frombuffer(block, np.uint8)
     quotes = np.flatnonzero(text == ord('"'))

@@ -6,10 +6,13 @@ gone with the process.
 
 import logging
 import mmap
+import os
 import tempfile
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +25,8 @@ from ..output.writing import writing
 from ..utils import UsageError
 from ..verifier.golds import gold_text
 from .benchmarks import Benchmark, as_answer, as_text
-from .blocks import ROWS, IrregularError
-from .files import Row
+from .blocks import ROWS, IrregularError, tables_of
+from .files import Row, rows_of
 from .prompts import PromptArguments
 from .splits import key_of
 
@@ -31,7 +34,8 @@ from .splits import key_of
 _logger = logging.getLogger(__name__)
 
 #: Bytes of a set that are kept in memory.
-IN_MEMORY = 16 << 20
+IN_MEMORY = 8 << 20
+_MORE_SPACE = "Large data sets go there: set TMPDIR to where there is more."
 # Texts that may not be as they should: other than ASCII, white space but for a single space between words.
 _UNEVEN = r"[^ -~]|  |^ | $|^$"
 # Golds that may mean something else, once the commands of LaTeX are taken out: words, marks, scientific notation.
@@ -39,18 +43,30 @@ _COMMAND = r"\\[a-zA-Z]+"
 _UNPLAIN = r"[^ -~]|[a-zA-Z]{2}|[$#'\"`~@&]|\*\*|^[\[ ]|[ .]$|[0-9.][eE][-+0-9]|^$|box"
 
 
+class _Batch(NamedTuple):
+    problems: pa.Array
+    solutions: pa.Array
+    is_uneven: pa.Array  #: whether the white space of the problem may have to be evened out, to find repeats
+
+
 def rows_to_dataset(source: Any, rows: Iterable[Row], spec: Benchmark, prompts: PromptArguments) -> Dataset:
     """Of rows with their places: an error says where the row stands."""
 
-    def batches() -> Iterator[tuple[pa.Array, pa.Array]]:
-        problems, golds = [], []
+    def batch() -> _Batch:
+        found = pa.array(problems, pa.string())
+        return _Batch(found, pa.array(golds, pa.string()), pc.match_substring_regex(found, _UNEVEN))
+
+    problems, golds = list[str](), list[str]()
+
+    def batches() -> Iterator[_Batch]:
         for place, row in rows:
             problems.append(_read(place, row, spec.problem, spec.read_problem))
             golds.append(_read(place, row, spec.solution, spec.read_solution))
             if len(problems) == ROWS:
-                yield pa.array(problems, pa.string()), pa.array(golds, pa.string())
-                problems, golds = [], []
-        yield pa.array(problems, pa.string()), pa.array(golds, pa.string())
+                yield batch()
+                problems.clear()
+                golds.clear()
+        yield batch()
 
     return _dataset(source, batches(), prompts)
 
@@ -58,58 +74,66 @@ def rows_to_dataset(source: Any, rows: Iterable[Row], spec: Benchmark, prompts: 
 def batches_to_dataset(source: Any, batches: Iterable[Any], spec: Benchmark, prompts: PromptArguments) -> Dataset:
     """Of record batches or tables. [`IrregularError`], or the `ValueError` of a value, where one is not right."""
 
-    def texts() -> Iterator[tuple[pa.Array, pa.Array]]:
+    def texts() -> Iterator[_Batch]:
         for batch in batches:
             if not {spec.problem, spec.solution} <= {*batch.schema.names}:
                 raise IrregularError
             problems, golds = batch.column(spec.problem), batch.column(spec.solution)
             if problems.null_count or golds.null_count:
                 raise IrregularError
-            yield _texts(problems, spec.read_problem), _texts(golds, spec.read_solution)
+            texts, is_uneven = _texts(problems, spec.read_problem)
+            yield _Batch(texts, _texts(golds, spec.read_solution)[0], is_uneven)
 
     return _dataset(source, texts(), prompts)
 
 
-def as_they_are(batches: Iterable[Any]) -> Dataset:
-    """Record batches of one schema as a data set."""
-    sink: _Sink | None = None
-    for batch in batches:
-        sink = sink or _Sink(batch.schema.remove_metadata())
-        sink.write(batch.columns)
-    if sink is None:
-        raise IrregularError
-    return sink.dataset()
+def file_as_it_is(path: Path) -> Dataset:
+    """A file in TRL's format."""
+    try:
+        sink: _Sink | None = None
+        for batch in tables_of(path):
+            sink = sink or _Sink(batch.schema.remove_metadata())
+            sink.write(batch.columns)
+        if sink is None:
+            raise IrregularError
+        return sink.dataset()
+    except (IrregularError, pa.ArrowException):
+        places, found = zip(*rows_of(path), strict=True)
+        own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
+        return Dataset.from_dict({column: _of_one_type(places, found, column) for column in own})
 
 
 def gold_texts(golds: pa.Array) -> pa.Array:
     """[`~htpo_trl.verifier.golds.gold_text`] of a column."""
-    return _texts(golds, gold_text)
+    return _texts(golds, gold_text)[0]
 
 
-def _texts(values: Any, read: Callable[[Any], str]) -> pa.Array:
-    """A column as it is read; most values are texts that need no change."""
+def _texts(values: Any, read: Callable[[Any], str]) -> tuple[pa.Array, pa.Array]:
+    """A column as it is read, and which of its values may need more care; most are texts that need no change."""
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if pa.types.is_dictionary(values.type) or pa.types.is_large_string(values.type):
         values = values.cast(pa.string())
     if not pa.types.is_string(values.type) or read not in (as_text, as_answer, gold_text):
-        return pa.array(map(read, values.to_pylist()), pa.string())
+        texts = pa.array(map(read, values.to_pylist()), pa.string())
+        return texts, pc.match_substring_regex(texts, _UNEVEN)
     plain = values if read is as_text else pc.replace_substring_regex(values, _COMMAND, "\\\\")
     is_odd = pc.match_substring_regex(plain, _UNEVEN if read is as_text else _UNPLAIN)
     if read is not as_text:
         is_odd = pc.or_(is_odd, pc.match_substring(values, "box"))
     is_odd = pc.fill_null(is_odd, True)
     if not pc.any(is_odd).as_py():
-        return values
+        return values, is_odd
     odd = values.filter(is_odd)
-    return pc.replace_with_mask(values, is_odd, pa.array([read(value) for value in odd.to_pylist()], pa.string()))
+    read_odd = pa.array([read(value) for value in odd.to_pylist()], pa.string())
+    return pc.replace_with_mask(values, is_odd, read_odd), is_odd
 
 
-def _dataset(source: Any, batches: Iterable[tuple[Any, Any]], prompts: PromptArguments) -> Dataset:
+def _dataset(source: Any, batches: Iterable[_Batch], prompts: PromptArguments) -> Dataset:
     keys, golds = array("q"), array("q")  # hashes of 64 bits
     schema = pa.schema([("prompt", _prompts(pa.array([], pa.string()), prompts).type), ("solution", pa.string())])
     sink = _Sink(schema.append(pa.field("problem", pa.string())))
-    for problems, solutions in batches:
-        keys.extend(map(hash, _keys(problems)))
+    for problems, solutions, is_uneven in batches:
+        keys.extend(map(hash, _keys(problems, is_uneven)))
         golds.extend(map(hash, solutions.to_pylist()))
         sink.write([_prompts(problems, prompts), solutions, problems])
     is_first, is_conflict = _first_and_conflicting(np.asarray(keys, np.int64), np.asarray(golds, np.int64))
@@ -125,9 +149,11 @@ def _dataset(source: Any, batches: Iterable[tuple[Any, Any]], prompts: PromptArg
     return sink.dataset()
 
 
-def _keys(problems: pa.Array) -> Iterator[str]:
-    is_odd = pc.match_substring_regex(problems, _UNEVEN).to_pylist()
-    return (key_of(text) if odd else text for text, odd in zip(problems.to_pylist(), is_odd, strict=True))
+def _keys(problems: pa.Array, is_uneven: pa.Array) -> list[str]:
+    texts = problems.to_pylist()
+    for index in np.flatnonzero(is_uneven.to_numpy(zero_copy_only=False)):
+        texts[index] = key_of(texts[index])
+    return texts
 
 
 def _first_and_conflicting(keys: Any, golds: Any) -> tuple[Any, Any]:
@@ -171,11 +197,11 @@ class _Sink:
     def __init__(self, schema: pa.Schema):
         self._schema, self._batches, self._size = schema, list[Any](), 0
         self._file: Any = None
+        self._folder = os.environ.get("TMPDIR", "/tmp")
         self._writer: Any = None
         self._digest = ""
 
     def write(self, columns: Sequence[Any]) -> None:
-
         batch = pa.record_batch(columns, schema=self._schema)
         buffers = [buffer for column in columns for buffer in column.buffers() if buffer]
         self._digest = Hasher.hash_bytes([self._digest.encode(), *buffers])
@@ -185,7 +211,7 @@ class _Sink:
         if self._writer is None:
             self._batches.append(batch)
         else:
-            with writing(self._folder, "Free some, or set HF_HOME or TMPDIR to where there is more."):
+            with writing(self._folder, _MORE_SPACE):
                 self._writer.write_batch(batch)
 
     def kept(self, is_kept: Any) -> "_Sink":
@@ -198,21 +224,21 @@ class _Sink:
         return kept
 
     def dataset(self) -> Dataset:
-
         if self._writer is None:
             table = pa.Table.from_batches(self._batches, self._schema)
         else:
-            self._writer.close()
-            self._file.flush()
+            with writing(self._folder, _MORE_SPACE):
+                self._writer.close()
+                self._file.flush()
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             table = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(mapped))).read_all()
         # Its own fingerprint would be made of a copy of all its bytes.
         return Dataset(InMemoryTable(table), fingerprint=self._digest)
 
     def _open(self) -> None:
-        self._folder = tempfile.gettempdir()
-        with writing(self._folder):
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        with writing(self._folder, _MORE_SPACE):
+            self._folder = tempfile.gettempdir()
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
             self._writer = pa.ipc.new_stream(self._file, self._schema)
             for batch in self._batches:
                 self._writer.write_batch(batch)
@@ -225,6 +251,37 @@ class _Sink:
         self._writer.close()
         self._file.seek(0)
         yield from pa.ipc.open_stream(self._file)
+
+
+def _is_deep(value: Any, depth: int = 32) -> bool:
+    """Whether lists and mappings are nested deeper, which Arrow cannot keep."""
+    if not isinstance(value, list | dict):
+        return False
+    return not depth or any(
+        _is_deep(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value)
+    )
+
+
+def _of_one_type(places: Sequence[str], rows: Sequence[dict[str, Any]], column: str) -> list[Any]:
+    """A column of rows that are taken as they are: Arrow tells of two types neither file nor column."""
+
+    def is_refused(count: int) -> str:
+        try:
+            pa.array(values[:count])
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            return str(error)
+        return ""
+
+    values = [row.get(column) for row in rows]
+    if deep := next((place for place, value in zip(places, values, strict=True) if _is_deep(value)), None):
+        raise UsageError(f"{deep}, column {column!r}: the value is nested too deep. Write it as a text.")
+    if is_refused(len(values)):
+        first = bisect_left(range(len(values)), True, lo=1, key=lambda count: bool(is_refused(count)))
+        raise UsageError(
+            f"{places[first - 1]}, column {column!r}: the values are not of one type, or one is too "
+            f"large: {is_refused(first)}. Mend the file."
+        )
+    return values
 
 
 def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], str]) -> str:

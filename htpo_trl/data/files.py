@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def rows_of(path: str | Path) -> Iterator[Row]:
     path = Path(path)
     if path.suffix not in READERS:
         raise UsageError(f"{path}: expected a file of {', '.join(READERS)}; convert it.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"There is no file {str(path)!r} in {Path.cwd()}.")
     return READERS[path.suffix](path)
 

@@ -4,7 +4,6 @@ import logging
 import os
 import random
 import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -86,7 +85,7 @@ def load(
     from datasets import Dataset
 
     from .blocks import ROWS, IrregularError, tables_of
-    from .columns import batches_to_dataset, rows_to_dataset
+    from .columns import batches_to_dataset, file_as_it_is, rows_to_dataset
 
     known = list(vars(PromptArguments()))
     for option in options.keys() - {*known}:
@@ -118,7 +117,7 @@ def load(
     elif path:
         if as_it_is and "prompt" in next(rows_of(path), ("", {}))[1]:
             _tell_unused(name, prompts)
-            return _as_it_is(Path(path))
+            return file_as_it_is(Path(path))
         rows, batches = rows_of(path), tables_of(Path(path), [spec.problem, spec.solution])
     else:
         found = _from_hub(spec, streaming)
@@ -271,39 +270,3 @@ def _tell_unused(name: str, prompts: PromptArguments) -> None:
             "by problem_column.",
             *(name, " and ".join(unused)),
         )
-
-
-def _as_it_is(path: Path) -> "Dataset":
-    """A file in TRL's format."""
-    from datasets import Dataset
-
-    from .blocks import IrregularError, tables_of
-    from .columns import as_they_are
-
-    try:
-        return as_they_are(tables_of(path))
-    except IrregularError:
-        places, found = zip(*rows_of(path), strict=True)
-        own = dict.fromkeys(column for row in found for column in row)  # of all rows: each task may have its own
-        return Dataset.from_dict({column: _of_one_type(places, found, column) for column in own})
-
-
-def _of_one_type(places: Sequence[str], rows: Sequence[dict[str, Any]], column: str) -> list[Any]:
-    """A column of rows that are taken as they are: Arrow tells of two types neither file nor column."""
-    import pyarrow as pa
-
-    def is_refused(count: int) -> str:
-        try:
-            pa.array(values[:count])
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-            return str(error)
-        return ""
-
-    values = [row.get(column) for row in rows]
-    if is_refused(len(values)):
-        first = bisect_left(range(len(values)), True, lo=1, key=lambda count: bool(is_refused(count)))
-        raise UsageError(
-            f"{places[first - 1]}, column {column!r}: the values are not of one type, or one is too "
-            f"large: {is_refused(first)}. Mend the file."
-        )
-    return values

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import verifier
 from ..utils import UsageError
-from ..verifier.golds import gold_text
+from ..verifier.golds import gold_texts
 
 
 Judge = Callable[..., Sequence[Any]]
@@ -75,6 +75,8 @@ def _needed(function: Any) -> set[str]:
 def check_columns(judge: Judge | None, columns: Iterable[str], benchmark: str) -> None:
     """Refuse a benchmark that lacks a column which its judge needs, or, of several rewards, each of them."""
     columns = [*columns]
+    if judge and (taken := {"prompts", "completions"} & {*columns}):
+        raise UsageError(f"{benchmark!r}: the column {min(taken)!r} has the name of what a judge is given. Rename it.")
     parts = [_needed(part) for part in getattr(judge, "parts", [judge])] if judge else [{"prompt", "solution"}]
     if missing := min((needed - {*columns} for needed in parts), key=len):
         raise UsageError(
@@ -86,7 +88,7 @@ def check_columns(judge: Judge | None, columns: Iterable[str], benchmark: str) -
 def judge_samples(judge: Judge | None, rows: Sequence[Mapping[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
     """`verdict`, and `answer` where the judge tells it, of a completion of each row."""
     if judge is None:
-        judgements: Sequence[Any] = verifier.judge(texts, [gold_text(row["solution"]) for row in rows])
+        judgements: Sequence[Any] = verifier.judge(texts, gold_texts([row["solution"] for row in rows]))
     else:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
         completions = [

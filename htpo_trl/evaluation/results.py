@@ -5,6 +5,7 @@ A directory holds two files per benchmark: `<benchmark>.jsonl`, one sample a lin
 and in the end the summary. Nothing here needs torch.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,7 @@ _COLUMNS: dict[str, Callable[[Any], bool]] = {
     "tokens": _is_count,
     "truncated": lambda value: isinstance(value, bool),
 }
+_NEEDED = ("problem", "verdict", "tokens", "truncated")
 
 
 class Results(NamedTuple):
@@ -110,7 +112,7 @@ def _mismatch(line: bytes, problem: str, sample: int) -> str | None:
 
 def _settings(path: Path) -> dict[str, Any]:
     record = path.with_suffix(".json")
-    if not record.is_file():
+    if not os.path.isfile(record):
         raise ResultsError(f"{path} has no {record.name} beside it that tells its settings. Remove or rename it.")
     try:
         settings = read_json(record)["settings"]
@@ -132,8 +134,8 @@ def read(path: str | Path) -> Results:
     seen = set()
     try:
         for place, row in rows_of(path):
-            if missing := {"problem", "verdict"} - row.keys():
-                raise ResultsError(f"{place}: no {min(missing)!r}, only {', '.join(row):.200}.")
+            if missing := [name for name in _NEEDED if name not in row]:
+                raise ResultsError(f"{place}: no {missing[0]!r}, only {', '.join(row):.200}.")
             row = {name: row[name] for name in _COLUMNS if name in row}  # completions are gigabytes, in the end
             if wrong := [name for name, value in row.items() if not _COLUMNS[name](value)]:
                 raise ResultsError(f"{place}: {wrong[0]}={row[wrong[0]]!r:.60} is none that an evaluation writes.")
@@ -194,12 +196,10 @@ def _votes(rows: list[dict[str, Any]]) -> tuple[int, list[int]]:
 
 def _canonical(answer: str) -> str:
     """
-    In the verifier's form, without spacing and LaTeX's variants of one sign. Values are not compared: 1/2 and 0.5
-    divide their votes.
+    In the verifier's form, without spaces. Values are not compared: 1/2 and 0.5 divide their votes.
     """
-    text = re.sub(r"\\[dt]frac", r"\\frac", bare_answer(answer))
-    text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[,;:! ]|[\s$]", "", text)
-    return text.rstrip(".")
+    text = bare_answer(re.sub(r"\\(?:left|right)\s*\.", "", answer))  # delimiters that are none
+    return re.sub(r"[\s$]", "", text).rstrip(".")
 
 
 def summarize(results: Results, ks: Iterable[int] | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A copy, a move or another machine does not change it.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def digest_of_files(model: str | Path) -> str | None:
     `None` where there is neither. Weights of 16 GB take about a second.
     """
     directory = Path(model)
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         return _cached_commit(str(model))
     digest = hashlib.sha256()
     for file in sorted(directory.iterdir()):

@@ -83,6 +83,12 @@ def check_writable(option: str, directory: str | Path) -> None:
             f"{option}={str(directory)!r}: no shell has put in what {directory!s:.1} stands for. Write it out."
         )
     path = Path(directory).absolute()
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # told below, or still to be made
+    except OSError as error:  # a name that is too long
+        raise UsageError(f"{option}={str(directory)!r:.100}: {error.strerror}. Name another directory.") from None
     there = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not there.is_dir():
         raise UsageError(f"{option}={str(directory)!r}: {there} is no directory. Name another one.")

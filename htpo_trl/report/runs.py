@@ -149,7 +149,7 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
     sets: dict[Any, RunSet] = {}
     for text in map(str, runs):
         name, separator, directory = text.partition("=")
-        if not separator or Path(text).is_dir():
+        if not separator or os.path.isdir(text):
             name, directory = "", text
         run = read_run(directory)
         told = run.told_by_options

@@ -1,8 +1,8 @@
 """Options of `htpo train` that say nothing without each other, or contradict each other."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from ..utils import UsageError
@@ -25,7 +25,11 @@ def check_adapter_options(model: Any, tokens: Sequence[str]) -> None:
 def check_quantization(model: Any) -> None:
     """Refuse to train the quantized weights themselves, which transformers does after it has loaded them."""
     bits = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None
-    if bits and not model.use_peft and not Path(model.model_name_or_path, "adapter_config.json").is_file():
+    if (
+        bits
+        and not model.use_peft
+        and not os.path.isfile(os.path.join(model.model_name_or_path, "adapter_config.json"))
+    ):
         raise UsageError(f"{bits}=True: quantized weights cannot be trained. Set use_peft=True, to train an adapter.")
 
 

@@ -1,6 +1,7 @@
 """Going on from an adapter, such as a LoRA checkpoint: on its base model, the adapter is trained further."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ PLACE = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping"
 
 def is_adapter(directory: str) -> bool:
     """Whether a directory holds an adapter rather than a whole model."""
-    return Path(directory, "adapter_config.json").is_file()
+    return os.path.isfile(os.path.join(directory, "adapter_config.json"))
 
 
 def load(directory: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

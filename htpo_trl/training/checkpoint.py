@@ -9,6 +9,7 @@ Exact resume: what a checkpoint needs beyond TRL's, and how to tell a complete c
 
 import hashlib
 import json
+import os
 import warnings
 from collections import deque
 from pathlib import Path
@@ -119,7 +120,7 @@ def check(checkpoint: str | Path) -> None:
         CheckpointError: naming the file that is missing, damaged or incomplete, and the mend.
     """
     file = Path(checkpoint, SEAL)
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise CheckpointError(f"resume_from_checkpoint={str(checkpoint)!r} is no directory. {MEND}")
     if not file.is_file() and (held := [path.name for path in file.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]):
         raise CheckpointError(
@@ -137,8 +138,8 @@ def check(checkpoint: str | Path) -> None:
         raise CheckpointError(f"{file} is damaged ({error}). {MEND}") from error
     for name, expected in content.items():
         path = Path(checkpoint, name)
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing. {MEND}")
+        if not os.path.isfile(path):  # unlike the path's own, of a name that is too long too
+            raise CheckpointError(f"{path!s:.300} is missing. {MEND}")
         if _fingerprint(path) != expected:
             raise CheckpointError(f"{path} is damaged: it is not what was saved. {MEND}")
 

@@ -131,7 +131,7 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
         raise UsageError(
             f"attn_implementation={attention!r} is none of {', '.join(known)}. {nearest(attention, known)}".rstrip()
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike the path's own, of a name that is too long too
         if "gguf_file" in loading or (path / "adapter_config.json").is_file():
             return None
         if not (path / "config.json").is_file():
@@ -147,7 +147,7 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
         except HFValidationError as error:
             raise UsageError(f"{what} is no directory here, and cannot be an id on the Hub.") from error
         is_cached = isinstance(try_to_load_from_cache(name, "config.json", revision=loading.get("revision")), str)
-        if constants.HF_HUB_OFFLINE and not is_cached and ("/" not in name or path.parent.is_dir()):
+        if constants.HF_HUB_OFFLINE and not is_cached and ("/" not in name or os.path.isdir(path.parent)):
             raise UsageError(f"{what} is no directory here, nor in the Hub's cache, and HF_HUB_OFFLINE is set.")
         if is_plan and not is_cached:
             return None
@@ -156,7 +156,7 @@ def check_model(name: str, option: str = "model_name_or_path", is_plan: bool = F
         config = AutoConfig.from_pretrained(name, **{key: loading[key] for key in kept if key in loading})
     except (OSError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"{what} cannot be loaded: {error}") from error
-    if path.is_dir():
+    if os.path.isdir(path):
         check_weight_files(path, what)
     return config
 
@@ -208,11 +208,11 @@ def check_columns(functions: Sequence[Any], dataset: Any) -> None:
     columns = dataset.column_names
     if columns is None:  # a stream does not know
         return
+    mend = "Name the columns by problem_column and solution_column, or rename them."
     if "prompt" not in columns:
-        raise UsageError(
-            f"The data has no column 'prompt', only {', '.join(columns)}. Name the columns by problem_column and "
-            "solution_column, or rename them."
-        )
+        raise UsageError(f"The data has no column 'prompt', only {', '.join(columns)}. {mend}")
+    if taken := {"prompts", "completions"} & {*columns}:
+        raise UsageError(f"The data's column {min(taken)!r} has the name of what each reward is given. Rename it.")
     for function in functions:
         parameters = inspect.signature(function).parameters.values() if inspect.isroutine(function) else ()
         for parameter in parameters:
@@ -220,8 +220,7 @@ def check_columns(functions: Sequence[Any], dataset: Any) -> None:
             if not is_optional and parameter.name not in {*GIVEN, *columns}:
                 raise UsageError(
                     f"The reward function {reward_name(function)!r} needs the column {parameter.name!r}; the data has "
-                    f"only {', '.join(columns)}. Name the columns by problem_column and solution_column, or rename "
-                    "them."
+                    f"only {', '.join(columns)}. {mend}"
                 )
 
 

@@ -1,8 +1,8 @@
 """Which reward judges a response: of several tasks each may have its own, which returns None for the others' rows."""
 
 import logging
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -68,7 +68,7 @@ def check_reward_funcs(functions: Sequence[Any]) -> None:
     if not functions:
         raise UsageError("reward_funcs is empty: pass a reward function, such as htpo_trl.rewards.math_reward.")
     for function in functions:
-        if isinstance(function, str) and "/" not in function and not Path(function).is_dir():
+        if isinstance(function, str) and "/" not in function and not os.path.isdir(function):
             raise UsageError(
                 f"reward_funcs={function!r} is no reward model: there is no such directory, and an id on the Hub has "
                 "an owner. In Python pass the function, as in: from htpo_trl.rewards import math_reward."

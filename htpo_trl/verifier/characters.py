@@ -1,5 +1,7 @@
 """Characters beyond ASCII, in LaTeX. Linear in the text."""
 
+# ruff: noqa: SIM905 - lists of words
+
 import re
 import unicodedata
 
@@ -94,7 +96,7 @@ def _in_latex(character: str) -> str:
         return character if category != "Cc" or character in "\t\n\r" else ""
     if character in "\u0304\u0305":
         return _OVERLINE
-    if category[0] == "C" or category == "Mn" and 0xFE00 <= ord(character) <= 0xFE0F or character == "\u3164":
+    if category[0] == "C" or (category == "Mn" and 0xFE00 <= ord(character) <= 0xFE0F) or character == "\u3164":
         return ""
     if category[0] == "Z":
         return " "

@@ -20,6 +20,8 @@ from .launch import ServerError, ServerProcess
 from .quantities import settle_units
 
 
+# So many of the longest answers are some 20 MB on their way.
+_MOST_AT_ONCE = 1024
 # What the system or Python says where there is too little of something.
 _SHORTAGE = re.compile("SIGKILL|memory|temporarily unavailable|Too many open files", re.IGNORECASE)
 
@@ -133,23 +135,30 @@ class Verifier(AbstractContextManager["Verifier"]):
         Raises:
             RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
-        forms = [(bare_gold(gold), bare_answer(answer or "")) for answer, gold in zip(answers, golds, strict=True)]
+        gold_forms = {gold: bare_gold(gold) for gold in {*golds}}  # the answers of a group have one
+        forms = [(gold_forms[gold], self._form(answer)) for answer, gold in zip(answers, golds, strict=True)]
         pairs = [settle_units(*form) or form for form in forms]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
         verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
         unknown = [pair for pair in known if pair not in verdicts]
-        verdicts.update(zip(unknown, self._ask(unknown), strict=True))
+        for start in range(0, len(unknown), _MOST_AT_ONCE):
+            some = unknown[start : start + _MOST_AT_ONCE]
+            verdicts.update(zip(some, self._ask(some), strict=True))
         return [verdicts[pair] for pair in pairs]
 
     def decide(self, answer: str, gold: str) -> Verdict | None:
         """The verdict of `judge_answers`, where it takes no computer algebra."""
-        form = bare_gold(gold), bare_answer(answer)
+        form = bare_gold(gold), self._form(answer)
         return self._judge_plainly(*(settle_units(*form) or form))
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
         with self._lock:
             self._stop()
+
+    def _form(self, answer: str | None) -> str:
+        # The form may be shorter than the text, but not by much; of more its making would take the trainer's time.
+        return bare_answer(answer) if answer and len(answer) <= 2 * self.config.max_length else ""
 
     def _judge_plainly(self, gold: str, answer: str) -> Verdict | None:
         if not 0 < len(gold) <= self.config.max_length or is_prose(gold):
@@ -162,8 +171,6 @@ class Verifier(AbstractContextManager["Verifier"]):
         return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        if not pairs:
-            return []
         first, seconds = self.config.first_deadline(len(pairs)), self.config.batch_deadline(len(pairs))
         wait = seconds + 60  # for the start, and for an overloaded machine
         with self._lock:

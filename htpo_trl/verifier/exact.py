@@ -1,15 +1,16 @@
 """The comparisons that need no computer algebra: by the kind of the answers, and by exact arithmetic."""
 
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 
+from .intervals import are_near, pieces_of
 from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
-from .reading import INFINITY, Answer, Kind, is_constant, letter_of, read, read_gold
+from .reading import Answer, Kind, is_constant, letter_of, read, read_gold
 from .values import UndecidedError, Value, spend, start_work
 
 
+_INTEGER = re.compile(r"-?[1-9]\d*", re.ASCII)
 _FRACTION = re.compile(r"\A(-?)\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}\Z", re.ASCII)
 _NUMBER = re.compile(
     r"-?(?:(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.(\d{1,12}))?|\d{1,12}/(?!0+\Z)\d{1,12})", re.ASCII
@@ -22,6 +23,8 @@ def compare_plainly(gold: str, answer: str) -> bool | None:
     """Whether a bare answer is the gold; `None` where it takes algebra to tell."""
     if gold == answer and any(map(str.isalnum, gold)):
         return True
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        return False
     a, b = _number(gold), _number(answer)
     if a is not None and b is not None:
         return numbers_agree(a[0], b[0], a[1], b[1])
@@ -87,10 +90,10 @@ def _choice(answer: Answer) -> tuple[str | None, Answer | None]:
 def _same_words(gold: Answer, answer: Answer) -> bool | None:
     word, other = (gold, answer) if _name(gold) == "word" else (answer, gold)
     if isinstance(other, Kind):
+        if other.name == "list":
+            return _same_sets(gold, answer)
         # What has no solution may be the empty set.
-        return (
-            word[-1] == other.marks if other.name == "word" else None if other.name in ("set", "equation") else False
-        )
+        return gold == answer if other.name == "word" else None if other.name in ("set", "equation") else False
     return None if other.letters and len(word.marks[0]) < 5 else False  # type: ignore[union-attr] # `mgh` may be a product
 
 
@@ -137,8 +140,9 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
         is_same = same(r1, r2)
         if is_same_name and is_same is not None:
             return is_same
-        if is_same is False and is_constant(r1) and is_constant(r2):
-            return False
+        if is_same is False and isinstance(r1, Value) and isinstance(r2, Value) and r1.letters == r2.letters:
+            # Unless one may be solved for the other's name.
+            return None if (l1.letters ^ l2.letters) & r1.letters else False
     if is_constant(l2) and is_constant(r2) and not is_constant(l1) and same(r1, r2) is False:
         return False
     sides = (l1, r1, l2, r2)
@@ -190,44 +194,16 @@ def _same_inequalities(gold: Answer, answer: Answer) -> bool | None:
 
 
 def _same_unions(gold: Answer, answer: Answer) -> bool | None:
+    """Unions of intervals and finite sets, as sets of real numbers."""
     if isinstance(gold, Value) or isinstance(answer, Value):
         return False
     try:
-        (low, high), (other_low, other_high) = _hull(gold), _hull(answer)
+        pieces, others = pieces_of(gold), pieces_of(answer)
     except UndecidedError:
         return None
-    if same(low, other_low) is False or same(high, other_high) is False:
+    if not are_near(pieces, others):
         return False
-    if _name(gold) == _name(answer):
-        return True if _same_sets(gold, answer) else None
-    return None
-
-
-def _hull(answer: Answer) -> tuple[Value, Value]:
-    """The least and the greatest number of a union of intervals and sets."""
-    ends = [*_ends(answer)]
-    if not ends or len(ends) > MAX_PAIRS:
-        raise UndecidedError
-    return min(ends, key=_place), max(ends, key=_place)
-
-
-def _ends(answer: Answer) -> Iterator[Value]:
-    if isinstance(answer, Value):
-        yield answer
-    elif answer.name in ("union", "tuple", "set", "list"):
-        for part in answer.parts:
-            yield from _ends(part)
-    else:
-        raise UndecidedError
-
-
-def _place(value: Value) -> float:
-    sign = -1 if any(c < 0 for c in value.numerator.values()) else 1
-    if value.letters == {INFINITY}:
-        return sign * math.inf
-    if value.letters:
-        raise UndecidedError
-    return measure(value)[0].real
+    return True if gold.name == answer.name and _same_sets(gold, answer) else None
 
 
 def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
@@ -251,11 +227,16 @@ def _same_matrices(gold: Answer, answer: Answer) -> bool | None:
     if isinstance(gold, Value) or isinstance(answer, Value):
         return False
     if gold.name != answer.name:
-        return None
+        return False if _same_sets(_entries(gold), _entries(answer)) is False else None
     rows, others = gold.parts, answer.parts
     if [len(row.parts) for row in rows] != [len(row.parts) for row in others]:
         return False
     return _all(same(x, y) for a, b in zip(rows, others, strict=True) for x, y in zip(a.parts, b.parts, strict=True))
+
+
+def _entries(answer: Kind) -> Kind:
+    parts = (part for row in answer.parts for part in row.parts) if answer.name == "matrix" else answer.parts
+    return Kind("list", tuple(parts))
 
 
 def _same_sets(gold: Answer, answer: Answer) -> bool | None:
@@ -264,6 +245,8 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
     a, b = (x.parts if isinstance(x, Kind) and x.name in names else (x,) for x in (gold, answer))
     if len(a) * len(b) > MAX_PAIRS:
         return None
+    if len(a) != len(b) and 1 in (len(a), len(b)) and _letters(a) == _letters(b) != "":
+        return True  # A, C and AC
     table = [[same(x, y) for y in b] for x in a]
     for row in (*table, *zip(*table, strict=True)):
         if not any(verdict is not False for verdict in row):
@@ -272,6 +255,19 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
         return a == b
     is_same = len(a) == len(b) and all(sum(v is True for v in row) == 1 for row in (*table, *zip(*table, strict=True)))
     return True if is_same else None
+
+
+def _letters(answers: tuple[Answer, ...]) -> str:
+    """Choices, as one word; empty where there is something else."""
+    names = [x.marks[0].upper() if isinstance(x, Kind) and x.name == "word" else _product(x) for x in answers]
+    letters = sorted("".join(names))
+    return (
+        "".join(letters) if all(names) and set(letters) <= {*"ABCDEFGHIJ"} and len({*letters}) == len(letters) else ""
+    )
+
+
+def _product(answer: Answer) -> str:
+    return "".join(sorted(answer.letters)) if isinstance(answer, Value) and is_name(answer) else ""
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

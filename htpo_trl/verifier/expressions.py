@@ -19,18 +19,12 @@ _NAMES = {
 }
 del _NAMES["factorial"]
 _SHAPES = {
-    **{r"\angle": "angle", r"\measuredangle": "angle", "∠": "angle", r"\triangle": "triangle", "△": "triangle"},
-    **{
-        r"\overline": "line",
-        r"\widehat": "line",
-        r"\square": "polygon",
-        r"\overarc": "line",
-        r"\overrightarrow": "ray",
-    },
+    **{r"\angle": "angle", r"\measuredangle": "angle", r"\triangle": "triangle", r"\square": "polygon"},
+    **{r"\overline": "line", r"\widehat": "line", r"\overarc": "line", r"\overrightarrow": "ray", r"\vec": "ray"},
 }
-_ACCENTS = frozenset((r"\dot", r"\ddot", r"\vec", r"\hat", r"\bar", r"\tilde"))
+_ACCENTS = frozenset((r"\dot", r"\ddot", r"\hat", r"\bar", r"\tilde"))
 _NO_FACTOR = frozenset(
-    ("+", "-", "*", "/", ")", "]", "}", r"\}", ",", "^", "_", "!", "%", "'", r"\circ", "=", "&", r"\rfloor", r"\rceil")
+    (*"+-*/)],}^_!%'=&", r"\}", r"\circ", r"\rfloor", r"\rceil", r"\choose")  # and so the end of a product
 )
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
@@ -75,6 +69,9 @@ class Expression:
         total = self._signed(self._product)
         while self._next() in ("+", "-"):
             total = total + self._signed(self._product)
+        if self._next() == r"\choose":
+            self._take()
+            total = binomial(total, self._sum())
         self.depth += 1
         return total
 
@@ -136,9 +133,7 @@ class Expression:
         if is_power and token in ("+", "-"):
             return self._signed(lambda: self._argument(is_power=True))
         if token.isdigit() and len(token) > 1:
-            if is_power:
-                raise UndecidedError  # 10^12 is 10^1 2 in LaTeX
-            self.rest[-1:] = [token[1:], token[0]]
+            raise UndecidedError  # 10^12 is 10^1 2 in LaTeX
         return self._atom(is_single=True)
 
     def _group(self) -> Value:
@@ -257,7 +252,9 @@ class Expression:
                 points += token if token.isalpha() else [token]
         if not points or len(points) > 12 or not all(point[0].isalpha() for point in points):
             raise UndecidedError
-        return letter(f"{name} {label(name, points)}")
+        if name == "line" and len(points) == 2:
+            return letter(points[0]) * letter(points[1])  # AB
+        return letter(points[0] if name == "ray" and len(points) == 1 else f"{name} {label(name, points)}")
 
     def _function(self, name: str) -> Value:
         power, base = None, None
@@ -282,7 +279,7 @@ class Expression:
             if self._next() == "/":
                 raise UndecidedError
         if self.has_degrees:
-            raise UndecidedError
+            value = value * PI * number(Fraction(1, 180))
         self.has_degrees = had_degrees
         if power is not None and power.rational == -1:
             name, power = f"arc{name}", None

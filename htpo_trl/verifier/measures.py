@@ -46,7 +46,7 @@ class Point:
 
 REAL = Point(lambda name: complex(random.Random(name).uniform(0.2, 0.8)))
 # For what is meant for integers: n - floor(n/2) is ceil(n/2). What differs here, differs in general.
-WHOLE = Point(lambda name: complex(random.Random(name).randint(7, 40)))
+WHOLE = tuple(Point(lambda name, i=i: complex(random.Random(f"{name} {i}").randint(7, 40))) for i in range(2))  # type: ignore[misc]
 
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
@@ -147,12 +147,13 @@ def equal(a: Value, b: Value) -> bool | None:
             return None  # 25% and 25
         return numbers_agree(p, q, a.unit, b.unit)
     differ = None
-    for point in (REAL, WHOLE):
+    for point in (REAL, *WHOLE):
         try:
             differ = _differ(a, b, point)
-            break
         except UndecidedError:
             continue  # there is no number; the form may decide
+        if differ is not None or not (a.letters or b.letters):
+            break
     if differ and ((q is not None and _coefficient(a) == q) or (p is not None and _coefficient(b) == p)):
         return None  # a letter may be a unit: 5m
     if differ is not None:

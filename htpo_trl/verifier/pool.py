@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
-from .worker import OUT_OF_MEMORY, OUTCOMES, serve
+from .worker import OUT_OF_MEMORY, OUTCOMES, SPENT, serve
 
 
 #: A worker is replaced after so many answers: caches grow, and a new one takes milliseconds.
@@ -29,6 +29,7 @@ class Worker:
     def __init__(self, pool: "Pool"):
         self.pipe, far_end = Pipe()
         self.answers = 0
+        self.is_spent = False
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
@@ -50,8 +51,9 @@ class Worker:
     def reply(self) -> str:
         """An outcome; `died` where the process ended of itself or was killed from outside, and is to be replaced."""
         try:
-            (index,) = os.read(self.pipe.fileno(), len(OUTCOMES) + 1)
-            return OUTCOMES[index]
+            (index,) = os.read(self.pipe.fileno(), 2)
+            self.is_spent = index >= SPENT or self.answers >= _MOST_ANSWERS
+            return OUTCOMES[index % SPENT]
         except (ValueError, IndexError, ConnectionResetError):
             return "crashed" if self.end() == OUT_OF_MEMORY else "died"
 
@@ -120,7 +122,7 @@ class Pool:
                 else:
                     continue
                 del busy[worker]
-                if worker.pipe.closed or worker.answers >= _MOST_ANSWERS:
+                if worker.pipe.closed or worker.is_spent:
                     self._replace(worker)
         return outcomes
 

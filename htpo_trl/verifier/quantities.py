@@ -1,5 +1,7 @@
 """Numbers, units and currencies as people write them. Linear in the text."""
 
+# ruff: noqa: SIM905 - lists of words
+
 import re
 from fractions import Fraction
 
@@ -11,10 +13,10 @@ _GROUPS = re.compile(
     r"|(?P<commas>(?<![\d.])\d+(?:,\d+)+)|(?P<underscores>(?<![\d.}])\d{1,3}(?:_\d{3})+(?!\d))"
 )
 _COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
-_LIST = re.compile(r",(?!\d{3})|(?<!\d),")
+_LIST = re.compile(r",(?!\d{3}(?!\d)| )|(?<!\d),")
 _SCIENTIFIC = re.compile(r"(?<![^,(\[{])([-+]?\d{1,20}(?:\.\d{0,20})?)\s?[eE]\s?([-+]?\d{1,3})(?![^,)\]}])", re.ASCII)
 _MIXED = re.compile(
-    r"(?<![\w.}^)\\])(?<!\\[a-zA-Z] )(\d{1,12})(?: ?\\frac\{(\d{1,12})\}\{(\d{1,12})\}| (\d{1,12})/(\d{1,12}))(?![\w/.^])"
+    r"(?<![\w.}^)\\])(\d{1,12})(?: ?\\frac\{(\d{1,12})\}\{(\d{1,12})\}| (\d{1,12})/(\d{1,12}))(?![\w/.^])"
 )
 _OVERLINED = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|overbar)\{(\d{1,20})\}(?!\d)")
 _DOTTED = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\dot\{(\d)\}(?:(\d{0,20})\\dot\{(\d)\})?(?!\d)")
@@ -24,7 +26,9 @@ _ORDINAL = re.compile(
     r"(?<=\d)\s?(?:\^\{(?:\\text\{)?(?:st|nd|rd|th)\}{1,2}|\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))"
 )
 _POINTS = re.compile(r"(?<![\w.}])(\.\d)|(?<=\d)\.(?![\d.])")
-_SHORT = re.compile(r"\A(-?)(\d{1,15})(?:\.(\d{1,15}))? ?(thousand|million|billion|trillion)\Z", re.IGNORECASE)
+_SHORT = re.compile(
+    r"\A(-?)(\d{1,15})(?:\.(\d{1,15}))? ?(?:\\text\{)?(thousand|million|billion|trillion)\}?\Z", re.IGNORECASE
+)
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -140,7 +144,8 @@ _CURRENCY = re.compile(
     re.IGNORECASE,
 )
 _PIECE = re.compile(
-    r"\\text\{([^{}]*)\}|\\mu ?(?=m)|\^\{(-?\d)\}|\^(\d)|([A-Za-z]+)|(/)|\\cdot|\\frac|\s+|(€|£|¥|₹|\\?\$)|\.(?=\s|\Z)|-"
+    r"\\text\{([^{}]*)\}|\\mu ?(?=m)|\^\{(-?\d)\}|\^(\d)|([A-Za-z]+)|(/)"
+    r"|\\cdot|\\frac|\s+|(€|£|¥|₹|\\?\$)|\.(?=\s|\Z)|-"
 )
 _PLAIN = re.compile(r"-?(?:\d[\d.,]*|\\frac\{\d+\}\{\d+\}|\d+/\d+)\s*")
 #: Words after a number that are no unit of it.
@@ -159,19 +164,19 @@ _LETTER_UNIT = re.compile(r"(-?(?:\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})) ?([msghLN
 
 def unit_last(text: str) -> str:
     r"""The text with its unit or currency as `\text{unit}` at the very end; without a noun of what is counted."""
-    if "$" in text or not text.isascii() or text[:3].isalpha() or text[:2] in ("Rs", "rs"):
-        if found := _CURRENCY.match(text):
-            unit = _SIGNS.get(found[2], "") or _UNITS.get((found[3] or "").lower().rstrip("."), "")
-            rest = found[1].strip("+") + found[4] + text[found.end() :]
-            if "\\$" not in rest and "," not in rest:
-                return unit_last(rest) if _ends_in_unit(rest) else rf"{rest}\text{{{unit}}}"
-            text = rest.replace(r"\$", "")
+    if found := _CURRENCY.match(text):
+        currency = _SIGNS.get(found[2], "") or _UNITS.get((found[3] or "").lower().rstrip("."), "")
+        rest = found[1].strip("+") + found[4] + text[found.end() :]
+        if "\\$" not in rest and "," not in rest:
+            inner = unit_last(rest)
+            return inner if inner != rest else rf"{rest}\text{{{currency}}}"
+        text = rest.replace(r"\$", "")
     if not _ends_in_unit(text):
         return text
     if "," in text:
         text = _IN_LIST.sub(lambda unit: "" if unit[1].strip() in _UNITS else unit[0], text)
     start = max(0, len(text) - _TAIL)
-    pieces = []  # of an unbroken run of pieces that ends with the text
+    pieces: list[re.Match[str]] = []  # of an unbroken run of pieces that ends with the text
     for piece in _PIECE.finditer(text, start):
         if pieces and piece.start() != pieces[-1].end():
             pieces = []
@@ -202,10 +207,8 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
         or value.endswith(("\\cdot", "\\", "\\le", "\\ge"))
     ):
         return None
-    if (
-        first[4]
-        and text[first.start() - 1].isalpha()
-        or not (first[1] or first[4] or first[6] or first[0].startswith("\\mu"))
+    if (first[4] and text[first.start() - 1].isalpha()) or not (
+        first[1] or first[4] or first[6] or first[0].startswith("\\mu")
     ):
         return None
     written = "".join(_written(piece) for piece in pieces).split()
@@ -230,7 +233,7 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
         names
         and is_known
         and names[0][0] not in "/^"
-        and (in_text or len(written[0]) > 1 or is_plain and len(names) > 2)
+        and (in_text or len(written[0]) > 1 or (is_plain and len(names) > 2))
     ):
         known = "".join(names)
         return "" if known.rstrip("0123456789^") in ("unit", "deg") else known
@@ -259,7 +262,14 @@ def settle_units(gold: str, answer: str) -> tuple[str, str] | None:
     if not (gold[-1:].isalpha() or gold[-1:] == "}" or answer[-1:].isalpha() or answer[-1:] == "}"):
         return gold, answer
     (a, unit), (b, other) = _split(gold), _split(answer)
-    if unit is None and other is None:
+    if (
+        other is None
+        and (letter := _LETTER_UNIT.fullmatch(answer))
+        and _PLAIN.fullmatch(a)
+        and unit in (None, letter[2])
+    ):
+        b = letter[1]  # 5m for 5, or for 5 meters; but a gold of 5m is five times m
+    if unit is None and other is None and b == answer:
         return gold, answer
     return None if unit is not None and other is not None and unit != other else (a, b)
 

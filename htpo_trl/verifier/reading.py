@@ -15,38 +15,28 @@ from .values import E, UndecidedError, Value, letter, number, start_work
 
 MAX_LENGTH, MAX_DEPTH = 1000, 20
 _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\\[A-Za-z]+|[^\W\d_]+|\\.|\S", re.DOTALL)
-_DROPPED = {
-    *(r"\left", r"\right", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\limits"),
-    *(r"\,", r"\;", r"\:", r"\!", r"\ ", "~", r"\quad", r"\qquad", r"\displaystyle", "$", r"\$"),
-}
 _SAME = {
-    **{r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\tbinom": r"\binom"},
-    **{r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge", "≤": r"\le", "≥": r"\ge"},
-    **{r"\lt": "<", r"\gt": ">", r"\varnothing": r"\emptyset", r"\%": "%", r"\cdot": "*", r"\times": "*", "·": "*"},
-    **{r"\langle": "(", r"\rangle": ")", r"\lbrack": "[", r"\rbrack": "]", r"\lbrace": r"\{", r"\rbrace": r"\}"},
-    **{r"\div": "/", "×": "*", "÷": "/", "−": "-", "±": r"\pm", "∞": r"\infty", "π": r"\pi", r"\lvert": "|"},
     **{
+        r"\cdot": "*",
+        r"\%": "%",
         r"\vert": "|",
+        r"\lvert": "|",
         r"\rvert": "|",
         r"\prime": "'",
-        r"\degree": r"\circ",
-        "°": r"\circ",
-        r"\approxeq": r"\approx",
-        ";": ",",
+        r"\lt": "<",
+        r"\gt": ">",
     },
 }
 _OPENING = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\begin"))
 _CLOSING = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end"))
 RELATIONS = ("=", "<", ">", r"\le", r"\ge", r"\in", r"\approx")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|textit|mathbf|mathit|operatorname|boldsymbol)\s*\{([^{}]*)\}")
-_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s?m\b\.?)?", re.ASCII | re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:\\?([ap])\.?\s?m\b\.?)?", re.ASCII | re.IGNORECASE)
 _BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\(?(\w+)\)?\}|(\d+))", re.ASCII)
 _NUMBER_OF = {
     **{"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9},
     **{"ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16},
 }
-_SCIENTIFIC = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+", re.ASCII)
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 INFINITY = r"\infty"
 _SIGNS = (r"\pm", r"\mp")
 _WITHIN_WORDS = ("-", "'", ".")
@@ -79,10 +69,10 @@ read_gold = lru_cache(maxsize=4096)(read)
 def _read(text: str) -> tuple[Answer, ...]:
     if len(text) > MAX_LENGTH:
         raise UndecidedError
-    if (clock := _CLOCK.fullmatch(bare := _TEXT.sub(r" \1 ", text).strip())) and (clock[2] or clock[4]):
+    if (clock := _CLOCK.fullmatch(bare := _TEXT.sub(r" \1 ", text).replace("{:}", ":").strip())) and (
+        clock[2] or clock[4]
+    ):
         return (_time(clock),)
-    if _SCIENTIFIC.fullmatch(bare):
-        raise UndecidedError
     start_work()
     tokens = _tokens(bare)
     readings = []
@@ -102,13 +92,20 @@ def _time(clock: re.Match[str]) -> Kind:
 
 
 def _tokens(text: str) -> list[str]:
-    text = re.sub(r",\s?\\!\s?|\{,\}", "", text).replace("<=", r"\le ").replace(">=", r"\ge ").rstrip(". ")
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    tokens = [_SAME.get(token, token) for token in _TOKEN.findall(text) if token not in _DROPPED]
+    tokens = [_SAME.get(token, token) for token in _TOKEN.findall(text.replace("{}", "").rstrip(". "))]
     if not all(map(str.isascii, tokens)) and not all(map(str.isalpha, tokens)):
         raise UndecidedError
-    return tokens
+    return _with_round_brackets(tokens) if tokens[:1] == ["]"] or tokens[-1:] == ["["] else tokens
+
+
+def _with_round_brackets(tokens: list[str]) -> list[str]:
+    """`(1,2)` for `]1,2[`, as open intervals are written in French."""
+    ends = [i for i, token in enumerate(tokens) if token == r"\cup"]
+    first, last = {0, *(i + 1 for i in ends)}, {len(tokens) - 1, *(i - 1 for i in ends)}
+    return [
+        "(" if i in first and token == "]" else ")" if i in last and token == "[" else token
+        for i, token in enumerate(tokens)
+    ]
 
 
 def _split(tokens: list[str], separators: Container[str]) -> tuple[list[list[str]], list[str]]:

@@ -15,6 +15,8 @@ from .algebra import compare
 
 #: What a worker replies, by the index as one byte.
 OUTCOMES = ("correct", "wrong", "unparsable_answer", "unparsable_gold", "crashed")
+#: Added to that byte by a worker which is to be replaced.
+SPENT = 128
 #: Exit status of a worker whose answer took too much memory.
 OUT_OF_MEMORY = 3
 
@@ -27,6 +29,7 @@ _SWALLOWING = (
 )
 
 _memory_limit = math.inf  # bytes of peak memory at which this worker is given up
+_most_resident = math.inf  # bytes that it may keep from one answer to the next
 
 
 def serve(pipe: Connection, memory_limit: int, deadline: float) -> None:
@@ -37,13 +40,16 @@ def serve(pipe: Connection, memory_limit: int, deadline: float) -> None:
             gold, answer = json.loads(pipe.recv_bytes())
         except EOFError:
             return
+        index = OUTCOMES.index(compare_within_limits(gold, answer, deadline))
+        # What earlier answers have left in caches must not be missing to the next one.
+        spent = SPENT if _resident() > _most_resident else 0
         # One byte cannot come in part, and the pool's process parses nothing that a worker says.
-        os.write(pipe.fileno(), bytes([OUTCOMES.index(compare_within_limits(gold, answer, deadline))]))
+        os.write(pipe.fileno(), bytes([index + spent]))
 
 
 def limit(mebibytes: int) -> None:
     """Limits this process for good: its memory beyond what it starts with (on Linux), no core dumps, no files."""
-    global _memory_limit
+    global _memory_limit, _most_resident
     tell_shortage()
     for which in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):  # root can start processes
         resource.setrlimit(which, (0, 0))
@@ -51,11 +57,11 @@ def limit(mebibytes: int) -> None:
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # with the pool's process, however that ends
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        with open("/proc/self/statm") as statm:
-            virtual = int(statm.read().split()[0]) * resource.getpagesize()
         size = mebibytes * 2**20
+        virtual = _pages(0) * resource.getpagesize()
         _set_limit(resource.RLIMIT_AS, virtual + size, for_good=True)
         _memory_limit = _peak_memory() + 0.8 * size
+        _most_resident = _resident() + 0.2 * size
 
 
 def leave_network() -> None:
@@ -96,6 +102,15 @@ def _set_limit(which: int, value: int, for_good: bool = False) -> None:
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, value if for_good else hard))
+
+
+def _resident() -> int:
+    return _pages(1) * resource.getpagesize() if sys.platform == "linux" else 0
+
+
+def _pages(field: int) -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[field])
 
 
 def _peak_memory() -> int:

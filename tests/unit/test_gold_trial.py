@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def no_server(monkeypatch):
     """No process may start: what is tried here is decided without one."""
-    monkeypatch.setattr(Verifier, "_start", lambda self: pytest.fail("a process was started"))
+    monkeypatch.setattr("htpo_trl.verifier.client.ServerProcess", lambda *_: pytest.fail("a process was started"))
 
 
 def tried(tmp_path, *golds, suffix=".jsonl", **options):

@@ -12,11 +12,14 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htpo_trl.data import load
+from htpo_trl.data import blocks, columns, load
 from htpo_trl.data.benchmarks import as_answer, as_text
 from htpo_trl.data.blocks import IrregularError, tables_of
 from htpo_trl.data.files import rows_of
 from htpo_trl.data.prompts import PromptArguments
+from htpo_trl.utils import UsageError
+
+from ..hub_files import write_jsonl
 
 
 PROBLEMS = (
@@ -93,7 +96,14 @@ def expected(path, prompts):
     return [{"prompt": prompts.prompt(p), "solution": s, "problem": p} for p, s in kept]
 
 
-def check(path, **options):
+def check(path, size, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", size)
+        patch.setattr(columns, "IN_MEMORY", size)
+        check_once(path, **options)
+
+
+def check_once(path, **options):
     prompts = PromptArguments(**options)
     want = expected(path, prompts)
     try:
@@ -126,6 +136,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("loading")
 
 
+SIZES = st.sampled_from((7, 50, 1 << 20))
 OPTIONS = st.sampled_from(
     ({}, {"chat": False}, {"system_prompt": "Be {problem}."}, {"template": "{problem} or {problem}", "chat": False})
 )
@@ -133,6 +144,7 @@ OPTIONS = st.sampled_from(
 
 @settings(max_examples=120, deadline=None)
 @given(
+    SIZES,
     rows(),
     OPTIONS,
     st.booleans(),
@@ -159,13 +171,13 @@ OPTIONS = st.sampled_from(
         ),
     ),
 )
-def test_lines_of_json(folder, rows, options, is_ascii, end, has_mark, is_ended, odd):
+def test_lines_of_json(folder, size, rows, options, is_ascii, end, has_mark, is_ended, odd):
     lines = [json.dumps(row, ensure_ascii=is_ascii) for row in rows]
     lines += [odd] * (odd is not None)
     text = "\ufeff" * has_mark + end.join(lines) + end * is_ended
     path = folder / "rows.jsonl"
     path.write_bytes(text.encode(errors="surrogatepass"))
-    check(path, **options)
+    check(path, size, **options)
 
 
 FIELDS = st.sampled_from((*PROBLEMS, *GOLDS, '""', '"a"', "a\r\nb", 'x"y', "\r"))
@@ -175,18 +187,25 @@ RAW = st.lists(st.sampled_from(('"', ",", "\n", "\r\n", "a", "b", " ", '""', "P,
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(FIELDS, FIELDS), max_size=5), RAW, st.booleans(), st.sampled_from(("\n", "\r\n")), OPTIONS)
-def test_csv(folder, rows, raw, has_mark, end, options):
+@given(
+    SIZES,
+    st.lists(st.tuples(FIELDS, FIELDS), max_size=5),
+    RAW,
+    st.booleans(),
+    st.sampled_from(("\n", "\r\n")),
+    OPTIONS,
+)
+def test_csv(folder, size, rows, raw, has_mark, end, options):
     text = io.StringIO()
     csv.writer(text, lineterminator=end).writerows([("problem", "solution"), *rows])
     path = folder / "rows.csv"
     path.write_bytes(("\ufeff" * has_mark + text.getvalue() + raw).encode())
-    check(path, **options)
+    check(path, size, **options)
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows(), OPTIONS, st.sampled_from((None, pa.large_string(), pa.dictionary(pa.int32(), pa.string()))))
-def test_parquet(folder, rows, options, kind):
+@given(SIZES, rows(), OPTIONS, st.sampled_from((None, pa.large_string(), pa.dictionary(pa.int32(), pa.string()))))
+def test_parquet(folder, size, rows, options, kind):
     path = folder / "rows.parquet"
     try:
         table = pa.Table.from_pylist(rows)
@@ -195,7 +214,7 @@ def test_parquet(folder, rows, options, kind):
         pa.parquet.write_table(table, path)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         return  # no such file can be
-    check(path, **options)
+    check(path, size, **options)
 
 
 def fast(path, columns=("problem", "solution")):
@@ -223,3 +242,11 @@ def test_lines_that_are_not_for_the_fast_way(tmp_path, line):
     path.write_text(f'{{"a": 1}}\n{line}\n')
     with pytest.raises(IrregularError):
         fast(path, None)
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", *({"problem": f"P{i} " + "x" * 99, "solution": "1"} for i in range(500)))
+    monkeypatch.setattr(columns, "IN_MEMORY", 0)
+    monkeypatch.setattr(columns.tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    with pytest.raises(UsageError, match=r"could not be written: No space left .* set TMPDIR to where there is more"):
+        load(path)

@@ -15,7 +15,10 @@ def file(tmp_path):
     """A finished result file."""
     path = tmp_path / "sums.jsonl"
     path.with_suffix(".json").write_text(json.dumps({"settings": SETTINGS}))
-    rows = [{"problem": p, "sample": s, "completion": "é" * 9, "tokens": 9, "verdict": "wrong"} for p, s in KEYS]
+    rows = [
+        {"problem": p, "sample": s, "completion": "é" * 9, "tokens": 9, "truncated": False, "verdict": "wrong"}
+        for p, s in KEYS
+    ]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
 
@@ -30,7 +33,7 @@ def test_rows_are_read_without_their_completions(file):
     results = read(file)
     assert results.settings == SETTINGS
     assert [(p, row["sample"]) for p, rows in results.problems.items() for row in rows] == KEYS
-    assert set(results.problems["b"][1]) == {"problem", "sample", "tokens", "verdict"}
+    assert set(results.problems["b"][1]) == {"problem", "sample", "tokens", "truncated", "verdict"}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,10 @@ def test_rows_are_read_without_their_completions(file):
         ('{"problem": "b", "sam', r"sums\.jsonl, line 3: broken JSON"),
         ('["b"]', r"sums\.jsonl, line 3: expected an object"),
         ('{"problem": "b"}', r"sums\.jsonl, line 3: no 'verdict', only problem"),
-        ('{"problem": "a", "sample": 1, "verdict": "wrong"}', r"line 3: sample 1 of problem a is there twice"),
+        (
+            '{"problem": "a", "sample": 1, "verdict": "wrong", "tokens": 9, "truncated": false}',
+            "line 3: sample 1 of problem a is there twice",
+        ),
     ],
 )
 def test_a_broken_line_is_named(file, line, message):

@@ -151,6 +151,18 @@ def test_numbers_beyond_any_float(capsys, option):
     assert option in said
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *((option, "x" * 5000) for option in ("model_name_or_path", "dataset_name", "output_dir")),
+        *((option, f"./{'y' * 300}.py:f") for option in ("reward_funcs", "objective", "resume_from_checkpoint")),
+    ],
+)
+def test_names_that_no_file_can_have(capsys, option, name):
+    said = refused(capsys, "train", "--dry_run", "--config", "smollm2-135m-cpu", f"--{option}", name)
+    assert option in said or "dataset" in option
+
+
 def test_a_long_line_keeps_its_ends(capsys):
     with pytest.raises(SystemExit), arguments.mendable("htpo train"):
         raise arguments.UsageError(f"begin {'x' * 100_000} end")

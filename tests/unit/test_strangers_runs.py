@@ -330,7 +330,7 @@ def test_maj_of_many_samples_is_quick(tmp_path):
     n = 1024
     (tmp_path / "b.json").write_text(json.dumps(settings_of(n_problems=4, sampling={"num_samples": n})))
     rows = [
-        {"problem": str(p), "sample": i, "verdict": "correct" if i < 50 + p else "wrong", "answer": str(i)}
+        ROW | {"problem": str(p), "sample": i, "verdict": "correct" if i < 50 + p else "wrong", "answer": str(i)}
         for p in range(4)
         for i in range(n)
     ]

@@ -85,9 +85,7 @@ def test_a_terminal_gets_colours_and_movements_alone(tmp_path):
         stream.flush()
     allowed, rest, _ = (tmp_path / "shown").read_bytes().decode().split("\n")
     assert allowed == "\x1b[1;31mred\x1b[0m\x1b[2K\r\x1b[1A\x1b[?25l\t"
-    assert rest == (
-        r"\x1b]0;title\x07\x1b]52;c;eA==\x07\x1b[6n\x1b[c\x9b31m\x1bP\x1b[21t\x1b[?1049h\x7f\u202e"
-    )
+    assert rest == (r"\x1b]0;title\x07\x1b]52;c;eA==\x07\x1b[6n\x1b[c\x9b31m\x1bP\x1b[21t\x1b[?1049h\x7f\u202e")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from htpo_trl.data.countdown import countdown_reward
-from htpo_trl.rewards import dapo_math_reward, last_number_reward
+from htpo_trl.rewards import dapo_math_reward, last_number_reward, math_reward
 from htpo_trl.verifier.exact import compare_plainly
 from htpo_trl.verifier.extraction import extract_answer
 from htpo_trl.verifier.forms import bare_answer, bare_gold, is_prose
@@ -95,9 +95,16 @@ def test_work_grows_with_the_text_not_with_its_square(work):
             assert long < 24 * short, piece
 
 
-def test_a_gold_is_normalised_once_for_its_group():
+@pytest.mark.parametrize("reward", [dapo_math_reward, math_reward, last_number_reward])
+def test_a_gold_is_read_once_for_its_group(reward):
     """Of a column of worked solutions: a batch costs as much as its different golds, not as its rows."""
     gold = "a b " * SHORT * 8
-    one = min(seconds(lambda text: dapo_math_reward(["Answer: 5"], [text]), gold) for _ in range(3))
-    many = min(seconds(lambda text: dapo_math_reward(["Answer: 5"] * 64, [text] * 64), gold) for _ in range(3))
+    one = min(seconds(lambda text: reward(["Answer: 5"], [text]), gold) for _ in range(3))
+    many = min(seconds(lambda text: reward(["Answer: 5"] * 64, [text] * 64), gold) for _ in range(3))
     assert many < 8 * one + 0.01
+
+
+def test_an_answer_that_is_far_too_long_costs_no_more_than_its_search():
+    """A model may fill its whole length with a box, in every row."""
+    seconds_per_row = seconds(lambda text: math_reward([text], ["5"]), "\\boxed{" + "x+5 " * 25_000 + "}")
+    assert seconds_per_row < 0.1

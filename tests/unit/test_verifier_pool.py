@@ -13,7 +13,7 @@ import pytest
 
 from htpo_trl.verifier import pool as pool_module
 from htpo_trl.verifier.pool import Pool
-from htpo_trl.verifier.worker import OUT_OF_MEMORY, OUTCOMES
+from htpo_trl.verifier.worker import OUT_OF_MEMORY, OUTCOMES, SPENT
 
 
 class Exploit:
@@ -48,6 +48,8 @@ def obey(pipe):
             reply = b"\xff"
         elif answer == "flood":
             reply = b"\x00" * 100_000
+        elif answer == "spent":
+            reply = bytes([OUTCOMES.index("correct") + SPENT])
         elif answer == "pickle":
             reply = pickle.dumps(Exploit(gold))
         with suppress(OSError):
@@ -115,6 +117,12 @@ def test_a_worker_is_replaced_after_many_answers(pool, monkeypatch):
     monkeypatch.setattr(pool_module, "_MOST_ANSWERS", 10)
     before = {worker.pid for worker in pool.workers}
     assert pool.run([("1", "1")] * 90, 5.0) == ["correct"] * 90
+    assert not before & {worker.pid for worker in pool.workers}
+
+
+def test_a_worker_that_keeps_memory_is_replaced(pool):
+    before = {worker.pid for worker in pool.workers}
+    assert pool.run([("1", "spent")] * 30, 5.0) == ["correct"] * 30
     assert not before & {worker.pid for worker in pool.workers}
 
 
