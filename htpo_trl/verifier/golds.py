@@ -43,18 +43,8 @@ def gold_text(value: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no gold: the row is of another task."""
-    return (
-        value is None
-        or (isinstance(value, float) and value != value)
-        or (isinstance(value, str) and not value.strip())
-    )
-
-
-def gold_texts(values: Sequence[Any]) -> list[str]:
-    """[`gold_text`] of each; of equal texts, such as those of a group's rows, once."""
-    texts = {text: gold_text(text) for text in {value for value in values if isinstance(value, str)}}
-    return [texts[value] if isinstance(value, str) else gold_text(value) for value in values]
+    """Whether a row has no gold because it is of another task: `None`, or NaN, which some readers make of it."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def is_sentence(gold: str) -> bool:
