@@ -47,6 +47,12 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def gold_texts(values: Sequence[Any]) -> list[str]:
+    """[`gold_text`] of each; of equal texts, such as those of a group's rows, once."""
+    texts = {text: gold_text(text) for text in {value for value in values if isinstance(value, str)}}
+    return [texts[value] if isinstance(value, str) else gold_text(value) for value in values]
+
+
 def is_sentence(gold: str) -> bool:
     """Whether a gold is a text with words before its number or formula, such as `We get 18`: no answer equals that."""
     gold = _WHOLE_TEXT.sub(r"\1", gold)
