@@ -6,6 +6,7 @@ gone with the process.
 
 import logging
 import mmap
+import os
 import tempfile
 from array import array
 from bisect import bisect_left
@@ -34,6 +35,7 @@ _logger = logging.getLogger(__name__)
 
 #: Bytes of a set that are kept in memory.
 IN_MEMORY = 8 << 20
+_MORE_SPACE = "Large data sets go there: set TMPDIR to where there is more."
 # Texts that may not be as they should: other than ASCII, white space but for a single space between words.
 _UNEVEN = r"[^ -~]|  |^ | $|^$"
 # Golds that may mean something else, once the commands of LaTeX are taken out: words, marks, scientific notation.
@@ -195,11 +197,11 @@ class _Sink:
     def __init__(self, schema: pa.Schema):
         self._schema, self._batches, self._size = schema, list[Any](), 0
         self._file: Any = None
+        self._folder = os.environ.get("TMPDIR", "/tmp")
         self._writer: Any = None
         self._digest = ""
 
     def write(self, columns: Sequence[Any]) -> None:
-
         batch = pa.record_batch(columns, schema=self._schema)
         buffers = [buffer for column in columns for buffer in column.buffers() if buffer]
         self._digest = Hasher.hash_bytes([self._digest.encode(), *buffers])
@@ -209,7 +211,7 @@ class _Sink:
         if self._writer is None:
             self._batches.append(batch)
         else:
-            with writing(self._folder, "Free some, or set HF_HOME or TMPDIR to where there is more."):
+            with writing(self._folder, _MORE_SPACE):
                 self._writer.write_batch(batch)
 
     def kept(self, is_kept: Any) -> "_Sink":
@@ -222,21 +224,21 @@ class _Sink:
         return kept
 
     def dataset(self) -> Dataset:
-
         if self._writer is None:
             table = pa.Table.from_batches(self._batches, self._schema)
         else:
-            self._writer.close()
-            self._file.flush()
+            with writing(self._folder, _MORE_SPACE):
+                self._writer.close()
+                self._file.flush()
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             table = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(mapped))).read_all()
         # Its own fingerprint would be made of a copy of all its bytes.
         return Dataset(InMemoryTable(table), fingerprint=self._digest)
 
     def _open(self) -> None:
-        self._folder = tempfile.gettempdir()
-        with writing(self._folder):
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        with writing(self._folder, _MORE_SPACE):
+            self._folder = tempfile.gettempdir()
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
             self._writer = pa.ipc.new_stream(self._file, self._schema)
             for batch in self._batches:
                 self._writer.write_batch(batch)

@@ -28,12 +28,22 @@ def try_golds_of(
     error = None
     if PartialState().is_main_process:
         try:
-            for name, dataset, path in sets:
-                places = partial(golds_of_file, name, prompts, path)
-                if line := try_golds(name, dataset, config, allow_unmatched, places):
-                    print(line, flush=True)
+            try_here(sets, prompts, config, allow_unmatched)
         except UsageError as failure:
             error = str(failure)
     (error,) = broadcast_object_list([error])
     if error:
         raise UsageError(error)
+
+
+def try_here(
+    sets: Iterable[tuple[str, Any, str | Path | None]],
+    prompts: PromptArguments,
+    config: VerifierConfig,
+    allow_unmatched: bool,
+) -> None:
+    """[`try_golds_of`] in this process alone."""
+    for name, dataset, path in sets:
+        places = partial(golds_of_file, name, prompts, path)
+        if line := try_golds(name, dataset, config, allow_unmatched, places):
+            print(line, flush=True)

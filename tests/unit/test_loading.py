@@ -17,6 +17,9 @@ from htpo_trl.data.benchmarks import as_answer, as_text
 from htpo_trl.data.blocks import IrregularError, tables_of
 from htpo_trl.data.files import rows_of
 from htpo_trl.data.prompts import PromptArguments
+from htpo_trl.utils import UsageError
+
+from ..hub_files import write_jsonl
 
 
 PROBLEMS = (
@@ -239,3 +242,11 @@ def test_lines_that_are_not_for_the_fast_way(tmp_path, line):
     path.write_text(f'{{"a": 1}}\n{line}\n')
     with pytest.raises(IrregularError):
         fast(path, None)
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", *({"problem": f"P{i} " + "x" * 99, "solution": "1"} for i in range(500)))
+    monkeypatch.setattr(columns, "IN_MEMORY", 0)
+    monkeypatch.setattr(columns.tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    with pytest.raises(UsageError, match=r"could not be written: No space left .* set TMPDIR to where there is more"):
+        load(path)
