@@ -310,6 +310,10 @@ def hostile(_) -> dict:
             after = verifier.judge_answers(["7+x", "8+x"], ["x+7"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
             batches.append({"seconds": seconds, "verdicts": verdicts, "right after": after, **_memory(os.getpid())})
             print(batches[-1], flush=True)
+        start = time.monotonic()
+        verdicts = Counter(judgement.verdict for judgement in verifier.judge(hanging_answers(256), ["x+7"] * 256))
+        result["256 that hang"] = {"seconds": time.monotonic() - start, "verdicts": verdicts}
+        print(result["256 that hang"], flush=True)
     result["batches"] = batches
     here, there = multiprocessing.Pipe()
     child = multiprocessing.get_context("spawn").Process(target=_trl_in_child, args=(batch, ["x+7"] * 64, there))

@@ -20,10 +20,10 @@ from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..output.writing import check_writable
 from ..utils import UsageError, check_numbers, option
-from ..verifier import VerifierConfig
 from .arguments import Arguments, mendable, parser_of, read, set_environment
 from .gold_trial import try_here
 from .reward_names import reward_functions
+from .verifier_arguments import VerifierArguments
 
 
 #: Class -> its title in the help.
@@ -31,6 +31,7 @@ TITLES = {
     "htpo_trl.scripts.evaluate.EvalArguments": "Evaluation",
     "htpo_trl.evaluation.sampling.Sampling": "Samples",
     "htpo_trl.data.prompts.PromptArguments": "Prompts",
+    "htpo_trl.scripts.verifier_arguments.VerifierArguments": "Math verifier",
 }
 
 
@@ -39,7 +40,7 @@ WHEN_STOPPED = "What was written stays: the same command goes on from there."
 
 
 @dataclass
-class EvalArguments(PromptArguments):
+class EvalArguments(VerifierArguments, PromptArguments):
     """What [`~htpo_trl.evaluation.evaluate`] needs, by name, beside [`~htpo_trl.evaluation.Sampling`]."""
 
     model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
@@ -48,11 +49,6 @@ class EvalArguments(PromptArguments):
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
     judge: str | None = option(
         None, "Reward function, by name, file.py:function or dotted path; 'verifier', for math, by default."
-    )
-    skip_reasoning: bool = option(
-        True,
-        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
-        "answer; one that is not closed holds none. False reads such blocks too.",
     )
     backend: str = option("auto", "'vllm', 'transformers', or 'auto': the first of them that is installed.")
     vllm: bool = option(False, "Whether to generate by vLLM: backend='vllm'.")
@@ -112,7 +108,8 @@ def read_options(argv: Sequence[str]) -> Arguments:
     """Sort out a command line of the script, which may hold flags of `accelerate launch`; set its environment."""
     from accelerate.commands.launch import launch_command_parser
 
-    arguments = read(argv, TITLES, vars(launch_command_parser().parse_args(["script"])))
+    launch_flags = vars(launch_command_parser().parse_args(["script"])).keys() - {"module"}  # which this one is
+    arguments = read(argv, TITLES, launch_flags)
     set_environment(arguments.env)
     return arguments
 
@@ -179,7 +176,7 @@ def try_golds(args: EvalArguments, parts: Parts) -> None:
     """Where the verifier judges, it must accept the golds."""
     if parts.judge is None and parts.benchmarks:
         sets = [(name, parts.benchmarks[label], None) for name, label in result_names(args.benchmarks).items()]
-        try_here(sets, args, VerifierConfig(), args.allow_unmatched_golds)
+        try_here(sets, args, args.verifier_config(), args.allow_unmatched_golds)
 
 
 def check_launched(args: EvalArguments, environment: Any) -> None:
@@ -222,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_first:
             _hush()
         args, sampling = parse(arguments)
-        verifier.configure(verifier.VerifierConfig(skip_reasoning=args.skip_reasoning))
+        verifier.configure(args.verifier_config())
         check_launched(args, os.environ)
         parts = prepare(args, sampling)
         output_dir, _, judge, benchmarks, others = parts

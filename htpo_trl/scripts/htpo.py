@@ -24,7 +24,6 @@ from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..output.writing import writing
 from ..utils import UsageError, check_numbers
-from ..verifier import VerifierConfig
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .combinations import check_adapter_options, check_evaluation, check_quantization
 from .gold_trial import try_golds_of
@@ -37,6 +36,7 @@ TITLES = {
     "htpo_trl.config.HTPOConfig": "HTPO, and TRL's options whose defaults it changes (HTPOConfig)",
     "htpo_trl.scripts.arguments.HTPOScriptArguments": "Data, rewards, benchmarks (HTPOScriptArguments)",
     "htpo_trl.data.prompts.PromptArguments": "Prompts (PromptArguments)",
+    "htpo_trl.scripts.verifier_arguments.VerifierArguments": "Math verifier (VerifierArguments)",
     "trl.trainer.model_config.ModelConfig": "Model, LoRA, quantization (TRL's ModelConfig)",
     "trl.trainer.grpo_config.GRPOConfig": "TRL's GRPOConfig",
     "trl.trainer.base_config._BaseConfig": "Of all trainers of TRL",
@@ -158,13 +158,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     )
     if judge is None:
         sets += [(name, benchmarks[label], None) for name, label in result_names(names).items()]
-    try_golds_of(sets, script, _verifier_config(script), script.allow_unmatched_golds)
+    try_golds_of(sets, script, script.verifier_config(), script.allow_unmatched_golds)
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
-
-
-def _verifier_config(script: HTPOScriptArguments) -> VerifierConfig:
-    limits = script.verifier_workers, script.verifier_deadline, script.verifier_memory_limit
-    return VerifierConfig(*limits, skip_reasoning=script.skip_reasoning)
 
 
 def remote(script: HTPOScriptArguments) -> list[str]:
@@ -240,7 +235,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     from ..training.checks import loading_told
     from ..training.console import ConsoleLog
 
-    verifier.configure(_verifier_config(script))
+    verifier.configure(script.verifier_config())
     parts = prepare(script, args, model)
     args.model_init_kwargs = model_init_kwargs(args, model)
     set_seed(args.seed)
