@@ -121,7 +121,8 @@ def main():
             "_calculate_rewards": "score: rewards",
             "_generate_and_score_completions": "score: the rest",
             "_get_per_token_logps_and_entropies": "forward (old log-probs and loss)",
-            "_control_objective": "transform and metrics",
+            "_control_objective": "transform and sums of metrics",
+            "_log_sums": "metrics",
             "_compute_loss": "loss: the rest",
             "training_step": "backward and the rest of a step",
         }

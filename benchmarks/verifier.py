@@ -1,6 +1,6 @@
 """The verifier against plain math-verify and TRL's `accuracy_reward`: agreement, throughput, hostile answers, golds.
 
-    python -m benchmarks.verifier DATA [--parts golds agreement wrong throughput hostile] [--output FILE]
+    python -m benchmarks.verifier DATA [--parts golds agreement cases wrong throughput hostile] [--output FILE]
 
 DATA is a folder with the benchmarks' files (aime24.jsonl, aime25.jsonl, math500.jsonl, minerva_math.jsonl,
 olympiadbench.jsonl, gsm8k_test.jsonl, with the columns of the Hub). About 20 minutes on two cores. Each part that is
@@ -32,6 +32,8 @@ from htpo_trl.verifier.forms import bare_answer, bare_gold
 from htpo_trl.verifier.reading import read_gold
 from tests.golds import FILES, WRAPPINGS, golds_of, perturbed
 from tests.hostile import FOR_WORKERS, hanging_answers, hostile_answers
+
+from .verifier_cases import cases, table_rows
 
 
 RESULTS = Path(__file__).parent / "results" / "verifier.json"
@@ -308,6 +310,10 @@ def hostile(_) -> dict:
             after = verifier.judge_answers(["7+x", "8+x"], ["x+7"] * 2) == [Verdict.CORRECT, Verdict.WRONG]
             batches.append({"seconds": seconds, "verdicts": verdicts, "right after": after, **_memory(os.getpid())})
             print(batches[-1], flush=True)
+        start = time.monotonic()
+        verdicts = Counter(judgement.verdict for judgement in verifier.judge(hanging_answers(256), ["x+7"] * 256))
+        result["256 that hang"] = {"seconds": time.monotonic() - start, "verdicts": verdicts}
+        print(result["256 that hang"], flush=True)
     result["batches"] = batches
     here, there = multiprocessing.Pipe()
     child = multiprocessing.get_context("spawn").Process(target=_trl_in_child, args=(batch, ["x+7"] * 64, there))
@@ -333,7 +339,13 @@ def hostile(_) -> dict:
 
 def tables(results: dict) -> list[str]:
     """The tables of docs/verifier.md, of the parts that have been measured."""
-    makers = {"golds": _golds_table, "wrong": _wrong_table, "throughput": _throughput_table, "hostile": _hostile_table}
+    makers = {
+        "golds": _golds_table,
+        "cases": _cases_table,
+        "wrong": _wrong_table,
+        "throughput": _throughput_table,
+        "hostile": _hostile_table,
+    }
     return [make(results[part]) for part, make in makers.items() if part in results]
 
 
@@ -344,6 +356,10 @@ def _golds_table(benchmarks: dict) -> str:
         "changed, and refused": [row["perturbed"]["wrong"] for row in benchmarks.values()],
     }
     return _table(["", *benchmarks], [[name, *values] for name, values in lines.items()])
+
+
+def _cases_table(result: dict) -> str:
+    return _table(["", "answers", "judged rightly here", "by math-verify"], table_rows(result))
 
 
 def _wrong_table(rows: dict) -> str:
@@ -398,17 +414,27 @@ def _table(header: list, rows: list[list]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"golds": golds, "agreement": agreement, "wrong": wrong, "throughput": throughput, "hostile": hostile}
+    parts = {
+        "golds": golds,
+        "agreement": agreement,
+        "cases": cases,
+        "wrong": wrong,
+        "throughput": throughput,
+        "hostile": hostile,
+    }
     parser.add_argument("data", type=Path)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--golds", type=int, help="of each file at most so many, evenly spread: to try a part")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     if not arguments.output.parent.is_dir():
         parser.error(f"--output {arguments.output}: there is no such folder.")
     for name in ("math_verify", "trl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    read = {"golds", "agreement", "wrong"} & {*arguments.parts}  # the others have answers of their own
+    read = {"golds", "agreement", "cases", "wrong"} & {*arguments.parts}  # the others have answers of their own
     data = {name: golds_of(name, arguments.data) for name in FILES} if read else {}
+    if arguments.golds:
+        data = {name: each[:: max(1, len(each) // arguments.golds)] for name, each in data.items()}
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     results["versions"] = {name: version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy", "trl")}
     for part in arguments.parts:

@@ -82,6 +82,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     _unjudged: UnjudgedTeller | None = None
     _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
     _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
+    _sums: tuple[dict[str, Tensor], ...] = ()  # of the micro-batches of the optimizer step under way, on the device
 
     _tag_names = ["trl", "htpo", "grpo"]
     _name = "HTPO"
@@ -152,6 +153,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
     def correctness_names(self) -> list[str]:
         """Names of the reward functions that judge correctness, in the order in which they are asked."""
         return [self.reward_func_names[column] for column in self._correctness_columns]
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """See [`~htpo_trl.training.resume.ResumableGRPOTrainer.train`]."""
+        self._sums = ()  # of an earlier training, which may have been stopped anywhere
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def get_train_dataloader(self):
         """TRL's, of a data set that has prompts for one generation batch."""
@@ -234,9 +240,13 @@ class HTPOTrainer(ResumableGRPOTrainer):
         # in a copy, since `inputs` is used again when num_iterations > 1.
         inputs = self._loss_inputs = dict(inputs)
         try:
-            return super()._compute_loss(model, inputs)
+            loss = super()._compute_loss(model, inputs)
         finally:
             self._loss_inputs = None
+        # The host reads once per optimizer step, before it, and here, where TRL has just waited for the device.
+        if self.accelerator.sync_gradients or self._mode() == "eval":
+            self._log_sums()
+        return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -266,35 +276,37 @@ class HTPOTrainer(ResumableGRPOTrainer):
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)
         sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
+        self._sums = (*self._sums, sums) if self._mode() == "train" else (sums,)
         if not self.table.is_plain:  # one that is leaves every option of TRL's its own way
             inputs["advantages"] = result.advantages
             inputs["old_per_token_logps"] = result.old_per_token_logps
             # Off-policy sequence masking measures the distance to the policy that sampled, not the effective ratio.
             inputs.setdefault("sampling_per_token_logps", tokens["old_per_token_logps"])
-        self._log_sums(sums)
         return result
 
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"  # type: ignore[union-attr]
 
-    def _log_sums(self, sums: dict[str, Tensor]) -> None:
-        """Reduce what [`token_sums`] counted over the processes, and log it as shares and means."""
+    def _log_sums(self) -> None:
+        """Reduce what [`token_sums`] counted in micro-batches over the processes, and log it as shares and means."""
+        counted, self._sums = self._sums, ()
         # One collective and one transfer for all of them.
-        totals = self.accelerator.reduce(torch.stack([*sums.values()]), reduction="sum").tolist()
-        total = dict(zip(sums, totals, strict=True))
-        if total["not_finite"]:
-            raise FloatingPointError(
-                f"{total['not_finite']:.0f} of {total['tokens']:.0f} tokens have no finite log-probability or entropy "
-                f"after step {self.state.global_step}: the model's logits are NaN or infinite, and no token was trained "
-                "on them. Resume from the last checkpoint with a lower learning_rate or max_grad_norm, or bf16 instead "
-                "of fp16."
-            )
-        metrics = self._metrics[self._mode()]
-        for name, value in total.items():
-            kind, _, group = name.partition("/")
-            n = total[f"share/{group}"] if kind == "entropy" else total["tokens"]
-            if group and (n or kind != "entropy"):  # no entropy of no tokens: TensorBoard warns of every None
-                metrics[f"htpo/{name}"].append(_ratio(value, n))
+        sums = torch.stack([torch.stack([*each.values()]) for each in counted])
+        totals = [dict(zip(counted[0], row, strict=True)) for row in self.accelerator.reduce(sums).tolist()]
+        for total in totals:
+            if total["not_finite"]:
+                raise FloatingPointError(
+                    f"{total['not_finite']:.0f} of {total['tokens']:.0f} tokens have no finite log-probability or "
+                    f"entropy after step {self.state.global_step}: the model's logits are NaN or infinite, and no "
+                    "token was trained on them. Resume from the last checkpoint with a lower learning_rate or "
+                    "max_grad_norm, or bf16 instead of fp16."
+                )
+            metrics = self._metrics[self._mode()]
+            for name, value in total.items():
+                kind, _, group = name.partition("/")
+                n = total[f"share/{group}"] if kind == "entropy" else total["tokens"]
+                if group and (n or kind != "entropy"):  # no entropy of no tokens: TensorBoard warns of every None
+                    metrics[f"htpo/{name}"].append(_ratio(value, n))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -1,9 +1,7 @@
 """
-An evaluation in a process of its own, which can be told to kill itself, by SIGKILL, in the n-th forward pass:
-
-    python -m tests.evaluation_run DIRECTORY OUTPUT [n]
-
-`DIRECTORY/model` holds model and tokenizer. The seeds of all samples that were drawn go to `OUTPUT/drawn.txt`.
+An evaluation in a process of its own, or in several, of which one can be told to kill itself, by SIGKILL, in the n-th
+forward pass. `DIRECTORY/model` holds model and tokenizer. The seeds of all samples that were drawn go to
+`OUTPUT/drawn.txt`, of several processes to `OUTPUT/drawn-RANK.txt`, beside the number of samples that each judged.
 """
 
 import itertools
@@ -56,15 +54,24 @@ class Recorder(TransformersGenerator):
         return completions
 
 
-def main(directory: Path, output: Path, forward_passes: int = 0) -> None:
+def main(directory: Path, output: Path, forward_passes: int = 0, rank: int = 0) -> None:
     model = Qwen3ForCausalLM.from_pretrained(directory / "model")
-    count = itertools.count(1)
+    count, own, judged = itertools.count(1), os.environ.get("RANK", "0"), []
 
     def die(*_):
-        if next(count) == forward_passes:
+        if own == str(rank) and next(count) == forward_passes:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def judge(completions, **columns):
+        judged.extend(completions)
+        return last_digit(completions, **columns)
+
+    judge.__name__ = "last_digit"
+    judge.parts = [last_digit]  # whose source it is
     model.register_forward_pre_hook(die)
     output.mkdir(exist_ok=True)
-    generator = Recorder(model, PreTrainedTokenizerFast.from_pretrained(directory / "model"), output / "drawn.txt")
-    evaluate(generator, {"digits": PROBLEMS}, output, SAMPLING, judge=last_digit)
+    is_one_of_several = "RANK" in os.environ
+    drawn = output / (f"drawn-{own}.txt" if is_one_of_several else "drawn.txt")
+    generator = Recorder(model, PreTrainedTokenizerFast.from_pretrained(directory / "model"), drawn)
+    found = evaluate(generator, {"digits": PROBLEMS}, output, SAMPLING, judge=judge, distributed=is_one_of_several)
+    (output / f"judged-{own}.json").write_text(json.dumps([len(judged), found]))

@@ -317,7 +317,7 @@ def fuzz(name: str, examples: int) -> Counter[str]:
             except UsageError as error:
                 said = str(error)
             outcomes["refused" if said else "right"] += 1
-            assert len(said) < 20_000
+            assert len(said) < 100_000  # commands show the ends of it
             assert printable(said) == said
 
     once()

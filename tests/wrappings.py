@@ -1,5 +1,8 @@
 """Ways in which models end: `%s` stands for the answer. Shared by the tests and benchmarks/verifier.py."""
 
+import re
+
+
 # With marks of a formula, or in a box: for every answer.
 FORMULAS = (
     "Hence the result.\n\n**Final Answer**\n\n$$\n\\boxed{%s}\n$$",
@@ -54,6 +57,9 @@ LINES = (
 
 
 def wrappings(answer: str) -> list[str]:
-    """The completions that give an answer; of a text or one of several lines without those of bare text."""
-    is_formula = "$" not in answer
+    """
+    The completions that give an answer. A text with formulas or paragraphs in it fits into no formula, one of several
+    lines onto no line.
+    """
+    is_formula = re.search(r"(?<!\\)\$|\n\n", answer) is None
     return [w % answer for w in (*(FORMULAS if is_formula else ()), *(LINES if "\n" not in answer else ()))]

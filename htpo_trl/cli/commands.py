@@ -52,9 +52,7 @@ class Train(Command):
     titles = htpo.TITLES
 
     def arguments(self, parser: ArgumentParser) -> None:
-        # As the switches of transformers' parser, which take a value too.
-        switch = {"nargs": "?", "const": "true", "default": "false", "type": str.lower, "choices": ("true", "false")}
-        parser.add_argument("--dry_run", "--dry-run", **switch)  # type: ignore[arg-type]
+        _add_dry_run(parser)
 
     def run(self, args: Namespace) -> None:
         from .launch import launch, launch_arguments, parallelism
@@ -70,15 +68,37 @@ class Train(Command):
         print(printable(redact_text(plan_run(arguments, spread))))
 
 
-class Eval(Command):
-    """Evaluate a model: mean@n, pass@k, maj@k with intervals. Killed and called again, it goes on."""
+def _add_dry_run(parser: ArgumentParser) -> None:
+    # As the switches of transformers' parser, which take a value too.
+    switch = {"nargs": "?", "const": "true", "default": "false", "type": str.lower, "choices": ("true", "false")}
+    parser.add_argument("--dry_run", "--dry-run", **switch)  # type: ignore[arg-type]
 
-    usage = "htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--OPTION VALUE ...]"
+
+class Eval(Command):
+    """
+    Evaluate a model: mean@n, pass@k, maj@k with intervals. Killed and called again, it goes on.
+
+    The options are the fields of the classes below, as flags or in a YAML file.
+
+      --config FILE              a YAML file of options
+      --accelerate_config NAME   a configuration of accelerate: several processes share the samples out
+      --dry_run                  print what would be done and stop
+
+    All other options of `accelerate launch` (--num_processes, --num_machines, ...) are passed on to it. Without them,
+    and without --data_parallel_size, it is one process.
+    """
+
+    usage = "htpo eval --model MODEL --benchmarks NAME ... [--config FILE] [--dry_run] [--OPTION VALUE ...]"
     titles = evaluate.TITLES
-    when_stopped = "What was written stays: the same command goes on from there."
+    when_stopped = evaluate.WHEN_STOPPED
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        _add_dry_run(parser)
 
     def run(self, args: Namespace) -> None:
-        evaluate.main(args.options)
+        from .evaluation import run_evaluation
+
+        run_evaluation(args.options, args.dry_run == "true")
 
 
 class Demo(Command):

@@ -1,5 +1,5 @@
 """
-`htpo train`: the training script by `accelerate launch`, as TRL's command does it, in one process or many.
+`htpo train` and `htpo eval`: their scripts by `accelerate launch`, as TRL's command does it, in one process or many.
 
 The launcher builds no configuration: that would initialise devices and the process group in the parent.
 """
@@ -37,11 +37,13 @@ class Parallelism(NamedTuple):
     offload: bool = False
 
 
-def launch_arguments(tokens: Sequence[str], script: Sequence[str] = ()) -> Namespace:
+def launch_arguments(
+    tokens: Sequence[str], script: Sequence[str] = (), module: str = "htpo_trl.scripts.htpo"
+) -> Namespace:
     """The arguments of `accelerate launch` for its flags, its configuration found by name, and the script's own."""
     parser = strict(accelerate_launch.launch_command_parser())
     parser.add_argument("--accelerate_config", dest="config_file")
-    accelerate = parser.parse_args([*tokens, "--module", "htpo_trl.scripts.htpo", *script])
+    accelerate = parser.parse_args([*tokens, "--module", module, *script])
     name = accelerate.config_file
     if not name and not accelerate.cpu and os.path.isfile(config_args.default_config_file):
         name = config_args.default_config_file
@@ -92,7 +94,7 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         raise UsageError(f"{told}accelerate cannot use its values: {error!r:.200}.") from error
 
 
-def launch(accelerate: Namespace) -> None:
+def launch(accelerate: Namespace, command: str = "htpo train") -> None:
     """Run the script, and exit with the code of the process that failed first."""
     if (accelerate.num_machines or 1) > 1 and not accelerate.main_process_ip:
         raise UsageError(
@@ -117,7 +119,7 @@ def launch(accelerate: Namespace) -> None:
         rank, failure = error.get_first_failure()
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         if code != 2:  # a line has said it
-            print(f"htpo train: rank {rank} failed first, with exit code {code}.", file=sys.stderr)
+            print(f"{command}: rank {rank} failed first, with exit code {code}.", file=sys.stderr)
         sys.exit(code)
     except SignalException as error:
         sys.exit(128 + error.sigval)

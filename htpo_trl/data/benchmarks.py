@@ -22,7 +22,7 @@ def as_answer(value: Any) -> str:
     """[`~htpo_trl.verifier.golds.gold_text`] of a gold that is there; a `ValueError` says what is there instead."""
     if text := gold_text(value):
         return text
-    is_blank = isinstance(value, str | list) and not any(re.search(r"[^\s$.]", each) for each in value)
+    is_blank = isinstance(value, str | list) and all(each in ("", "$", ".") or str(each).isspace() for each in value)
     raise ValueError("is empty" if is_blank else f"is {value!r:.60} where text is expected")
 
 

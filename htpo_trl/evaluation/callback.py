@@ -19,6 +19,7 @@ from ..output.writing import WriteError
 from ..utils import UsageError
 from .generation import TransformersGenerator
 from .judges import Judge, check_columns, judge_of_run
+from .parallel import Processes
 from .results import check_ks
 from .runner import Problems, SamplingRun, has_pictures, pictures_of
 from .sampling import Sampling
@@ -132,12 +133,13 @@ class EvaluationCallback(TrainerCallback):
         directory = Path(args.output_dir) / "evaluation" / f"step-{step}"
         logs: dict[str, float] = {}
         gather = args.ds3_gather_for_generation
+        processes = Processes(accelerator.num_processes, accelerator.process_index)
         with _random_states_kept(), unwrap_model_for_generation(trainer.model_wrapped, accelerator, gather) as model:
             generator = _Policy(model, trainer, self.sampling.chat_template_kwargs or {})
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
                 try:
-                    summary = run.write(self.ks, accelerator, args.disable_tqdm)
+                    summary = run.write(self.ks, processes, args.disable_tqdm)
                 except WriteError as error:
                     warnings.warn(f"{error} Training goes on, without this evaluation.", stacklevel=2)
                     summary = {}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from ..utils import MissingPackageError, UsageError
+from .parallel import check_engine, engine_alone, own_device
 from .sampling import Sampling
 from .weights import digest_of_files, digest_of_parameters
 
@@ -68,14 +70,14 @@ def load_generator(
         vllm_options (`Mapping`, *optional*):
             Options of `vllm.LLM`, such as `{"tensor_parallel_size": 4}`.
 
+    In one of several processes that a launcher has started, the model goes to the GPU of its rank; an engine of vLLM
+    to as many GPUs as its parallel sizes say, those of rank 0 first.
+
     Raises:
-        UsageError: if the backend is unknown, takes no `vllm_options`, or is not installed.
+        UsageError: if the backend is unknown, takes no `vllm_options`, or is not installed; if there are too few GPUs.
         TypeError: if `model` is none of these.
     """
-    if backend not in ("auto", "vllm", "transformers"):
-        raise UsageError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+    engine = choose_backend(str(model) if isinstance(model, str | Path) else "", backend, dtype, vllm_options)
     if isinstance(model, tuple):
         return TransformersGenerator(*model)
     if not isinstance(model, str | Path):
@@ -86,22 +88,54 @@ def load_generator(
             )
         return model
     weights = digest_of_files(model)
-    if backend == "auto":
-        backend = "vllm" if find_spec("vllm") else "transformers"
-    if backend == "vllm":
+    if engine == "vllm":
         if not find_spec("vllm"):
             raise MissingPackageError("backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'")
-        from vllm import LLM  # type: ignore[import-not-found]
+        options = vllm_options or {}
+        with engine_alone(options):
+            from vllm import LLM  # type: ignore[import-not-found]
 
-        return VLLMGenerator(LLM(str(model), dtype=dtype, **(vllm_options or {})), weights)
-    if vllm_options:
-        raise UsageError("vllm_options are of backend='vllm', but this is 'transformers'.")
+            return VLLMGenerator(LLM(str(model), dtype=dtype, **options), weights)
+    places = {"": device} if (device := own_device()) else "auto"
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map="auto", use_safetensors=True)
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=places, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"model={str(model)!r} cannot be loaded: {error}") from error
     return TransformersGenerator(loaded, tokenizer, weights or digest_of_files(model))  # of the Hub it is cached now
+
+
+def choose_backend(
+    model: str, backend: str = "auto", dtype: str = "auto", vllm_options: Mapping[str, Any] | None = None
+) -> str:
+    """What generates for a model of this name: `"vllm"` or `"transformers"`. Raises as [`load_generator`]."""
+    if backend not in ("auto", "vllm", "transformers"):
+        raise UsageError(f"backend={backend!r} is none of 'auto', 'vllm' and 'transformers'.")
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+    is_adapter = bool(model) and Path(model, "adapter_config.json").is_file()
+    if backend == "vllm" and is_adapter:
+        raise UsageError(
+            f"backend='vllm' takes a whole model, and {model!r} is a LoRA adapter: merge it, or set "
+            "backend='transformers'."
+        )
+    if backend == "auto":
+        backend = "vllm" if find_spec("vllm") and not is_adapter else "transformers"
+    if backend == "vllm":
+        check_engine(vllm_options or {}, _attention_heads(model) if vllm_options else None)
+    elif vllm_options:
+        given = ", ".join(f"{name}={value!r}" for name, value in vllm_options.items())
+        raise UsageError(f"vllm_options are of backend='vllm', but this is 'transformers': leave out {given}.")
+    return backend
+
+
+def _attention_heads(model: str) -> int | None:
+    """`None` where the model's configuration is not here."""
+    try:
+        config = AutoConfig.from_pretrained(model, local_files_only=True)
+    except (OSError, ValueError):  # of what cannot be loaded the loading tells
+        return None
+    return getattr(config.get_text_config(), "num_attention_heads", None)
 
 
 class TransformersGenerator:

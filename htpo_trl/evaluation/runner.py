@@ -6,12 +6,11 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from ..output.lock import held
@@ -21,6 +20,7 @@ from ..verifier import configuration
 from . import results
 from .generation import Generator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
+from .parallel import Processes, joined
 from .sampling import Sampling
 
 
@@ -37,6 +37,7 @@ def evaluate(
     judge: Judge | None = None,
     ks: Iterable[int] | None = None,
     disable_tqdm: bool = False,
+    distributed: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """
     Evaluate a model: sample, judge, write, summarise.
@@ -63,12 +64,16 @@ def evaluate(
             Budgets of pass@k and maj@k, by default the powers of two up to the number of samples, and that.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
             No progress bar, and no table at the end.
+        distributed (`bool`, *optional*, defaults to `False`):
+            Whether all processes that a launcher has started (torchrun, `accelerate launch`) are here, to share the
+            samples out. Each judges what it draws; the first one writes, in the order of a single process.
 
     Returns:
         `dict`: benchmark → summary, see [`summarize`].
 
     Raises:
-        ResultsError: if `output_dir` holds results of other settings or problems, naming the difference.
+        ResultsError: if `output_dir` holds results of other settings or problems, naming the difference; or if a
+            process has other ones than the first.
         OutputError: if another process writes there.
         WriteError: where a result cannot be written; those that were stay.
     """
@@ -82,15 +87,26 @@ def evaluate(
         raise UsageError(f"judge={judge!r} is not a function. Pass one, such as htpo_trl.rewards.last_number_reward.")
     sampling = sampling or Sampling()
     results.check_ks(sampling.num_samples, ks)
-    generator = load_generator(model)
-    weights = getattr(generator, "weights", None)
     directory = Path(output_dir)
-    with held(directory, "evaluate()"):
+    with ExitStack() as stack:
+        processes = stack.enter_context(joined()) if distributed else Processes()
+        is_first = processes.process_index == 0
+        generator = load_generator(model)
+        weights = getattr(generator, "weights", None)
+        if is_first:
+            stack.enter_context(held(directory, "evaluate()"))
         runs = [SamplingRun(directory, *each, generator, sampling, judge, weights) for each in benchmarks.items()]
-        for run in runs:
+        for run in runs if is_first else []:
             with writing(run.path):
                 run.done = results.resume(run.path, run.settings, run.keys, sampling.batch_size)
-        summaries = {run.path.stem: run.write(ks, disable_tqdm=disable_tqdm) for run in runs}
+        for run, (done, settings) in zip(
+            runs, processes.share([(run.done, run.settings) for run in runs]), strict=True
+        ):
+            run.done = done
+            run.check_same(settings)
+        disable_tqdm |= not is_first
+        summaries = {run.path.stem: run.write(ks, processes, disable_tqdm) for run in runs}
+        summaries = processes.share(summaries)
     if not disable_tqdm:
         print(results.summary_table(summaries))
     return summaries
@@ -165,15 +181,29 @@ class SamplingRun:
             "problems": digest.hexdigest()[:16],
         }
 
+    def check_same(self, settings: Mapping[str, Any]) -> None:
+        """Of several processes each must evaluate what the first does, whose settings these are."""
+        if differences := [
+            f"{name}={settings.get(name)!r} there, {self.settings.get(name)!r} here"
+            for name in dict.fromkeys([*settings, *self.settings])
+            if settings.get(name) != self.settings.get(name)
+        ]:
+            raise results.ResultsError(
+                f"{self.path.stem}: this process would evaluate something else than rank 0: {'; '.join(differences)}. "
+                "See to it that all machines have the same files."
+            )
+
     def write(
-        self, ks: Iterable[int] | None = None, accelerator: Accelerator | None = None, disable_tqdm: bool = False
+        self, ks: Iterable[int] | None = None, processes: Processes | None = None, disable_tqdm: bool = False
     ) -> dict[str, Any]:
         """
         Draw the samples that are not there yet, append them to the result file batch by batch, and return the summary,
-        which goes to the `.json` beside it. With an accelerator each process draws a batch in every round; the main
-        one writes, the others return nothing.
+        which goes to the `.json` beside it. Of several processes each draws a batch in every round; the first one
+        writes, the others return nothing.
         """
-        processes, index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+        processes = processes or Processes()
+        count, index = processes.num_processes, processes.process_index
+        in_training = hasattr(self.generator, "tokenize")
         record = self.path.with_suffix(".json")
         starts = range(self.done, len(self.keys), self.sampling.batch_size)
         failure: WriteError | None = None
@@ -184,13 +214,13 @@ class SamplingRun:
             if index or failure:
                 return
             try:
-                with writing(self.path, "" if accelerator else "What is whole stays: called again, it goes on."):
+                with writing(self.path, "" if in_training else "What is whole stays: called again, it goes on."):
                     if rows is None:
                         write_json(record, {"settings": self.settings})
                     with self.path.open("ab" if self.done or rows else "wb") as file:
                         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows or []).encode())
             except WriteError as error:
-                if accelerator is None:
+                if not in_training:
                     raise
                 failure = error
 
@@ -200,15 +230,18 @@ class SamplingRun:
             initial=self.done,
             desc=f"{self.path.parent.name}/{self.path.stem}",
             unit="sample",
-            leave=accelerator is None,
+            leave=not in_training,
             disable=disable_tqdm or index > 0,
         ) as progress:
-            for first in range(0, len(starts), processes):
+            for first in range(0, len(starts), count):
                 mine = first + index
-                # Where parameters are sharded, generation is collective: a process without a batch repeats the last.
-                rows = self._draw(starts[min(mine, len(starts) - 1)])
-                if processes > 1:
-                    rows = gather_object(rows if mine < len(starts) else [])
+                rows = []
+                if mine < len(starts):
+                    rows = self._draw(starts[mine])
+                elif in_training:
+                    # Where parameters are sharded, generation is collective: who has no batch repeats the last.
+                    self._draw(starts[-1])
+                rows = processes.gather(rows)
                 store(rows)
                 progress.update(len(rows))
         if index:

@@ -147,11 +147,13 @@ def sign_flip_test(differences: ArrayLike, seed: int = 0) -> NDArray[np.float64]
     table = np.asarray(differences, dtype=float)
     table = table[(table != 0).any(axis=1)]  # a 0 is the same with either sign
     n = len(table)
+    round_off = 1e-12 * np.abs(table).sum(axis=0)
+    observed = np.abs(table.sum(axis=0)) - round_off
     if n <= 14:
         signs = (np.arange(2**n)[:, None] >> np.arange(n) & 1) * 2.0 - 1
-    else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(10_000, n))
-        signs[0] = 1
-    round_off = 1e-12 * np.abs(table).sum(axis=0)
-    at_least = np.abs(signs @ table) >= np.abs(table.sum(axis=0)) - round_off
-    return at_least.mean(axis=0)
+        return (np.abs(signs @ table) >= observed).mean(axis=0)
+    rng, at_least = np.random.default_rng(seed), np.ones(table.shape[1])  # the observed one
+    for part in range(100):  # of all of them at once the signs of 10,000 problems would be gigabytes
+        signs = rng.choice([-1.0, 1.0], size=(100, n))[part == 0 :]
+        at_least += (np.abs(signs @ table) >= observed).sum(axis=0)
+    return at_least / 10_000

@@ -4,6 +4,7 @@ loss is in `transform.py` (`control`).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +24,15 @@ def check_choice(owner: str, name: str, value: object, choices: tuple) -> None:
         raise UsageError(f"{owner}: {name}={value!r} is not one of {', '.join(map(repr, choices))}.")
 
 
-def share_of(share: float, n):
-    """⌊share·n⌋ in whole numbers: 0.29 of 100 is 29, although 0.29 * 100 is less in floating point."""
-    fraction = Fraction(repr(float(share)))
-    return n * fraction.numerator // fraction.denominator
+@functools.cache
+def fraction(share: float) -> Fraction:
+    """What a share means: 0.29 of 100 is 29, although 0.29 * 100 is less in floating point; 1 / 3 of 3 is 1."""
+    return Fraction(repr(float(share))).limit_denominator(10**9)
+
+
+def share_of(share: float, n: int) -> int:
+    """⌊share·n⌋ in whole numbers."""
+    return math.floor(fraction(share) * n)
 
 
 @dataclass(frozen=True)

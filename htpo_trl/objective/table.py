@@ -14,13 +14,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import count, product
 from typing import Literal
 
 from ..objects import import_object
 from ..utils import UsageError, nearest
-from .rules import Clip, Detach, KeepGradient, Rule, check_choice, parse_rule, share_of
+from .rules import Clip, Detach, KeepGradient, Rule, check_choice, fraction, parse_rule, share_of
 
 
 #: The eight groups, in the order of the paper's figure; a group's place is the code that `control` returns.
@@ -71,8 +70,8 @@ class Table:
                 wanted, exact = 1, self.selection == "exact"
                 if not exact and rule.which == "lowest" and rule.share < 1:
                     wanted = 2  # the token at the threshold stays
-                n = math.ceil(wanted / Fraction(repr(float(rule.share)))) if exact or wanted == 2 else 1
-                high = Fraction(repr(float(top_entropy_share)))
+                n = math.ceil(wanted / fraction(rule.share)) if exact or wanted == 2 else 1
+                high = fraction(top_entropy_share)
                 if group.endswith("high"):
                     found[group] = 1 if n == 1 else math.ceil(n / high)
                 elif high < 1:

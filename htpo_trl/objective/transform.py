@@ -10,17 +10,20 @@ PPO-clip computes the objective:
 | `Detach`        | 0                   | log π_old                                            |
 | `KeepGradient`  | w·Â                 | log π, detached: the ratio is 1, the gradient lives  |
 
-Pure tensor code: no TRL, any device, any floating dtype, no host synchronisation.
+Pure tensor code: no TRL, any device, any floating dtype, no host synchronisation, no loop over responses.
 """
 
+import functools
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int8, Shaped
 from torch import Tensor
 
-from .rules import Clip, Detach, KeepGradient, Rule, share_of
+from .rules import Detach, KeepGradient, Rule, fraction
 from .table import EFFECTS, GROUPS, Table, get_table
 
 
@@ -84,66 +87,53 @@ def control(
     table = get_table(table) if isinstance(table, str) else table
     mask = mask.bool()
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages  # (B, 1) or (B, T)
-    is_hard, is_correct = is_hard.unsqueeze(1), is_correct.unsqueeze(1)  # (B, 1)
     grouped = mask if is_judged is None else mask & is_judged.unsqueeze(1)
+    kind = 3 - (2 * is_hard + is_correct)  # (B,): place in the table's pairs of rows, for low and for high tokens
 
-    width = mask.shape[1]
-    exact = table.selection == "exact"
-    ties: Literal["earlier", "in"] = "earlier" if exact else "in"
-    is_high = _select(entropies, grouped, top_entropy_share, of_at_most=width, at_least=1, ties=ties)
-    is_low = grouped ^ is_high
+    def of_response(rows: Sequence[tuple[float, ...]], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """The columns of numbers that there are for each kind of response, by the response: (B, 1) each."""
+        numbers = torch.tensor(rows, dtype=dtype).to(kind.device, non_blocking=True)
+        return numbers[kind].unsqueeze(1).unbind(2)
 
-    response = (4 * ~is_hard + 2 * ~is_correct).to(torch.int8)  # (B, 1): group of the response's low tokens
-    groups = (response + is_high).masked_fill_(~grouped, -1)
+    exact, width = table.selection == "exact", mask.shape[1]
+    top = fraction(top_entropy_share).as_integer_ratio()
+    most_high = max(top[0] * width // top[1], 1)
+    is_high = _select(entropies, grouped, top, least=1, most=most_high, ties=None if exact else True)
+    groups = ((2 * kind + 1).to(torch.int8).unsqueeze(1) + is_high) * grouped - 1
     effects = torch.zeros_like(groups)
     new_advantages, new_old = advantages.expand_as(per_token_logps), old_per_token_logps
-    ratio = None
 
     # Each token is in one row of the table, and in one region of it: no rule sees another's result.
-    for (rule, entropy), members in _rows_by_rule(table).items():
-        responses = torch.zeros_like(is_hard)  # (B, 1)
-        for hard, correct in members:
-            responses |= (is_hard == hard) & (is_correct == correct)
-        tokens = responses & (is_high if entropy == "high" else is_low)  # (B, T)
-        if isinstance(rule, Detach):
-            lowest = rule.which == "lowest"
-            chosen = _select(
-                -entropies if lowest else entropies,
-                tokens,
-                rule.share,
-                of_at_most=max(share_of(top_entropy_share, width), 1) if exact and entropy == "high" else width,
-                at_least=0 if exact else 1,
-                ties="out" if lowest and not exact else ties,
-            )
-            effects.masked_fill_(chosen & (advantages != 0), 1 + EFFECTS.index(f"detach_{rule.which}"))
-            new_advantages = new_advantages.masked_fill(chosen, 0.0)
-        elif isinstance(rule, KeepGradient):
-            if ratio is None:
-                ratio = torch.exp(per_token_logps - old_per_token_logps)
-                positive, negative = advantages > 0, advantages < 0
-                agrees = torch.where(is_correct, positive, negative)
-                below, above = ratio < 1 - epsilon_low, ratio > 1 + epsilon_high
-                # Where r lies, the edge of the clip range on that side, and the advantages that PPO clips there.
-                regions = {
-                    "below": (below, 1 - epsilon_low, negative),
-                    "inside": (~(below | above), math.nan, negative & positive),
-                    "above": (above, 1 + epsilon_high, positive),
-                }
-            for region, (where, edge, clips) in regions.items():
-                weight = getattr(rule, region)
-                if weight is None:
+    for rows in _detaching(table):
+        group, direction, *share, effect = of_response(rows, torch.int64)
+        chosen = groups == group.to(torch.int8)
+        if any(0 < row[2] < row[3] for row in rows):
+            most = max(row[2] * (most_high if exact and row[0] % 2 else width) // row[3] for row in rows)
+            ties = None if exact else (direction > 0) | (share[0] == share[1])
+            least = 0 if exact else 1
+            chosen = _select(entropies * direction, chosen, share, least, max(most, least), ties)
+        effects += chosen * (effect * (advantages != 0)).to(torch.int8)
+        new_advantages = torch.where(chosen, 0.0, new_advantages)
+
+    if any(isinstance(rule, KeepGradient) for rule in table.rows):
+        ratio = (per_token_logps - old_per_token_logps).exp_()
+        below, above = ratio < 1 - epsilon_low, ratio > 1 + epsilon_high
+        regions = {"below": (below, 1 - epsilon_low), "above": (above, 1 + epsilon_high), "inside": (None, math.nan)}
+        for level in (0, 1):
+            for region, (where, edge) in regions.items():
+                weights = [_kept_weight(rule, region, edge, k % 2 == 0) for k, rule in enumerate(table.rows[level::2])]
+                if not any(sign for _, _, *signs in weights for sign in signs):
                     continue
-                signs = {"agrees": agrees, "clipped": clips, "positive": positive, "always": positive | negative}
-                chosen = tokens & where & signs[rule.when]
-                if weight == "inverse_ratio":
-                    weight = ratio.reciprocal().clamp_(max=rule.cap)
-                else:
-                    weight = min(edge if weight == "bound" else weight, rule.cap)
-                new_advantages = torch.where(chosen, rule.sign * weight * advantages, new_advantages)
-                new_old = torch.where(chosen, per_token_logps, new_old)
-                effects.masked_fill_(chosen, 1 + EFFECTS.index(f"keep_{region}"))
-        else:
-            raise TypeError(f"control() does not know what the rule {rule!r} does.")
+                floor, weight, if_positive, if_negative = of_response(weights, advantages.dtype)
+                if any(row[0] < row[1] for row in weights):
+                    weight = torch.maximum(torch.minimum(ratio.reciprocal(), weight), floor)
+                sign = if_positive * (advantages > 0) + if_negative * (advantages < 0)
+                tokens = is_high if level else grouped ^ is_high
+                chosen = tokens & (sign != 0) & (~(below | above) if where is None else where)
+                new_advantages = torch.where(chosen, weight * (sign * advantages), new_advantages)
+                effects.add_(chosen, alpha=1 + EFFECTS.index(f"keep_{region}"))
+        kept = effects > EFFECTS.index("detach_highest") + 1
+        new_old = torch.where(kept, per_token_logps, new_old)
 
     return Control(new_advantages, new_old, groups, effects)
 
@@ -204,61 +194,92 @@ def token_sums(
         `special/<effect>`, whose objective a rule changed, `share/<group>`; and `entropy/<group>`, in nats.
     """
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
-    ratio = torch.exp(per_token_logps - old_per_token_logps)
-    finite = per_token_logps.isfinite() & old_per_token_logps.isfinite() & entropies.isfinite()
-    members = {group: result.groups == code for code, group in enumerate(GROUPS)}
-    counted = {
-        "tokens": mask,
-        "not_finite": mask & ~finite,
-        "clip_ratio/low": mask & (ratio < 1 - epsilon_low) & (advantages < 0),
-        "clip_ratio/high": mask & (ratio > 1 + epsilon_high) & (advantages > 0),
-        **{f"special/{effect}": mask & (result.effects == code) for code, effect in enumerate(EFFECTS, 1)},
-        **{f"share/{group}": tokens for group, tokens in members.items()},
-    }
     dtype = torch.promote_types(entropies.dtype, torch.float32)  # bfloat16 counts no further than 256
-    sums = {name: tokens.sum().to(dtype) for name, tokens in counted.items()}
-    return sums | {f"entropy/{g}": entropies.masked_fill(~t, 0).sum(dtype=dtype) for g, t in members.items()}
+    log_ratio = torch.where(mask, per_token_logps - old_per_token_logps, 0.0)
+    entropies = torch.where(mask, entropies, 0.0)
+    ratio = log_ratio.exp()
+    counts = {
+        "tokens": mask,
+        "not_finite": ((log_ratio + entropies) * 0).isnan(),  # one of the three is
+        "clip_ratio/low": (ratio < 1 - epsilon_low) & (advantages < 0),
+        "clip_ratio/high": (ratio > 1 + epsilon_high) & (advantages > 0),
+    }
+    sums = {name: tokens.sum().to(dtype) for name, tokens in counts.items()}
+    effects = torch.arange(1, 1 + len(EFFECTS), device=mask.device)[:, None, None] == result.effects
+    sums |= zip((f"special/{effect}" for effect in EFFECTS), effects.sum(dim=(1, 2)).to(dtype).unbind(), strict=True)
+
+    # Of each response its low and its high tokens, and their entropies; then of each kind of response.
+    kind = result.groups.amax(dim=1, keepdim=True) >> 1  # (B, 1); -1 where it is in no group
+    levels = [result.groups == 2 * kind + level for level in (0, 1)]
+    by_response = [tokens.sum(dim=1) for tokens in levels]
+    by_response += [(entropies * tokens).sum(dim=1, dtype=dtype) for tokens in levels]
+    is_kind = kind == torch.arange(len(GROUPS) // 2, device=mask.device)  # (B, 4)
+    by_kind = torch.where(is_kind, torch.stack(by_response).unsqueeze(2), 0.0).sum(dim=1)  # (4, 4)
+    names = [f"{what}/{group}" for what in ("share", "entropy") for level in (0, 1) for group in GROUPS[level::2]]
+    return sums | dict(zip(names, by_kind.flatten().unbind(), strict=True))
 
 
-def _rows_by_rule(table: Table) -> dict[tuple[Rule, str], list[tuple[bool, bool]]]:
-    """The rows that do something, rows of one rule and entropy together: a response is in at most one of them."""
-    merged: dict[tuple[Rule, str], list[tuple[bool, bool]]] = {}
-    for group, rule in zip(GROUPS, table.rows, strict=True):
-        difficulty, correctness, entropy = group.split("_")
-        if not isinstance(rule, Clip):
-            merged.setdefault((rule, entropy), []).append((difficulty == "hard", correctness == "correct"))
-    return merged
+@functools.cache
+def _detaching(table: Table) -> list[tuple[tuple[int, ...], ...]]:
+    """
+    For each kind of response a row that detaches: its group, -1 for the lowest or 1 for the highest, the share, and
+    the effect. One ranking serves all kinds; the second is for kinds of which both rows detach.
+    """
+    found: list[list[tuple[int, ...]]] = [[] for _ in range(len(GROUPS) // 2)]
+    for code, rule in enumerate(table.rows):
+        if isinstance(rule, Detach):
+            direction, effect = -1 if rule.which == "lowest" else 1, 1 + EFFECTS.index(f"detach_{rule.which}")
+            found[code // 2].append((code, direction, *fraction(rule.share).as_integer_ratio(), effect))
+        elif not isinstance(rule, Rule):
+            raise TypeError(f"control() does not know what the rule {rule!r} does.")
+    return [*zip_longest(*found, fillvalue=(-2, 1, 0, 1, 0))]
+
+
+def _kept_weight(rule: Rule, region: str, edge: float, is_correct: bool) -> tuple[float, float, int, int]:
+    """The weight is 1/r between two bounds, equal for a number: these; its sign for Â > 0 and Â < 0, 0 for J_PPO."""
+    if not isinstance(rule, KeepGradient) or (weight := getattr(rule, region)) is None:
+        return 0.0, 0.0, 0, 0
+    most = rule.cap if weight == "inverse_ratio" else min(edge if weight == "bound" else weight, rule.cap)
+    clipped = (region == "above", region == "below")
+    signs = {"agrees": (is_correct, not is_correct), "clipped": clipped, "positive": (1, 0), "always": (1, 1)}[
+        rule.when
+    ]
+    return 0.0 if weight == "inverse_ratio" else most, most, rule.sign * signs[0], rule.sign * signs[1]
 
 
 def _select(
     values: Float[Tensor, "batch token"],
     eligible: Bool[Tensor, "batch token"],
-    share: float,
-    *,
-    of_at_most: int,
-    at_least: int,
-    ties: Literal["earlier", "in", "out"],
+    share: Sequence[Tensor] | Sequence[int],
+    least: int,
+    most: int,
+    ties: Tensor | bool | None,
 ) -> Bool[Tensor, "batch token"]:
-    """The `share` of each row's eligible cells (of which there are at most `of_at_most`) with the largest values."""
-    if share == 1:
-        return eligible
-    most = min(max(share_of(share, of_at_most), at_least), values.shape[1])
+    """
+    The share, numerator and denominator, of each row's eligible cells with the largest values, at least and at most so
+    many. Ties join where `ties` says so, (B, 1) or for all; with `None` the earlier join, as many as belong to it.
+    """
     if most == 0:
         return torch.zeros_like(eligible)
     n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # summing bools in int64 takes three times as long
-    count = share_of(share, n).clamp(min=at_least)  # (B, 1)
-    # Each row has a rank of its own, but topk takes one for all: with `most - count` infinities appended, a row's
-    # count-th largest value becomes its most-th largest. Unsorted topk only partitions, which is cheaper than a sort.
+    count = torch.minimum((n * share[0] // share[1]).clamp(min=least), n)  # (B, 1)
+    # Each row has a rank of its own, but a ranking takes one for all: with `most - count` infinities appended, a row's
+    # count-th largest value becomes its most-th largest.
     infinite = torch.arange(most, device=values.device) < most - count
     padding = torch.where(infinite, math.inf, -math.inf).to(values.dtype)  # (B, most)
-    candidates = torch.cat([values.masked_fill(~eligible, -math.inf), padding], dim=1)
-    top = candidates.topk(most, dim=1, sorted=False).values
-    threshold = top.amin(dim=1, keepdim=True)  # (B, 1)
-    larger = eligible & (values > threshold)
-    if ties == "out":
-        return larger
-    tied = eligible & (values == threshold)
-    if ties == "earlier":
-        room = (top == threshold).sum(dim=1, keepdim=True, dtype=torch.int32)
-        tied &= tied.cumsum(dim=1, dtype=torch.int32) <= room
-    return larger | tied
+    values = torch.where(eligible, values, -math.inf)
+    threshold = _nth_largest(torch.cat([values, padding], dim=1), most)  # above -inf: no other cell reaches it
+    larger, tied = values > threshold, values == threshold
+    if ties is None:
+        room = count.int() - larger.sum(dim=1, keepdim=True, dtype=torch.int32)
+        ties = tied.cumsum(dim=1, dtype=torch.int32) <= room
+    return larger | (tied & ties)
+
+
+def _nth_largest(values: Float[Tensor, "batch cell"], n: int) -> Float[Tensor, "batch 1"]:
+    """The n-th largest value of each row, which is rearranged."""
+    if values.is_cpu and n > values.shape[1] // 64 and values.dtype in (torch.float32, torch.float64):
+        # Takes a tenth of the time of topk, which moves places with the values; with few, topk is fast as well.
+        values.numpy().partition(-n, axis=1)
+        return values[:, -n].unsqueeze(1)
+    return values.topk(n, dim=1, sorted=False).values.amin(dim=1, keepdim=True)

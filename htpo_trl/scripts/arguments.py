@@ -21,6 +21,7 @@ from ..output.redaction import redact_text
 from ..output.terminal import printable
 from ..utils import UsageError, check_numbers, nearest, option
 from .flags import flags_of
+from .verifier_arguments import VerifierArguments
 
 
 #: Folder of the packaged recipes.
@@ -96,7 +97,7 @@ def _mapping(text: str) -> Any:
 
 
 @dataclass
-class HTPOScriptArguments(PromptArguments):
+class HTPOScriptArguments(VerifierArguments, PromptArguments):
     """What the training script needs beyond [`HTPOConfig`] and [`~trl.ModelConfig`]."""
 
     overwrite_output_dir: bool = option(
@@ -142,21 +143,13 @@ class HTPOScriptArguments(PromptArguments):
     )
     record_tokens_steps: int | None = option(None, "Steps between two records for `htpo tokens`; none by default.")
     record_tokens_completions: int = option(16, "Completions per record of tokens.")
-    verifier_workers: int = option(8, "Worker processes of the math verifier.")
-    verifier_deadline: float = option(5.0, "Seconds the math verifier has per answer.")
-    verifier_memory_limit: int = option(512, "MiB the math verifier has per answer.")
-    skip_reasoning: bool = option(
-        True,
-        "Whether only what follows a block of reasoning, such as <think>...</think>, can hold the math verifier's "
-        "answer; one that is not closed holds none. False reads such blocks too.",
-    )
 
     RANGES = {
         "[1, inf)": (
-            *("soft_punish_cache", "eval_num_samples", "eval_max_new_tokens", "eval_batch_size", "verifier_workers"),
-            *("record_tokens_steps", "record_tokens_completions", "verifier_memory_limit"),
+            *("soft_punish_cache", "eval_num_samples", "eval_max_new_tokens", "eval_batch_size"),
+            *("record_tokens_steps", "record_tokens_completions", *VerifierArguments.RANGES["[1, inf)"]),
         ),
-        "(0, inf)": ("verifier_deadline",),
+        "(0, inf)": VerifierArguments.RANGES["(0, inf)"],
         "[0, inf)": ("eval_temperature",),
         "(0, 1]": ("eval_top_p",),
         "(0, 1)": ("test_split_size",),

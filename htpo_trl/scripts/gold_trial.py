@@ -13,16 +13,6 @@ from ..verifier import VerifierConfig
 from .arguments import HTPOScriptArguments
 
 
-def verifier_config(script: HTPOScriptArguments) -> VerifierConfig:
-    """The limits of the verifier that a run asks for."""
-    return VerifierConfig(
-        script.verifier_workers,
-        script.verifier_deadline,
-        script.verifier_memory_limit,
-        skip_reasoning=script.skip_reasoning,
-    )
-
-
 def try_golds_of_run(
     script: HTPOScriptArguments, rewards: Sequence[Any], judge: Any, train: Any, benchmarks: Mapping[str, Any]
 ) -> None:
@@ -36,7 +26,7 @@ def try_golds_of_run(
     if judge is None:
         names = result_names(script.eval_benchmarks or [], "eval_benchmarks")
         sets += [(name, benchmarks[label], None) for name, label in names.items()]
-    try_golds_of(sets, script, verifier_config(script), script.allow_unmatched_golds)
+    try_golds_of(sets, script, script.verifier_config(), script.allow_unmatched_golds)
 
 
 def try_golds_of(
@@ -55,12 +45,22 @@ def try_golds_of(
     error = None
     if PartialState().is_main_process:
         try:
-            for name, dataset, path in sets:
-                places = partial(golds_of_file, name, prompts, path)
-                if line := try_golds(name, dataset, config, allow_unmatched, places):
-                    print(line, flush=True)
+            try_here(sets, prompts, config, allow_unmatched)
         except UsageError as failure:
             error = str(failure)
     (error,) = broadcast_object_list([error])
     if error:
         raise UsageError(error)
+
+
+def try_here(
+    sets: Iterable[tuple[str, Any, str | Path | None]],
+    prompts: PromptArguments,
+    config: VerifierConfig,
+    allow_unmatched: bool,
+) -> None:
+    """[`try_golds_of`] in this process alone."""
+    for name, dataset, path in sets:
+        places = partial(golds_of_file, name, prompts, path)
+        if line := try_golds(name, dataset, config, allow_unmatched, places):
+            print(line, flush=True)

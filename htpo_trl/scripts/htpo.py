@@ -26,7 +26,7 @@ from ..output.writing import writing
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .combinations import check_adapter_options, check_evaluation, check_quantization
-from .gold_trial import try_golds_of_run, verifier_config
+from .gold_trial import try_golds_of_run
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
 
@@ -36,6 +36,7 @@ TITLES = {
     "htpo_trl.config.HTPOConfig": "HTPO, and TRL's options whose defaults it changes (HTPOConfig)",
     "htpo_trl.scripts.arguments.HTPOScriptArguments": "Data, rewards, benchmarks (HTPOScriptArguments)",
     "htpo_trl.data.prompts.PromptArguments": "Prompts (PromptArguments)",
+    "htpo_trl.scripts.verifier_arguments.VerifierArguments": "Math verifier (VerifierArguments)",
     "trl.trainer.model_config.ModelConfig": "Model, LoRA, quantization (TRL's ModelConfig)",
     "trl.trainer.grpo_config.GRPOConfig": "TRL's GRPOConfig",
     "trl.trainer.base_config._BaseConfig": "Of all trainers of TRL",
@@ -227,7 +228,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     from ..training.checks import loading_told
     from ..training.console import ConsoleLog
 
-    verifier.configure(verifier_config(script))
+    verifier.configure(script.verifier_config())
     parts = prepare(script, args, model)
     args.model_init_kwargs = model_init_kwargs(args, model)
     set_seed(args.seed)

@@ -12,6 +12,8 @@ from sympy import Eq, Expr, FiniteSet, Float, Intersection, Interval, MatrixBase
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
+from .measures import TOLERANCE
+
 
 # The whole boxed content is the answer: without this, math-verify picks numbers out of text that it cannot parse.
 # Units are settled before: it would take the letter of `6m` for one.
@@ -46,6 +48,7 @@ def compare(gold: str, answer: str) -> str:
 def _parse(text: str) -> list:
     # math-verify takes an energy with a subscript for Euler's number, and then the whole for text.
     text = re.sub(r"(?<![A-Za-z\\])E_\{", r"\\Xi_{E", text)
+    text = re.sub(r"_\{\\(max|min|odot|oplus|perp|parallel|star)\}", r"_{\1}", text)
     return math_verify.parse(f"\\boxed{{{text}}}", _EXTRACTION, parsing_timeout=None)
 
 
@@ -82,7 +85,7 @@ def _are_told_apart(gold: str, answer: str) -> bool:
 def _differ(gold: Any, answer: Any) -> bool:
     """
     Whether two constants differ though math-verify's six decimals, or its fifteen digits, agree. Those of decimals may
-    differ by a relative hundred-thousandth.
+    differ by the relative `TOLERANCE`.
     """
     if isinstance(answer, Eq) and not answer.free_symbols:  # 3=4 is no 4
         return _differ(answer.lhs, answer.rhs)
@@ -92,7 +95,7 @@ def _differ(gold: Any, answer: Any) -> bool:
     a, b, gap = (value.evalf(15, maxn=200) for value in (gold, answer, gold - answer))
     if not (a.is_finite and b.is_finite):
         return False
-    return bool(abs(gap) > (1e-5 if has_decimals else 1e-60) * abs(a))
+    return bool(abs(gap) > (float(TOLERANCE) if has_decimals else 1e-60) * abs(a))
 
 
 def _are_same_set(gold: Any, answer: Any) -> bool:

@@ -117,7 +117,8 @@ def _tokens(text: str) -> str:
                 opening = "group"
             if wanted:
                 plain, wanted = _arguments(plain, wanted)
-            out.append(plain if texts else plain.replace("~", " ").replace("%", "\\%"))
+            plain = plain.replace("~", " ")
+            out.append(plain if texts else plain.replace("%", "\\%"))
         elif symbol is not None:
             if symbol in ",:;> \n\t/":
                 out.append(" " if symbol != "/" else "")

@@ -90,10 +90,10 @@ def _choice(answer: Answer) -> tuple[str | None, Answer | None]:
 def _same_words(gold: Answer, answer: Answer) -> bool | None:
     word, other = (gold, answer) if _name(gold) == "word" else (answer, gold)
     if isinstance(other, Kind):
+        if other.name == "list":
+            return _same_sets(gold, answer)
         # What has no solution may be the empty set.
-        return (
-            word[-1] == other.marks if other.name == "word" else None if other.name in ("set", "equation") else False
-        )
+        return gold == answer if other.name == "word" else None if other.name in ("set", "equation") else False
     return None if other.letters and len(word.marks[0]) < 5 else False  # type: ignore[union-attr] # `mgh` may be a product
 
 
@@ -245,6 +245,8 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
     a, b = (x.parts if isinstance(x, Kind) and x.name in names else (x,) for x in (gold, answer))
     if len(a) * len(b) > MAX_PAIRS:
         return None
+    if len(a) != len(b) and 1 in (len(a), len(b)) and _letters(a) == _letters(b) != "":
+        return True  # A, C and AC
     table = [[same(x, y) for y in b] for x in a]
     for row in (*table, *zip(*table, strict=True)):
         if not any(verdict is not False for verdict in row):
@@ -253,6 +255,19 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
         return a == b
     is_same = len(a) == len(b) and all(sum(v is True for v in row) == 1 for row in (*table, *zip(*table, strict=True)))
     return True if is_same else None
+
+
+def _letters(answers: tuple[Answer, ...]) -> str:
+    """Choices, as one word; empty where there is something else."""
+    names = [x.marks[0].upper() if isinstance(x, Kind) and x.name == "word" else _product(x) for x in answers]
+    letters = sorted("".join(names))
+    return (
+        "".join(letters) if all(names) and set(letters) <= {*"ABCDEFGHIJ"} and len({*letters}) == len(letters) else ""
+    )
+
+
+def _product(answer: Answer) -> str:
+    return "".join(sorted(answer.letters)) if isinstance(answer, Value) and is_name(answer) else ""
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

@@ -20,9 +20,9 @@ _NAMES = {
 del _NAMES["factorial"]
 _SHAPES = {
     **{r"\angle": "angle", r"\measuredangle": "angle", r"\triangle": "triangle", r"\square": "polygon"},
-    **{r"\overline": "line", r"\widehat": "line", r"\overarc": "line", r"\overrightarrow": "ray"},
+    **{r"\overline": "line", r"\widehat": "line", r"\overarc": "line", r"\overrightarrow": "ray", r"\vec": "ray"},
 }
-_ACCENTS = frozenset((r"\dot", r"\ddot", r"\vec", r"\hat", r"\bar", r"\tilde"))
+_ACCENTS = frozenset((r"\dot", r"\ddot", r"\hat", r"\bar", r"\tilde"))
 _NO_FACTOR = frozenset(
     (*"+-*/)],}^_!%'=&", r"\}", r"\circ", r"\rfloor", r"\rceil", r"\choose")  # and so the end of a product
 )
@@ -252,7 +252,9 @@ class Expression:
                 points += token if token.isalpha() else [token]
         if not points or len(points) > 12 or not all(point[0].isalpha() for point in points):
             raise UndecidedError
-        return letter(f"{name} {label(name, points)}")
+        if name == "line" and len(points) == 2:
+            return letter(points[0]) * letter(points[1])  # AB
+        return letter(points[0] if name == "ray" and len(points) == 1 else f"{name} {label(name, points)}")
 
     def _function(self, name: str) -> Value:
         power, base = None, None

@@ -43,24 +43,25 @@ _WORDS = (
         *("الجواب", "الإجابة", "الاجابة", "جواب", "پاسخ", "उत्तर", "উত্তর", "பதில்", "คำตอบ", "תשובה", "պատասխան"),
     ),
 )
-_MARK = r"[ \t\u00a0\u202f\u3000*_`\"}]"
+_MARK = r"[ \t\u00a0\u202f\u3000*_`\"'}]"
 _AFTER_WORD = re.compile(
-    rf"""(?P<tag>>)|(?:(?:{_MARK}|</\w{{1,8}}>){{0,8}}(?:
+    rf"""(?P<tag>\|?[>\]])|(?:(?:{_MARK}|</\w{{1,8}}>){{0,8}}(?:
         (?:is|would[ ]be|final|finale|es|est|ist|è|é|это|是|应为|为|為|は|이|은|는|النهائي|النهائية)\b
-        |(?:to|for|of|in)[ ][^:：\n]{{1,50}}(?=[:：])|\([^()\n]{{1,40}}\)
+        |(?:to|for|of|in)[ ][^:：\n]{{1,50}}(?=[:：])|\([^()\n]{{1,40}}\)|\[[^\[\]\n]{{1,40}}\]
+        |[, ][ ]?(?:[a-z]{{1,12}},?[ ]){{1,4}}is(?=[ *_]{{0,4}}[:：])
     )){{0,2}}(?:{_MARK}|</\w{{1,8}}>){{0,12}}+
-    (?:(?P<colon>[:：﹕∶꞉︰】])|(?P<equals>[=|])|(?P<heading>\#{{0,6}}[ \t\r]*(?=\n)))""",
+    (?:(?P<colon>[:：﹕∶꞉︰】])|(?P<equals>[=|→⇒➜]|->)|(?P<heading>\#{{0,6}}[ \t\r]*(?=\n)))""",
     re.VERBOSE,
 )
 _LEAD = re.compile(
     r"""(?:\\(?:text(?:bf|it|sc)?|math(?:bf|rm)|emph|underline|(?:sub)*section)\*?\{|</?\w{1,8}>
     |\d{1,2}[.)]\s|[^\w\n(\[]|_
     |(?:so|thus|hence|therefore|then|and|finally|the|my|our|this|correct|final|right|exact|numeric(?:al)?|simplified
-    |short|la|le|el|die|meine|endgültige|richtige|mi|tu|sua|correcta|correcte|окончательный|итоговый|правильный)(?!\w)
+    |short|la|le|el|die|meine|endgültige|richtige|mi|tu|sua|correcta|correcte|окончательный|итоговый|правильный)(?![^\W_])
     |因此|所以|故|则|綜上|综上|所述|最终|最后|最後|最終|正确|正確|本题|的|최종|अंतिम)*+\Z""",
     re.VERBOSE | re.IGNORECASE,
 )
-_TAG = re.compile(r"<(?:final[_ -]?)?\Z", re.IGNORECASE)
+_TAG = re.compile(r"[<\[]\|?(?:final[_ -]?)?\Z", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?;]\s+|[\n。！？；]")
 _HASHES = re.compile(r"(?:\A|\n)####[ \t]+([^\n]*\d[^\n]*)\s*\Z")
 _LOOKED_AT, _TRIED = 500, 8  # of the last words for "answer", and of the last labels

@@ -9,13 +9,20 @@ _SAID = 1000  # characters of a sentence that is looked into
 _PLAIN = re.compile(r"[ \t]*([-+]?\d+(?:\.\d+)?)\.?[ \t]*(?:\n|\Z)", re.ASCII)
 # What ends a completion: marks of a turn's end, tags.
 _TURN_END = re.compile(
-    r"<\|[a-z_]{2,40}\|>|<｜[^<>\n]{1,40}｜>|</?s>|<eos>|<(?:end|start)_of_turn>|\[/?(?:INST|EOS|END[A-Z ]{0,20})\]"
+    r"<\|[a-z_]{2,40}\|>|<｜[^<>\n]{1,40}｜>|</?s>|<eos>|<(?:end|start)_of_turn>"
+    r"|\[/?(?:INST|EOS|ANSWER|END[A-Z ]{0,20})\]"
     r"|</?(?:final[_ -]?)?(?:answer|ans|solution|response|output|result|final)>",
     re.IGNORECASE,
 )
-_HTML = re.compile(r"</?(?:b|i|u|em|strong|p|span|div|code|mark|center|h\d|br)\b[^<>]{0,80}>", re.IGNORECASE)
+_HTML = re.compile(
+    r"</?(?:b|i|u|em|strong|p|span|div|code|pre|mark|center|details|li|ul|h\d|br)\b[^<>]{0,80}>", re.IGNORECASE
+)
 _SPACE = " \t\n\r\f\v\u00a0\u2002\u2003\u2009\u202f\u3000\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\ufe0f"
-_EDGE = _SPACE + "✅✔☑🎉🎯👍✨∎■□▪◼◻"
+_SYMBOL = re.compile("[∎■-▫◻-◾☀-➿⬀-⯿🀀-🫿]")
+_ARROW = re.compile(r"(?:[-=]+>|[\s:：=→⇒➡➜])+")
+_JSON = re.compile(r'[ \t\n]*("(?:[^"\\\n]|\\.)*"|-?[\d.]+)[ \t\n]*(?:,[ \t\n]*"|\})')
+# A line that ends so is about the next block.
+_ONWARDS = re.compile(r"(?:[:：=]|\b(?:is|are|have|get|obtain|equals|be|gives))\Z")
 _PUNCTUATION = ".,;:。．，；：、؛،।"
 _KEPT = ("\\", "\\left", "\\right", "..")  # before punctuation that is part of a formula
 _QED = (*(f"{mark}\\{name}{mark}" for name in ("blacksquare", "square", "qed") for mark in ("$", "")), "QED", "Q.E.D")
@@ -28,7 +35,7 @@ _FENCE = re.compile(r"(```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _PAIRS = (("\\[", "\\]"), ("\\(", "\\)"), ("\\begin{", "\\end{"))
 _ALIGNED = re.compile(
-    r"\\begin\{(align(?:ed|at)?|gather|equation|displaymath|multline|math)\*?\}(.*?)\\end\{\1\*?\}", re.DOTALL
+    r"\\begin\{(align(?:ed|at)?|gather|center|equation|displaymath|multline|math)\*?\}(.*?)\\end\{\1\*?\}", re.DOTALL
 )
 
 _F = "\ue000-\ue063"  # characters that stand for formulas
@@ -45,10 +52,11 @@ _WHY = (
 )
 # Where a remark begins: a sentence, a reason, a bracket with one.
 _CUT = re.compile(
-    rf"(?<=[\w}})\]$%°{_F}])(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)|\s*[,;—–-]?\s+{_WHY}\b"
-    rf"|\s*[(（](?:(?:{_WHY}|by|from|using|after|rounded|verified|check|approx|approximately|about|or about|see|note"
-    r"|the)\b|≈|=)"
-    rf"|\s+[—–]\s+(?=[a-z])|(?<=[\d{_F}]),?\s+where\b)"
+    rf"(?<=[\w}})\]$%°{_F}])(?<! or)(?:[.?;]\s+(?=[A-Z\\$*({_F}])|(?<=!)\s+(?=[A-Z])|[。；]\s*(?=\S)"
+    rf"|\s*[,;—–-]?\s+{_WHY}\b"
+    rf"|\s*[(（\[](?:(?:{_WHY}|by|from|using|after|rounded|verified|checked|check|approx|approximately|about|or about"
+    r"|see|note|the|final|exact|correct)\b|≈|=)"
+    rf"|\s+[—–]\s+(?=[a-z])|\s+(?:←|//|#)\s|(?<=[\d{_F}]),?\s+where\b)"
 )
 _IS = re.compile(
     r"\b(?:is|are|equals?|was|becomes|be|ist|sind|beträgt|est|sont|es|son|è|é|равн[ао]|равен)[ \t]+"
@@ -64,6 +72,7 @@ _OTHERWISE = re.compile(
     r"|не|нет|или|nicht|kein\w*|oder|pas|ne|ou|non|não|nie)\b|[=<>^*+\\_{}|≤≥≠≈×÷√π∞]|[不没沒非或万亿百千]|ない|아니|ليس|لا|नहीं",
     re.IGNORECASE,
 )
+_SO = re.compile(r"\A(?:so|hence|thus|therefore|exactly|only|just|it's)\b[,:]?\s+", re.IGNORECASE)
 _AREA = re.compile(r"\bsquare (?=(?:\w*met|cent|unit|feet|foot|inch|yard|mile|[ckm]?m\b))", re.IGNORECASE)
 _REMARK = re.compile(
     r"(?:(?:it|that)(?:'s| is) )?(?:verified|correct|checked|confirmed|right|done|above|see|same|as)\b"
@@ -76,21 +85,29 @@ def read(text: str) -> tuple[str, bool]:
     """What the text after a label says, and whether that can be an answer, not a remark."""
     if plain := _PLAIN.match(text):
         return plain[1], True
+    if value := _JSON.match(text):
+        is_escaped = not re.search(r"(?<!\\)\\(?!\\)", value[1])
+        return clean(value[1].replace("\\\\", "\\") if is_escaped else value[1]), True
     if end := _TURN_END.search(text):
         text = text[: end.start()]
+    if "<" in text or "&" in text:
+        text = (
+            _HTML.sub("", text).replace("&nbsp;", " ") if "</" in text or "<br" in text or "&nbsp;" in text else text
+        )
     lines = text.split("\n", _LINES)[:_LINES]
     block, at = _block(lines, 0)
-    # `The area is:` leads to the next block.
-    while block.rstrip(_EDGE + "*_").endswith((":", "：")) and any(line.strip(_SPACE) for line in lines[at:]):
+    while _ONWARDS.search(block.rstrip(_SPACE + "*_")[-20:]) and any(line.strip(_SPACE) for line in lines[at:]):
         block, at = _block(lines, at)
-    content = clean(_flat(block).lstrip(_SPACE + ":：=→⇒➡"))
+    while at < len(lines) and lines[at].strip(_SPACE).startswith("=") and lines[at].strip(_SPACE + "="):
+        block, at = f"{block} {lines[at]}", at + 1
+    content = clean(_flat(_ARROW.sub("", block, count=1) if _ARROW.match(block) else block))
     said = None if not content or _REMARK.match(content) else in_prose(content)
     return (content, False) if said is None else (clean(said), True)
 
 
 def _block(lines: list[str], at: int) -> tuple[str, int]:
     """The first block at or after a line, and the line after it."""
-    while at < len(lines) and not lines[at].strip(_EDGE + "*_-=#>~|:}\"'"):
+    while at < len(lines) and not lines[at].strip(_SPACE + "*_-=#>~|:}\"'"):
         at += 1
     if at == len(lines):
         return "", at
@@ -100,8 +117,11 @@ def _block(lines: list[str], at: int) -> tuple[str, int]:
     if fence := _FENCE.match(line):
         inside = [*takewhile(lambda later: not later.startswith(fence[1]), rest)]
         return "\n".join(inside), at + len(inside) + 2
-    if line.startswith("|"):
-        rows = [line, *takewhile(lambda later: later.startswith("|"), rest)]
+    rows = [line, *takewhile(lambda later: later.startswith("|"), rest)]
+    above = lines[at - 1 : at] if at else []
+    if line.startswith("|") and any(
+        row.strip(_SPACE).startswith(("|-", "|:-", "| -", "| :-")) for row in rows + above
+    ):
         cells = [cell for cell in _BETWEEN_CELLS.split(rows[-1]) if cell.strip()]
         return cells[-1] if cells else "", at + len(rows)
     if "-" in marks:  # items are one answer, up to one that explains
@@ -178,6 +198,7 @@ def in_prose(text: str) -> str | None:
         last = re.match(r"[A-Za-z][^\\\d]*?\b(?:is|are|equals)\s+(?=[\\\d(-])", plain)
         return restored(plain[last.end() if last and len(words) > 1 else 0 :])
     has_value = re.search(rf"[\d{_F}]", plain)
+    plain = _SO.sub("", plain)
     is_short = len(words) < 2 and len(re.findall(f"[{_F}]", plain)) < 2 and not _CJK.search(plain)
     if is_short or (len(words) < 3 and not has_value):
         return restored(plain)
@@ -185,7 +206,7 @@ def in_prose(text: str) -> str | None:
         left = {*map(str.lower, _WORD.findall(part))} - {"and", "or", "und", "et", "y", "и", "或", "和"}
         if part and not left and re.search(rf"[\w{_F}]", part):
             return restored(part)
-        if not has_value and part is not plain and len(left) < 3 and not _OTHERWISE.search(part):
+        if not has_value and part is not plain and len(left) < 3 and not _OTHERWISE.search(part.removeprefix("no ")):
             return restored(part)
         if not _OTHERWISE.search(_AREA.sub("", _NUMBER.sub("", part))):
             things = [*re.finditer(f"[{_F}]", part), *_NUMBER.finditer(part)]
@@ -200,8 +221,11 @@ def clean(text: str) -> str:
         if text.isalnum():
             return text
         before = text
-        text = text.strip(_EDGE)
-        if "</" in text or "<br" in text:
+        text = text.strip(_SPACE)
+        if not text.isascii():
+            for end in (text[0], text[-1]):
+                text = text.strip(end) if _SYMBOL.match(end) and text.strip(end) else text
+        if "</" in text:
             text = _HTML.sub("", text)
         text = text.lstrip("*").strip("_")
         if text.endswith("*") and not text.rstrip("*").endswith(("^", "^{")):
@@ -210,7 +234,17 @@ def clean(text: str) -> str:
             text = text[:-1]
         if text.endswith(_QED):
             text = text[: -max(len(mark) for mark in _QED if text.endswith(mark))]
-        if text[-1:] in (")", "]", "}", "】") and sum(map(text.count, "([{【")) < sum(map(text.count, ")]}】")):
+        if text.endswith(("\\]", "\\)")) and text.count("\\" + {"]": "[", ")": "("}[text[-1]]) == 0:
+            text = text[:-2]
+        if text.endswith("$$") and text.count("$$") == 1:
+            text = text[:-2]
+        elif text.endswith("$") and text.count("$") == 1 and not text.endswith("\\$"):
+            text = text[:-1]
+        if (
+            text[-1:] in (")", "]", "}", "】")
+            and text[-2:-1] != "\\"
+            and sum(map(text.count, (*"([{【", "\\l"))) < sum(map(text.count, ")]}】"))
+        ):
             text = text[:-1]
         for mark in ("|", "`"):
             if text.endswith(mark) and text.count(mark) % 2:

@@ -153,7 +153,7 @@ def test_commands_are_known(document):
         for line in block.replace("\\\n", " ").splitlines():
             command = re.sub(r"\s+#.*|^#.*", "", line).strip()
             if not command or re.match(
-                r"(\.venv/bin/|srun )?htpo |(accelerate|torchrun) .* -m htpo_trl\.scripts\.htpo ", command
+                r"(\.venv/bin/|srun )?htpo |(accelerate|torchrun) .* -m htpo_trl\.scripts\.(htpo|evaluate) ", command
             ):
                 continue
             matches = {pattern: re.fullmatch(pattern, command) for pattern in COMMANDS}

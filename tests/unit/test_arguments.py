@@ -236,7 +236,8 @@ def test_documented_commands(line):
     if "htpo_trl.scripts.htpo" in argv:
         arguments = read(argv[argv.index("htpo_trl.scripts.htpo") + 1 :], htpo.TITLES)
     elif argv[1] == "eval":
-        found = read(argv[2:], evaluate.TITLES)
+        found = read([token for token in argv[2:] if token != "--dry_run"], evaluate.TITLES, launcher)
+        launch_arguments(found.launch)
         benchmarks = found.script[found.script.index("--benchmarks") + 1 :]
         benchmarks = benchmarks[: next((i for i, b in enumerate(benchmarks) if b.startswith("--")), None)]
         assert all(is_ours(name) for name in benchmarks)

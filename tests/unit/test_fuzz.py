@@ -6,6 +6,8 @@ import os
 import pytest
 
 from htpo_trl.cli.launch import launch_arguments, parallelism
+from htpo_trl.data import load
+from htpo_trl.evaluation.results import read
 from htpo_trl.training import checkpoint
 from htpo_trl.utils import UsageError
 
@@ -35,3 +37,16 @@ class TestFound:
         with bounds(), pytest.raises(UsageError, match=r"a\.yaml: 'xxx") as error:
             parallelism(launch_arguments(["--accelerate_config", str(tmp_path / "a.yaml")]))
         assert len(str(error.value)) < 900
+
+    @pytest.mark.parametrize("gold", [[[]], [None], [{}], [[], [None]]])
+    def test_lists_of_odd_values_as_golds(self, tmp_path, gold):
+        (tmp_path / "d.jsonl").write_text(json.dumps({"problem": "p", "solution": gold}))
+        with bounds(), pytest.raises(UsageError, match=r"d\.jsonl, line 1, column 'solution'"):
+            load(str(tmp_path / "d.jsonl"))
+
+    def test_rows_of_results_that_lack_what_is_summarised(self, tmp_path):
+        settings = {"n_problems": 1, "sampling": {"num_samples": 1}}
+        (tmp_path / "b.json").write_text(json.dumps({"settings": settings}))
+        (tmp_path / "b.jsonl").write_text(json.dumps({"problem": "p", "verdict": "correct", "tokens": 1}))
+        with bounds(), pytest.raises(UsageError, match=r"b\.jsonl, line 1: no 'truncated'"):
+            read(tmp_path / "b.jsonl")

@@ -370,6 +370,41 @@ def test_float32_selects_the_same_tokens(preset):
         torch.testing.assert_close(single.advantages.double(), double.advantages, rtol=1e-5, atol=0)
 
 
+def test_half_precision_ranks_like_single_with_more_ties():
+    """The two are ranked by different functions on a CPU; a GPU ranks all as half precision is ranked here."""
+    half = tensors(RELEASED[7], torch.bfloat16)
+    for table in PRESETS.values():
+        low, high = (
+            control(**half | {n: half[n].to(t) for n in half if n not in BOOLEAN}, table=table)
+            for t in (torch.bfloat16, torch.float64)
+        )
+        assert torch.equal(low.groups, high.groups)
+        is_ranked = (low.effects > 0) & (low.effects < 3)
+        assert torch.equal(is_ranked, (high.effects > 0) & (high.effects < 3))
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.1 + 0.2, 0.123456789])
+def test_shares_of_many_digits_of_long_responses(share):
+    """The exact share times the length would not fit into 64 bits."""
+    n = 30_000
+    logps, names = torch.full((1, n), -1.0), ("per_token_logps", "old_per_token_logps")
+    entropies = torch.rand(1, n, generator=torch.Generator().manual_seed(0))
+    yes = torch.tensor([True])
+    inputs = {
+        "entropies": entropies,
+        "advantages": torch.ones(1),
+        "is_hard": yes,
+        "is_correct": yes,
+        "mask": logps < 0,
+    }
+    table = PRESETS["dapo"].replace({"hard_correct_low": Detach(share), "hard_correct_high": Detach(share, "highest")})
+    result = control(**dict.fromkeys(names, logps), **inputs, table=table, top_entropy_share=share)
+    n_high = (result.groups == GROUPS.index("hard_correct_high")).sum().item()
+    assert n_high == math.floor(n * share + 1e-6)
+    counts = [(result.effects == code).sum().item() for code in (1, 2)]
+    assert counts == [math.floor((n - n_high) * share + 1e-6), math.floor(n_high * share + 1e-6)]
+
+
 def test_no_host_synchronisation():
     """Meta tensors have no values: an operation that must read one on the host fails on them."""
     inputs = {name: value.to("meta") for name, value in tensors(RELEASED[7]).items()}

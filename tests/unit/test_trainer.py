@@ -300,6 +300,7 @@ def test_each_value_that_is_not_finite_stops_the_run(make_trainer, batch, name):
         values[name][row, column] = math.nan
         inputs = batch | {"old_per_token_logps": values.pop("old_per_token_logps")}
         trainer._control_objective(inputs, **values)
+        trainer._log_sums()
 
     control_with_nan_at(3, 1)  # masked
     message = (

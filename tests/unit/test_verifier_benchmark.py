@@ -9,7 +9,7 @@ from benchmarks import verifier
 
 MEASURED = json.loads(verifier.RESULTS.read_text())
 # Those that have a table, in its order, and have been measured.
-PARTS = [part for part in ("golds", "wrong", "throughput", "hostile") if part in MEASURED]
+PARTS = [part for part in ("golds", "cases", "wrong", "throughput", "hostile") if part in MEASURED]
 
 
 @pytest.mark.parametrize("part", PARTS)
