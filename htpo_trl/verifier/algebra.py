@@ -26,7 +26,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 _RATIO = re.compile(r"\d{1,12}(?::\d{1,12}){2,9}")
 _FUNCTION = re.compile(r"([A-Za-z])\(([A-Za-z])\)=([^,=]+)")
 _NAME = re.compile(r"[A-Za-z]'*(?=\([A-Za-z]\)=)")
-_SEEN_ONCE = (re.compile(r"\\ldots\W*\Z"), re.compile(r"\d\)?_\{\d"))
+_SEEN_ONCE = (re.compile(r"\\ldots\W*\Z"), re.compile(r"\d\)?_"))
 _PRIMED_NAME = re.compile(r"\A[A-Za-z]'+\([A-Za-z]\)=")
 
 

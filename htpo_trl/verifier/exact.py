@@ -133,6 +133,9 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
         first, *members = equation.parts  # type: ignore[union-attr]
         if equation is answer and (name := letter_of(first)) and any(name in _names(member) for member in members):
             return False  # x=x+1
+        if equation is answer and not is_constant(other) and _name(other) != "base":
+            if any(map(is_constant, equation.parts)):  # type: ignore[union-attr]
+                return False  # 7=x+1 is no x+1
         members += [first] * is_constant(first)
         verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
         return verdict if verdict is False or _is_named(first) or is_constant(first) else None
@@ -157,10 +160,11 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
 
 def _is_contradictory(equation: Kind) -> bool:
     """Whether numbers that are said to be equal are not: `3=4`."""
+    constants = [*filter(is_constant, equation.parts)]  # of 3=x=4
+    if {*equation.marks} == {"="} and any(same(a, b) is False for a, b in zip(constants, constants[1:], strict=False)):
+        return True
     for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:], strict=False):
-        if is_constant(a) and is_constant(b) and same(a, b) is False:
-            if sign == "=":
-                return True
+        if sign != "=" and is_constant(a) and is_constant(b) and same(a, b) is False:
             (x, _), (y, _) = measure(a), measure(b)
             if abs(x - y) > _APPROXIMATION * max(abs(x), abs(y)) or (_is_whole(a) and _is_whole(b)):
                 return True

@@ -41,8 +41,10 @@ _LEADING = re.compile(
     r"(?:=|\\approx(?![A-Za-z])|~|\\(?:Right|right|Longright)arrow(?![A-Za-z])|\\therefore(?![A-Za-z])|\+(?=[\d.\\A-Za-z(])|:)\s*"
 )
 _BUILDER = re.compile(r"\A\\\{([A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\\mid ?|\||:)((?=.*\1)[^|:{}]+)\\\}\Z")
+_INLINE = re.compile(r"(?<!\\)\\[()]")
 _FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+?)(?<!\\)\$\$?")
 _CONNECTIVES = re.compile(r"[\s,.;]|\b(?:and|or|is|are)\b")
+_NEGATION = re.compile(r"\b(?:not|never|nor|neither|\w+n[’']t|wrong|incorrect|or|either|instead|rather|than)\b", re.IGNORECASE)
 _PHRASE = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['-][^\W\d_]+)*){1,7}")
 _ANNOUNCED = re.compile(r"\A\\text\{(?:the )?(?:final )?answer(?: is)?:?\}(?=.)", re.IGNORECASE)
 _DATE = re.compile(
@@ -108,7 +110,7 @@ def _formula(text: str) -> str:
     if not formulas:
         return text
     rest = _FORMULA.sub("", text)
-    return text.replace("$", " ") if not _CONNECTIVES.sub("", rest) else formulas[-1]
+    return text.replace("$", " ") if not _CONNECTIVES.sub("", rest) or _NEGATION.search(rest) else formulas[-1]
 
 
 def _is_phrase(text: str) -> bool:
@@ -146,6 +148,8 @@ def _formed_once(text: str) -> str:
     text = _peeled(in_ascii(text))
     if _PLAIN.fullmatch(text):
         return text
+    if "\\(" in text:
+        text = _INLINE.sub("$", text)
     if "$" in text:
         text = _peeled(_formula(text))
     text = re.sub(r"\s+", " ", text)

@@ -216,7 +216,7 @@ class _Reader:
         members = tuple(map(self.answer, parts))
         if {*signs} <= {"=", r"\approx"}:
             return Kind("equation", members, tuple(signs))
-        if signs == [r"\in"]:
+        if signs == [r"\in"] and not is_constant(members[0]):
             return Kind("equation", members, ("=",))
         if {*signs} <= {">", r"\ge"}:
             members, signs = members[::-1], [{">": "<", r"\ge": r"\le"}[sign] for sign in signs[::-1]]
