@@ -26,7 +26,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 _RATIO = re.compile(r"\d{1,12}(?::\d{1,12}){2,9}")
 _FUNCTION = re.compile(r"([A-Za-z])\(([A-Za-z])\)=([^,=]+)")
 _NAME = re.compile(r"[A-Za-z]'*(?=\([A-Za-z]\)=)")
-_SEEN_ONCE = (re.compile(r"\\ldots\W*\Z"), re.compile(r"\d\)?_"))
+_ONE_SIDED = (re.compile(r"\\ldots\W*\Z"), re.compile(r"\d\)?_"))
 _PRIMED_NAME = re.compile(r"\A[A-Za-z]'+\([A-Za-z]\)=")
 
 
@@ -81,7 +81,7 @@ def _are_told_apart(gold: str, answer: str) -> bool:
     numbers, and the brackets of a set.
     """
     names = [name[0] for name in map(_NAME.match, (gold, answer)) if name]
-    if len({*names}) > 1 or any((found.search(gold) is None) != (found.search(answer) is None) for found in _SEEN_ONCE):
+    if len({*names}) > 1 or any(bool(found.search(gold)) != bool(found.search(answer)) for found in _ONE_SIDED):
         return True
     if _PRIMED_NAME.sub("", gold).count("'") != _PRIMED_NAME.sub("", answer).count("'"):
         return True

@@ -207,7 +207,8 @@ _LETTER = re.compile(r"[A-Za-z]")
 _OR_OF_INTERVALS = re.compile(r"(?<=[)\]])\s*(?:\\text\{ ?or ?\}|or(?![A-Za-z]))\s*(?=[(\[])")
 _LETTERED = re.compile(r"\A([A-J])\.(?=\s*[-\d\\])")  # B. 47
 _MODULO = re.compile(
-    r"(?:[a-zA-Z] ?\\equiv ?)?(-?\d{1,30}) ?\(?(?:\\[pb]?mod(?![A-Za-z])|\\text\{ ?mod ?\}|mod(?![A-Za-z])) ?\{? ?(\d{1,30}) ?\}?\)?"
+    r"(?:[a-zA-Z] ?\\equiv ?)?(-?\d{1,30}) ?\(?(?:\\[pb]?mod(?![A-Za-z])|\\text\{ ?mod ?\}|mod(?![A-Za-z])) ?"
+    r"\{? ?(\d{1,30}) ?\}?\)?"
 )
 _OPEN_LEFT, _OPEN_RIGHT = re.compile(r"(\A|\\in ?|\\cup ?)\](?=[^,\]]{0,80},)"), re.compile(r"(?<=[^,])\[ ?(\Z|\\cup)")
 _BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))

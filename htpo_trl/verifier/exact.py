@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 from .intervals import are_near, pieces_of
 from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
@@ -133,9 +134,9 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
         first, *members = equation.parts  # type: ignore[union-attr]
         if equation is answer and (name := letter_of(first)) and any(name in _names(member) for member in members):
             return False  # x=x+1
-        if equation is answer and not is_constant(other) and _name(other) != "base":
-            if any(map(is_constant, equation.parts)):  # type: ignore[union-attr]
-                return False  # 7=x+1 is no x+1
+        has_constant = any(map(is_constant, equation.parts))  # type: ignore[union-attr]
+        if equation is answer and has_constant and not is_constant(other) and _name(other) != "base":
+            return False  # 7=x+1 is no x+1
         members += [first] * is_constant(first)
         verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
         return verdict if verdict is False or _is_named(first) or is_constant(first) else None
@@ -161,7 +162,7 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
 def _is_contradictory(equation: Kind) -> bool:
     """Whether numbers that are said to be equal are not: `3=4`."""
     constants = [*filter(is_constant, equation.parts)]  # of 3=x=4
-    if {*equation.marks} == {"="} and any(same(a, b) is False for a, b in zip(constants, constants[1:], strict=False)):
+    if {*equation.marks} == {"="} and any(same(a, b) is False for a, b in pairwise(constants)):
         return True
     for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:], strict=False):
         if sign != "=" and is_constant(a) and is_constant(b) and same(a, b) is False:

@@ -44,11 +44,14 @@ _BUILDER = re.compile(r"\A\\\{([A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\\mid ?|\||:)
 _INLINE = re.compile(r"(?<!\\)\\[()]")
 _FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+?)(?<!\\)\$\$?")
 _CONNECTIVES = re.compile(r"[\s,.;]|\b(?:and|or|is|are)\b")
-_NEGATION = re.compile(r"\b(?:not|never|nor|neither|\w+n[’']t|wrong|incorrect|or|either|instead|rather|than)\b", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:not|never|nor|neither|\w+n[’']t|wrong|incorrect|or|either|instead|rather|than)\b", re.IGNORECASE
+)
 _PHRASE = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['-][^\W\d_]+)*){1,7}")
 _ANNOUNCED = re.compile(r"\A\\text\{(?:the )?(?:final )?answer(?: is)?:?\}(?=.)", re.IGNORECASE)
 _DATE = re.compile(
-    r"(?:January|February|March|April|May|June|July|August|September|October|November|December) \d{1,2}(?:st|nd|rd|th)?"
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December) "
+    r"\d{1,2}(?:st|nd|rd|th)?"
 )
 _VERB = re.compile(r"(?<![^\W\d_])(?:is|are|was|were|we|get|gives)(?![^\W\d_])", re.IGNORECASE)
 _INFINITE = {"positive infinity": "\\infty", "plus infinity": "\\infty", "negative infinity": "-\\infty"}

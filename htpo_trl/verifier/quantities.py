@@ -200,11 +200,13 @@ def _several(text: str) -> str | None:
     r"""`2 hours 30 minutes` as `\text{2h 30min}`."""
     if len(text) > 120 or not _SEVERAL.fullmatch(text):
         return None
-    found = [(number, _UNITS.get(in_text or word), in_text or len(word) > 1) for number, in_text, word in _ONE.findall(text)]
-    units = [unit for _, unit, _ in found]
-    if None in units or len({*units}) < len(units) or not any(is_word for *_, is_word in found):
+    found = _ONE.findall(text)
+    units = [_UNITS.get(in_text or word) for _, in_text, word in found]
+    is_words = any(in_text or len(word) > 1 for _, in_text, word in found)  # 3m2s may be a product
+    if None in units or len({*units}) < len(units) or not is_words:
         return None
-    return rf"\text{{{' '.join(f'{number}{unit}' for number, unit, _ in found)}}}"
+    parts = (f"{number}{unit}" for (number, *_), unit in zip(found, units, strict=True))
+    return rf"\text{{{' '.join(parts)}}}"
 
 
 def _ends_in_unit(text: str) -> bool:
@@ -265,7 +267,8 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
 
 def _written(piece: re.Match[str]) -> str:
     if piece[1] is not None:
-        return " " + re.sub(r"(\^|/)", r" \1", piece[1]).replace("/", "/ ").replace(".", " ").replace("\\cdot", " ") + " "
+        spaced = re.sub(r"(\^|/)", r" \1", piece[1]).replace("/", "/ ")
+        return " " + spaced.replace(".", " ").replace("\\cdot", " ") + " "
     if piece[2] or piece[3]:
         return f" ^{piece[2] or piece[3]} "
     return {"/": " / "}.get(
