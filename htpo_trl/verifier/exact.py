@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from .intervals import are_near, pieces_of
-from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
-from .reading import Answer, Kind, is_constant, letter_of, read, read_gold
+from .measures import equal, have_other_zeros, is_multiple, is_name, measure, numbers_agree
+from .reading import Answer, Kind, is_constant, letter_of, members_of, read, read_gold
 from .values import UndecidedError, Value, spend, start_work
 
 
@@ -172,7 +171,7 @@ def _is_named(answer: Answer) -> bool:
 
 def _same_zeros(a: Value, b: Value) -> bool | None:
     """Whether a = 0 and b = 0 are the same equation."""
-    if constant_ratio(a, b) is not None:
+    if is_multiple(a, b):
         return True
     if a.letters != b.letters and len(a.letters) == len(b.letters):
         # f(x)=2x and f(t)=2t
@@ -180,30 +179,10 @@ def _same_zeros(a: Value, b: Value) -> bool | None:
     return False if have_other_zeros(a, b) or have_other_zeros(b, a) else None
 
 
-def _same_inequalities(gold: Answer, answer: Answer) -> bool | None:
-    if not (isinstance(gold, Kind) and isinstance(answer, Kind)):
-        return False
-    if gold.name != answer.name or len(gold.parts) != 2 or len(answer.parts) != 2:
-        return None
-    if not all(isinstance(side, Value) for side in gold.parts + answer.parts):
-        return None
-    a, b = gold.parts[0] - gold.parts[1], answer.parts[0] - answer.parts[1]
-    if (ratio := constant_ratio(a, b)) is not None:
-        return ratio > 0 and gold.marks == answer.marks
-    return False if a.letters == b.letters and have_other_zeros(a, b) else None
-
-
 def _same_unions(gold: Answer, answer: Answer) -> bool | None:
-    """Unions of intervals and finite sets, as sets of real numbers."""
     if isinstance(gold, Value) or isinstance(answer, Value):
         return False
-    try:
-        pieces, others = pieces_of(gold), pieces_of(answer)
-    except UndecidedError:
-        return None
-    if not are_near(pieces, others):
-        return False
-    return True if gold.name == answer.name and _same_sets(gold, answer) else None
+    return _same_sets(gold, answer) or None  # pieces may touch
 
 
 def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
@@ -212,8 +191,8 @@ def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
         verdict = _all(map(same, a, b)) if len(a) == len(b) else False
         if verdict is False or marks == others:
             return verdict
-        # (1,2) and [1,2] differ as intervals; longer ones are vectors.
-        return False if len(a) == 2 else None
+        # (1,2) and [1,2] differ as intervals; others are vectors.
+        return False if len(a) == len(marks) == len(others) == 2 else None
     if isinstance(gold, Value) or isinstance(answer, Value):
         return False
     if not {gold.name, answer.name} <= {"tuple", "list", "set"}:
@@ -223,26 +202,9 @@ def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
     return False if _same_sets(gold, answer) is False and _same_sets(*as_lists) is False else None
 
 
-def _same_matrices(gold: Answer, answer: Answer) -> bool | None:
-    if isinstance(gold, Value) or isinstance(answer, Value):
-        return False
-    if gold.name != answer.name:
-        return False if _same_sets(_entries(gold), _entries(answer)) is False else None
-    rows, others = gold.parts, answer.parts
-    if [len(row.parts) for row in rows] != [len(row.parts) for row in others]:
-        return False
-    return _all(same(x, y) for a, b in zip(rows, others, strict=True) for x, y in zip(a.parts, b.parts, strict=True))
-
-
-def _entries(answer: Kind) -> Kind:
-    parts = (part for row in answer.parts for part in row.parts) if answer.name == "matrix" else answer.parts
-    return Kind("list", tuple(parts))
-
-
 def _same_sets(gold: Answer, answer: Answer) -> bool | None:
     """Lists and sets, without order; what is neither is a set of one."""
-    names = ("list", "set", "union")
-    a, b = (x.parts if isinstance(x, Kind) and x.name in names else (x,) for x in (gold, answer))
+    a, b = (members_of(x, "list", "set", "union") for x in (gold, answer))
     if len(a) * len(b) > MAX_PAIRS:
         return None
     if len(a) != len(b) and 1 in (len(a), len(b)) and _letters(a) == _letters(b) != "":
@@ -287,6 +249,6 @@ def _any(verdicts: Iterable[bool | None]) -> bool | None:
 # In this order: what is compared by the first kind that one of the two is.
 _COMPARISONS = {
     **{"choice": _same_choices, "equation": _same_equations, "word": _same_words, "base": _same_bases},
-    **{"time": _same_times, "inequality": _same_inequalities, "union": _same_unions, "matrix": _same_matrices},
+    **{"time": _same_times, "union": _same_unions},
     **{"tuple": _same_tuples, "set": _same_sets, "list": _same_sets},
 }

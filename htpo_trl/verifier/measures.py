@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from weakref import WeakKeyDictionary
 
-from .values import ONE, Atom, Polynomial, UndecidedError, Value, spend
+from .values import Atom, UndecidedError, Value, spend
 
 
 # Relative difference up to which a decimal stands for a number that it does not equal: six significant digits.
@@ -45,49 +45,34 @@ class Point:
 
 
 REAL = Point(lambda name: complex(random.Random(name).uniform(0.2, 0.8)))
-# For what is meant for integers: n - floor(n/2) is ceil(n/2). What differs here, differs in general.
-WHOLE = tuple(Point(lambda name, i=i: complex(random.Random(f"{name} {i}").randint(7, 40))) for i in range(2))  # type: ignore[misc]
 
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    **{"cot": lambda z: 1 / cmath.tan(z), "sec": lambda z: 1 / cmath.cos(z), "csc": lambda z: 1 / cmath.sin(z)},
-    **{"ln": cmath.log, "abs": lambda z: complex(abs(z)), "factorial": lambda z: complex(math.gamma(z.real + 1))},
+    **{"cot": lambda z: 1 / cmath.tan(z), "ln": cmath.log},
 }
-_STEPS = {"floor": lambda x: math.floor(x + 1e-9), "ceil": lambda x: math.ceil(x - 1e-9)}
 
 
 def measure(value: Value, point: Point = REAL) -> tuple[complex, float]:
     """The value as a number, and a bound of its error."""
+    total, error = 0j, 0.0
     try:
-        result, error = _measure_polynomial(value.numerator, point)
-        if value.denominator is not ONE:
-            bottom, bottom_error = _measure_polynomial(value.denominator, point)
-            if abs(bottom) <= 100 * bottom_error:
-                raise UndecidedError
-            result /= bottom
-            error = 2 * (error + abs(result) * bottom_error) / abs(bottom)
+        for monomial, coefficient in value.terms.items():
+            term, relative = complex(float(coefficient)), 2 * _EPSILON
+            for atom, power in monomial:
+                base, uncertainty = (complex(atom), 0.0) if isinstance(atom, int) else _measure_atom(atom, point)
+                if abs(base) <= 100 * uncertainty:
+                    raise UndecidedError
+                term *= base ** float(power)
+                relative += (2 * abs(float(power)) + 2) * (uncertainty / abs(base) + _EPSILON)
+            total += term
+            error += abs(term) * relative + abs(total) * _EPSILON
     except (OverflowError, ZeroDivisionError, ValueError) as reason:
         raise UndecidedError from reason
-    if not (math.isfinite(abs(result)) and math.isfinite(error)):
+    if not (math.isfinite(abs(total)) and math.isfinite(error)):
         raise UndecidedError
     # On the side of a branch cut where the real numbers are.
-    return (complex(result.real) if abs(result.imag) <= 4 * error else result), error
-
-
-def _measure_polynomial(polynomial: Polynomial, point: Point) -> tuple[complex, float]:
-    total, error = 0j, 0.0
-    for monomial, coefficient in polynomial.items():
-        term, relative = complex(float(coefficient)), 2 * _EPSILON
-        for atom, power in monomial:
-            value, uncertainty = (complex(atom), 0.0) if isinstance(atom, int) else _measure_atom(atom, point)
-            if abs(value) <= 100 * uncertainty:
-                raise UndecidedError
-            term *= value ** float(power)
-            relative += (2 * abs(float(power)) + 2) * (uncertainty / abs(value) + _EPSILON)
-        total += term
-        error += abs(term) * relative + abs(total) * _EPSILON
-    return total, error
+    return (complex(total.real) if abs(total.imag) <= 4 * error else total), error
 
 
 def _measure_atom(atom: Atom, point: Point) -> tuple[complex, float]:
@@ -101,7 +86,7 @@ def _measure_atom(atom: Atom, point: Point) -> tuple[complex, float]:
         elif atom.kind == "power":
             known = _power(*measures[0], *measures[1], atom.arguments[1].rational is not None)
         else:
-            known = _call(atom.name, *measures[0], point)
+            known = _call(atom.name, *measures[0])
         point.known[atom] = known
     return known
 
@@ -117,14 +102,10 @@ def _power(b: complex, b_error: float, e: complex, e_error: float, is_root: bool
     return power, abs(power) * (2 * slope + 8 * _EPSILON * (1 + abs(e)))
 
 
-def _call(name: str, z: complex, error: float, point: Point) -> tuple[complex, float]:
-    if name in _STEPS:
-        if point is REAL or z.imag or error > 1e-10:
-            raise UndecidedError
-        return complex(_STEPS[name](z.real)), 0.0
+def _call(name: str, z: complex, error: float) -> tuple[complex, float]:
     function = _FUNCTIONS[name] if name in _FUNCTIONS else _any_function(name)
     step = 1e-6 * (1 + abs(z))
-    if error > step / 100 or (name == "factorial" and z.imag):
+    if error > step / 100:
         raise UndecidedError
     result = function(z)
     return result, 2 * error * abs(function(z + step) - result) / step + 8 * _EPSILON * (abs(result) + abs(z))
@@ -146,24 +127,17 @@ def equal(a: Value, b: Value) -> bool | None:
         if a.is_percentage != b.is_percentage and p != q and 100 * min(p, q, key=abs) == max(p, q, key=abs):
             return None  # 25% and 25
         return numbers_agree(p, q, a.unit, b.unit)
-    differ = None
-    for point in (REAL, *WHOLE):
-        try:
-            differ = _differ(a, b, point)
-        except UndecidedError:
-            continue  # there is no number; the form may decide
-        if differ is not None or not (a.letters or b.letters):
-            break
-    if differ and ((q is not None and _coefficient(a) == q) or (p is not None and _coefficient(b) == p)):
-        return None  # a letter may be a unit: 5m
-    if differ is not None:
-        return not differ
-    return None if (a - b).numerator else True
+    try:
+        if (differ := _differ(a, b)) is not None:
+            return not differ
+    except UndecidedError:
+        pass  # there is no number; the form may decide
+    return None if (a - b).terms else True
 
 
-def _differ(a: Value, b: Value, point: Point) -> bool | None:
+def _differ(a: Value, b: Value) -> bool | None:
     """Whether two values differ by more than the errors of their numbers, and, of decimals, than is forgiven."""
-    (x, error_x), (y, error_y) = measure(a, point), measure(b, point)
+    (x, error_x), (y, error_y) = measure(a), measure(b)
     gap, size = abs(x - y), max(abs(x), abs(y))
     error = 4 * (error_x + error_y) + 1e-12 * size
     if not (a.is_rounded or b.is_rounded):
@@ -180,24 +154,18 @@ def _differ(a: Value, b: Value, point: Point) -> bool | None:
     return False if gap + error < min(float(unit), 0.999 * float(TOLERANCE) * size) else None
 
 
-def _coefficient(value: Value) -> Fraction | None:
-    """That of a product of letters."""
-    monomial, coefficient = value.term or ((), None)
-    is_product = monomial and all(isinstance(atom, Atom) and atom.kind == "letter" for atom, _ in monomial)
-    return coefficient if is_product else None
-
-
 def is_name(value: Value) -> bool:
     """Whether this names something, as x, AB, f(x) do."""
-    return _coefficient(value) == 1 or (value.atom is not None and value.atom.kind == "unknown")
+    monomial, coefficient = value.term or ((), None)
+    kinds = {atom.kind if isinstance(atom, Atom) else "" for atom, _ in monomial}
+    return coefficient == 1 and (kinds == {"letter"} or (value.atom is not None and value.atom.kind == "unknown"))
 
 
-def constant_ratio(a: Value, b: Value) -> Fraction | None:
-    """The rational number by which `a` is multiplied to get `b`."""
-    if a.numerator.keys() != b.numerator.keys() or a.denominator != b.denominator or not a.numerator:
-        return None
-    ratios = {b.numerator[monomial] / a.numerator[monomial] for monomial in a.numerator}
-    return ratios.pop() if len(ratios) == 1 else None
+def is_multiple(a: Value, b: Value) -> bool:
+    """Whether one is a rational multiple of the other, neither zero."""
+    if a.terms.keys() != b.terms.keys():
+        return False
+    return len({b.terms[monomial] / a.terms[monomial] for monomial in a.terms}) == 1
 
 
 def have_other_zeros(a: Value, b: Value) -> bool:

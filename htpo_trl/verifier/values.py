@@ -1,9 +1,9 @@
 """
-Numbers and expressions in an exact form: quotients of polynomials with rational coefficients.
+Numbers and expressions in an exact form: sums of products of atoms, with rational coefficients.
 
-Their variables are *atoms*: letters, primes below a root, pi, e, i, and functions and powers of such quotients. Two
-forms that are equal have equal values, whatever the atoms are. The converse does not hold (see `measures.py`): roots
-are resolved down to primes, but sums below a root, say, are atoms as they stand. Terms, digits and work are bounded.
+*Atoms* are letters, primes below a root, pi, e, i, and functions and powers of such sums. Two forms that are equal have
+equal values, whatever the atoms are. The converse does not hold (see `measures.py`): roots are resolved down to primes,
+but sums below a root or a fraction's line are atoms as they stand. Terms, digits and work are bounded.
 """
 
 import math
@@ -62,14 +62,13 @@ class Atom:
     @classmethod
     def of(cls, kind: str, name: str, *arguments: "Value") -> "Value":
         """The value that is just this atom."""
-        parts = (frozenset(terms.items()) for value in arguments for terms in value[:2])
+        parts = (frozenset(value.terms.items()) for value in arguments)
         atom = cls._all.setdefault((kind, name, *parts), cls(kind, name, arguments))
         return Value({frozenset([(atom, Fraction(1))]): Fraction(1)}, is_rounded=any(a.is_rounded for a in arguments))
 
 
 Monomial = frozenset[tuple[Atom | int, Fraction]]
 Polynomial = dict[Monomial, Fraction]
-ONE: Polynomial = {frozenset(): Fraction(1)}
 
 
 class Value(NamedTuple):
@@ -77,10 +76,8 @@ class Value(NamedTuple):
     A number or expression.
 
     Args:
-        numerator (`dict`):
+        terms (`dict`):
             Coefficient by monomial; a monomial has the exponents of its atoms.
-        denominator (`dict`):
-            `ONE`, or of several terms.
         unit (`Fraction`, *optional*):
             Of the last place, where this is a plain decimal: 0.01 for 3.14.
         is_rounded (`bool`):
@@ -89,8 +86,7 @@ class Value(NamedTuple):
             It was given with a percent sign.
     """
 
-    numerator: Polynomial
-    denominator: Polynomial = ONE
+    terms: Polynomial
     unit: Fraction | None = None
     is_rounded: bool = False
     is_percentage: bool = False
@@ -98,11 +94,11 @@ class Value(NamedTuple):
     @property
     def term(self) -> tuple[Monomial, Fraction] | None:
         """Monomial and coefficient, where there is just one term."""
-        return next(iter(self.numerator.items())) if self.denominator is ONE and len(self.numerator) == 1 else None
+        return next(iter(self.terms.items())) if len(self.terms) == 1 else None
 
     @property
     def rational(self) -> Fraction | None:
-        if not self.numerator:
+        if not self.terms:
             return Fraction(0)
         monomial, coefficient = self.term or (True, None)
         return None if monomial else coefficient
@@ -123,7 +119,7 @@ class Value(NamedTuple):
         values = [self]
         while values:
             value = values.pop()
-            for atom in {atom for terms in value[:2] for monomial in terms for atom, _ in monomial}:
+            for atom in {atom for monomial in value.terms for atom, _ in monomial}:
                 if isinstance(atom, Atom) and atom not in seen:
                     seen.add(atom)
                     values += atom.arguments
@@ -132,35 +128,42 @@ class Value(NamedTuple):
         return frozenset(found)
 
     def __add__(self, other: "Value") -> "Value":  # type: ignore[override]
-        numerator, terms, denominator = self.numerator, other.numerator, self.denominator
-        if self.denominator != other.denominator:
-            numerator = _product(numerator, other.denominator)
-            terms = _product(terms, self.denominator)
-            denominator = _product(denominator, other.denominator)
-        total = dict(numerator)
-        for monomial, coefficient in terms.items():
+        total = dict(self.terms)
+        for monomial, coefficient in other.terms.items():
             _add_term(total, monomial, coefficient)
-        return _quotient(total, denominator, self, other)
+        return _value(total, self, other)
 
     def __mul__(self, other: "Value") -> "Value":  # type: ignore[override]
-        numerator = _product(self.numerator, other.numerator)
-        return _quotient(numerator, _product(self.denominator, other.denominator), self, other)
+        product: Polynomial = {}
+        for m, c in self.terms.items():
+            for n, d in other.terms.items():
+                monomial, factor = m or n, Fraction(1)
+                if m and n:
+                    powers = dict(m)
+                    for atom, power in n:
+                        powers[atom] = powers.get(atom, Fraction(0)) + power
+                    monomial, factor = _normal(powers)
+                _add_term(product, monomial, c * d * factor)
+        return _value(product, self, other)
 
     def __neg__(self) -> "Value":
-        return self._replace(numerator={monomial: -c for monomial, c in self.numerator.items()})
+        return self._replace(terms={monomial: -c for monomial, c in self.terms.items()})
 
     def __sub__(self, other: "Value") -> "Value":
         return self + -other
 
     def __truediv__(self, other: "Value") -> "Value":
-        if not other.numerator:
+        if not other.terms:
             raise UndecidedError
-        inverse = _quotient(other.denominator, other.numerator, other)
-        return self * inverse
+        if other.term is None:
+            return self * Atom.of("power", "", other, number(-1))
+        monomial, coefficient = other.term
+        powers, factor = _normal({atom: -power for atom, power in monomial})
+        return self * _value({powers: factor / coefficient}, other)
 
     def __pow__(self, exponent: "Value") -> "Value":
         e = exponent.rational
-        if not self.numerator and e and e > 0:
+        if not self.terms and e and e > 0:
             return self
         if e is None or (e.denominator > 1 and not self._has_roots):
             return Atom.of("power", "", self, exponent)
@@ -205,7 +208,7 @@ class Value(NamedTuple):
 
 
 def number(value: Fraction | int, *origins: Value) -> Value:
-    return _quotient({frozenset(): Fraction(value)} if value else {}, ONE, *origins)
+    return _value({frozenset(): Fraction(value)} if value else {}, *origins)
 
 
 def letter(name: str) -> Value:
@@ -260,25 +263,17 @@ def _add_term(polynomial: Polynomial, monomial: Monomial, coefficient: Fraction)
         raise UndecidedError
 
 
-def _product(a: Polynomial, b: Polynomial) -> Polynomial:
-    if a is ONE or b is ONE:
-        return a if b is ONE else b
-    result: Polynomial = {}
-    for m, c in a.items():
-        for n, d in b.items():
-            monomial, factor = m or n, Fraction(1)
-            if m and n:
-                powers = dict(m)
-                for atom, power in n:
-                    powers[atom] = powers.get(atom, Fraction(0)) + power
-                monomial, factor = _normal(powers)
-            _add_term(result, monomial, c * d * factor)
-    return result
+def _value(terms: Polynomial, *origins: Value) -> Value:
+    return Value(terms, is_rounded=any(value.is_rounded for value in origins))
 
 
-def _quotient(numerator: Polynomial, denominator: Polynomial, *origins: Value) -> Value:
-    if denominator is not ONE and len(denominator) == 1:
-        ((monomial, coefficient),) = denominator.items()
-        powers, factor = _normal({atom: -power for atom, power in monomial})
-        numerator, denominator = _product(numerator, {powers: factor / coefficient}), ONE
-    return Value(numerator, denominator, None, any(value.is_rounded for value in origins))
+def ln(value: Value) -> Value:
+    """Of a positive number as the sum over its primes, so that log_4(8) is 3/2."""
+    monomial, coefficient = value.term or ((), Fraction(0))
+    if coefficient <= 0 or not all(isinstance(atom, int) or atom is E.atom for atom, _ in monomial):
+        return Atom.of("call", "ln", value)
+    total = number(0, value)
+    for atom, power in (*monomial, *primes(coefficient).items()):
+        part = Atom.of("call", "ln", number(atom)) if isinstance(atom, int) else number(1)
+        total = total + part * number(power)
+    return total
