@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from .measures import equal, have_other_zeros, is_multiple, is_name, measure, numbers_agree
+from .measures import equal, is_multiple, is_name, measure, numbers_agree
 from .reading import Answer, Kind, is_constant, letter_of, members_of, read, read_gold
 from .values import UndecidedError, Value, spend, start_work
 
@@ -132,9 +132,9 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
         first, *members = equation.parts  # type: ignore[union-attr]
         members += [first] * is_constant(first)
         verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
-        return verdict if verdict is False or _is_named(first) or is_constant(first) else None
+        return verdict if verdict is False or is_name(first) or is_constant(first) else None
     (l1, *_, r1), (l2, *_, r2) = gold.parts, answer.parts  # type: ignore[union-attr]
-    if _is_named(l1) and _is_named(l2):
+    if is_name(l1) and is_name(l2):
         is_same_name = same(l1, l2)
         is_same = same(r1, r2)
         if is_same_name and is_same is not None:
@@ -144,39 +144,20 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
             return None if (l1.letters ^ l2.letters) & r1.letters else False
     if is_constant(l2) and is_constant(r2) and not is_constant(l1) and same(r1, r2) is False:
         return False
-    sides = (l1, r1, l2, r2)
-    if not all(isinstance(side, Value) for side in sides):
+    sides = gold.parts + answer.parts  # type: ignore[union-attr]
+    if len(sides) > 4 or not all(isinstance(side, Value) for side in sides):
         return None
-    if len(gold.parts) + len(answer.parts) > 4:  # type: ignore[union-attr]
-        return None
-    return _same_zeros(l1 - r1, l2 - r2)
+    return is_multiple(l1 - r1, l2 - r2) or None
 
 
 def _is_contradictory(equation: Kind) -> bool:
     """Whether numbers that are said to be equal are not: `3=4`."""
     for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:], strict=False):
         if is_constant(a) and is_constant(b) and same(a, b) is False:
-            if sign == "=":
-                return True
             (x, _), (y, _) = measure(a), measure(b)
-            if abs(x - y) > _APPROXIMATION * max(abs(x), abs(y)):
+            if sign != r"\approx" or abs(x - y) > _APPROXIMATION * max(abs(x), abs(y)):
                 return True
     return False
-
-
-def _is_named(answer: Answer) -> bool:
-    r"""Whether this is the name of what an equation gives: `x`, `f(x)`, `N(n)`, `\angle ABC`."""
-    return isinstance(answer, Value) and is_name(answer)
-
-
-def _same_zeros(a: Value, b: Value) -> bool | None:
-    """Whether a = 0 and b = 0 are the same equation."""
-    if is_multiple(a, b):
-        return True
-    if a.letters != b.letters and len(a.letters) == len(b.letters):
-        # f(x)=2x and f(t)=2t
-        return None
-    return False if have_other_zeros(a, b) or have_other_zeros(b, a) else None
 
 
 def _same_unions(gold: Answer, answer: Answer) -> bool | None:
@@ -221,24 +202,14 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
 
 def _letters(answers: tuple[Answer, ...]) -> str:
     """Choices, as one word; empty where there is something else."""
-    names = [x.marks[0].upper() if isinstance(x, Kind) and x.name == "word" else _product(x) for x in answers]
-    letters = sorted("".join(names))
-    return (
-        "".join(letters) if all(names) and set(letters) <= {*"ABCDEFGHIJ"} and len({*letters}) == len(letters) else ""
-    )
-
-
-def _product(answer: Answer) -> str:
-    return "".join(sorted(answer.letters)) if isinstance(answer, Value) and is_name(answer) else ""
+    names = ["".join(x.marks if _name(x) == "word" else x.letters if is_name(x) else "") for x in answers]
+    letters = "".join(sorted("".join(names).upper()))
+    return letters if all(names) and {*letters} <= {*"ABCDEFGHIJ"} and len({*letters}) == len(letters) else ""
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    result: bool | None = True
-    for verdict in verdicts:
-        if verdict is False:
-            return False
-        result = result and verdict
-    return result
+    found = [*verdicts]
+    return False if False in found else None if None in found else True
 
 
 def _any(verdicts: Iterable[bool | None]) -> bool | None:

@@ -1,22 +1,15 @@
 """Expressions in the LaTeX of `forms.py`, read as values. By recursive descent, to a bounded depth."""
 
-import math
-import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from .commands import LETTERS
 from .values import PI, Atom, E, I, UndecidedError, Value, letter, ln, number
 
 
 _CONSTANTS = {r"\pi": PI, "e": E, "i": I}
-_GREEK = re.compile(
-    r"\\(?:(?:var)?(?:epsilon|theta|rho|phi)|alpha|beta|[Gg]amma|[Dd]elta|zeta|eta|Theta|iota|kappa|[Ll]ambda|mu|nu|[Xx]i|"
-    r"Pi|[Ss]igma|tau|[Uu]psilon|Phi|chi|[Pp]si|[Oo]mega|hbar|ell)"
-)
-_FUNCTIONS = frozenset(
-    (*(rf"\{arc}{name}" for arc in ("", "arc") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")), r"\cot")
-)
-_LOGARITHMS = (r"\ln", r"\log", r"\lg")
+_TRIGONOMETRIC = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+_FUNCTIONS = frozenset((*(rf"\{arc}{name}" for arc in ("", "arc") for name in _TRIGONOMETRIC), r"\ln", r"\log"))
 # The name of a shape does not depend on where one begins to go round; accents are part of a name.
 _SHAPES: dict[str, Callable[[str], str]] = {
     **{name: lambda points, name=name: f"{name} {min(points, points[::-1])}" for name in (r"\angle", r"\overline")},  # type: ignore[misc]
@@ -85,13 +78,13 @@ class Expression:
                 self._take()
                 is_divided, token = token == "/", self._next()
                 factor = self._signed(self._factor)
-                result = result / factor if is_divided else _times(result, factor)
+                result = result / factor if is_divided else result * factor
             elif token in _NO_FACTOR:
                 break
             elif is_divided or (is_number and (token[-1].isdigit() or token == r"\frac")):
                 raise UndecidedError  # 1/2x, 12 345, 1\frac{1}{2}
             else:
-                result = _times(result, self._factor())
+                result = result * self._factor()
             is_number = token[-1:].isdigit()
         return result
 
@@ -102,8 +95,7 @@ class Expression:
             value = value ** self._group()
         if self._next() == r"\%":
             self._take()
-            unit = value.unit and value.unit / 100
-            value = (value * number(Fraction(1, 100)))._replace(unit=unit, is_percentage=True)
+            value = (value * number(Fraction(1, 100)))._replace(is_percentage=True)
         return value
 
     def _group(self) -> Value:
@@ -129,7 +121,7 @@ class Expression:
             return self._group() ** (number(1) / index)
         if token in _CONSTANTS and self._next() != "_":
             return _CONSTANTS[token]
-        if token in _FUNCTIONS or token in _LOGARITHMS:
+        if token in _FUNCTIONS:
             return self._function(token)
         if token in _SHAPES:
             points = self._raw() if self._next() == "{" else self._take()
@@ -145,7 +137,7 @@ class Expression:
                 self.rest.append(token[1:])
                 return _CONSTANTS.get(token[0]) or letter(token[0])
             return self._letter(token)
-        if _GREEK.fullmatch(token):
+        if token[1:] in LETTERS:
             return self._letter(token)
         raise UndecidedError
 
@@ -172,38 +164,23 @@ class Expression:
                 return text
             text += token if token not in "{}" else ""
 
-    def _function(self, token: str) -> Value:
-        power, base = None, None
-        if self._next() == "_" and token == r"\log":
-            self._take()
-            base = self._group()
-        if self._next() == "^":
-            self._take()
-            power = self._group()
+    def _function(self, name: str) -> Value:
+        if self._next() in ("^", "_"):
+            raise UndecidedError  # the inverse, or a power?
         if self._next() in _CLOSER:
             value = self._group()
         else:
             value = self._factor()
-            while (following := self._next()) and following not in _NO_FACTOR and following not in _CLOSER:
-                if following in _FUNCTIONS or following in _LOGARITHMS:
+            while (token := self._next()) and token not in _NO_FACTOR and token not in _CLOSER:
+                if token in _FUNCTIONS:
                     break
                 value = value * self._factor()
             if self._next() == "/":
                 raise UndecidedError
-        name = token[1:]
-        if power is not None and power.rational == -1:
-            name, power = f"arc{name}", None
-        if token in _LOGARITHMS:
-            if name not in ("ln", "log", "lg"):
-                raise UndecidedError
-            self.is_ambiguous |= name == "log" and base is None
-            has_base = base is not None or name == "lg" or (name == "log" and self.is_call)
-            result = ln(value) / ln(base or number(10)) if has_base else ln(value)
-        elif rf"\{name}" in _FUNCTIONS:
-            result = Atom.of("call", name, value)
-        else:
-            raise UndecidedError
-        return result if power is None else result**power
+        if name == r"\log":
+            self.is_ambiguous = True
+            return ln(value) / ln(number(10)) if self.is_call else ln(value)
+        return ln(value) if name == r"\ln" else Atom.of("call", name[1:], value)
 
 
 def _decimal(token: str) -> Value:
@@ -211,16 +188,6 @@ def _decimal(token: str) -> Value:
     if not places:
         return number(int(token))
     return number(Fraction(token))._replace(unit=Fraction(1, 10**places), is_rounded=True)
-
-
-def _times(a: Value, b: Value) -> Value:
-    product = a * b
-    if a.unit is not None and b.unit is None and (power := b.rational) is not None and power > 0:
-        # 1.3 times 10^-27 is a decimal too.
-        whole = power.numerator * power.denominator
-        if 1 in (power.numerator, power.denominator) and whole == 10 ** round(math.log10(whole)):
-            return product._replace(unit=a.unit * power)
-    return product
 
 
 def is_product(run: str) -> bool:

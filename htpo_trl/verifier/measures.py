@@ -36,31 +36,23 @@ def numbers_agree(a: Fraction, b: Fraction, unit_a: Fraction | None = None, unit
     return gap <= NOISE * size or (gap < unit and gap <= TOLERANCE * size)
 
 
-class Point:
-    """Where letters are."""
-
-    def __init__(self, place: Callable[[str], complex]):
-        self.place = place
-        self.known: WeakKeyDictionary[Atom, tuple[complex, float]] = WeakKeyDictionary()
-
-
-REAL = Point(lambda name: complex(random.Random(name).uniform(0.2, 0.8)))
-
+# By atom: at the place where letters are.
+_known: WeakKeyDictionary[Atom, tuple[complex, float]] = WeakKeyDictionary()
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    **{"cot": lambda z: 1 / cmath.tan(z), "ln": cmath.log},
+    "ln": cmath.log,
 }
 
 
-def measure(value: Value, point: Point = REAL) -> tuple[complex, float]:
+def measure(value: Value) -> tuple[complex, float]:
     """The value as a number, and a bound of its error."""
     total, error = 0j, 0.0
     try:
         for monomial, coefficient in value.terms.items():
             term, relative = complex(float(coefficient)), 2 * _EPSILON
             for atom, power in monomial:
-                base, uncertainty = (complex(atom), 0.0) if isinstance(atom, int) else _measure_atom(atom, point)
+                base, uncertainty = (complex(atom), 0.0) if isinstance(atom, int) else _measure_atom(atom)
                 if abs(base) <= 100 * uncertainty:
                     raise UndecidedError
                 term *= base ** float(power)
@@ -75,19 +67,19 @@ def measure(value: Value, point: Point = REAL) -> tuple[complex, float]:
     return (complex(total.real) if abs(total.imag) <= 4 * error else total), error
 
 
-def _measure_atom(atom: Atom, point: Point) -> tuple[complex, float]:
-    if (known := point.known.get(atom)) is None:
+def _measure_atom(atom: Atom) -> tuple[complex, float]:
+    if (known := _known.get(atom)) is None:
         spend(1)
-        measures = [measure(argument, point) for argument in atom.arguments]
+        measures = [measure(argument) for argument in atom.arguments]
         if atom.kind == "letter":
-            known = point.place(atom.name), 0.0
+            known = complex(random.Random(atom.name).uniform(0.2, 0.8)), 0.0
         elif atom.kind == "constant":
             known = {"pi": complex(math.pi), "e": complex(math.e), "i": 1j}[atom.name], _EPSILON
         elif atom.kind == "power":
             known = _power(*measures[0], *measures[1], atom.arguments[1].rational is not None)
         else:
             known = _call(atom.name, *measures[0])
-        point.known[atom] = known
+        _known[atom] = known
     return known
 
 
@@ -138,27 +130,24 @@ def equal(a: Value, b: Value) -> bool | None:
 def _differ(a: Value, b: Value) -> bool | None:
     """Whether two values differ by more than the errors of their numbers, and, of decimals, than is forgiven."""
     (x, error_x), (y, error_y) = measure(a), measure(b)
-    gap, size = abs(x - y), max(abs(x), abs(y))
+    gap, size, forgiven = abs(x - y), max(abs(x), abs(y)), 0.0
     error = 4 * (error_x + error_y) + 1e-12 * size
-    if not (a.is_rounded or b.is_rounded):
-        return True if gap > error else None
-    if a.rational is None and b.rational is None:
-        return True if gap > error + 1e-4 * size else None
-    if gap > error + 1.001 * float(TOLERANCE) * size:
+    if a.is_rounded or b.is_rounded:
+        forgiven = (1e-4 if a.rational is None and b.rational is None else float(TOLERANCE)) * size
+    if (unit := a.unit or b.unit) is not None:
+        forgiven = min(forgiven, float(unit))
+    if gap > error + 1.001 * forgiven:
         return True
-    unit = a.unit or b.unit
-    if unit is None or (a.is_rounded and b.is_rounded):
-        return None
-    if gap > error + float(unit):
-        return True
-    return False if gap + error < min(float(unit), 0.999 * float(TOLERANCE) * size) else None
+    return False if unit and a.is_rounded != b.is_rounded and gap + error < 0.999 * forgiven else None
 
 
-def is_name(value: Value) -> bool:
-    """Whether this names something, as x, AB, f(x) do."""
-    monomial, coefficient = value.term or ((), None)
+def is_name(answer: object) -> bool:
+    r"""Whether this names something, as x, AB, f(x), `\angle ABC` do."""
+    if not isinstance(answer, Value) or answer.term is None:
+        return False
+    monomial, coefficient = answer.term
     kinds = {atom.kind if isinstance(atom, Atom) else "" for atom, _ in monomial}
-    return coefficient == 1 and (kinds == {"letter"} or (value.atom is not None and value.atom.kind == "unknown"))
+    return coefficient == 1 and (kinds == {"letter"} or (answer.atom is not None and kinds == {"unknown"}))
 
 
 def is_multiple(a: Value, b: Value) -> bool:
@@ -166,26 +155,3 @@ def is_multiple(a: Value, b: Value) -> bool:
     if a.terms.keys() != b.terms.keys():
         return False
     return len({b.terms[monomial] / a.terms[monomial] for monomial in a.terms}) == 1
-
-
-def have_other_zeros(a: Value, b: Value) -> bool:
-    """Whether b is certainly not zero at some zero of a, looked for in a letter in which a is linear."""
-
-    def at(name: str, place: complex) -> Point:
-        return Point(lambda other: complex(place) if other == name else REAL.place(other))
-
-    places = (0.3, 0.55, 0.9)
-    for name in a.letters:
-        try:
-            low, middle, high = (measure(a, at(name, x))[0] for x in places)
-            slope, size = (high - low) / (places[2] - places[0]), abs(low) + abs(high)
-            if abs(slope) < 1e-6 * size or abs(low + slope * (places[1] - places[0]) - middle) > 1e-9 * size:
-                continue
-            zero = places[0] - low / slope
-            value, error = measure(b, at(name, zero))
-            size = sum(abs(measure(b, at(name, x))[0]) for x in places)
-        except UndecidedError:
-            continue
-        if abs(value) > 1e-6 * size + 1e-9 * (1 + abs(zero)) + 10 * error:
-            return True
-    return False

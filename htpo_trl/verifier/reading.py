@@ -142,9 +142,9 @@ class _Reader:
         if tokens[0] in (r"\{", "(", "[") and _is_enclosed(tokens):
             return self._enclosed(tokens)
         return (
-            self._relation(tokens)
+            self._both_signs(tokens)
+            or self._relation(tokens)
             or self._union(tokens)
-            or self._both_signs(tokens)
             or self._matrix(tokens)
             or self._based(tokens)
             or self._word(tokens)
@@ -172,8 +172,6 @@ class _Reader:
         parts, signs = _split(tokens, _RELATIONS)
         if not signs:
             return None
-        if any(token in _SIGNS["+"] for token in tokens):
-            return self._both_signs(tokens)
         members = tuple(map(self.answer, parts))
         if {*signs} <= {"=", r"\approx"} or signs == [r"\in"]:
             return Kind("equation", members, tuple(signs))
@@ -193,10 +191,13 @@ class _Reader:
             return None
         if not (_is_enclosed(tokens[:-3]) and tokens[2] in ("matrix", "pmatrix", "bmatrix")):
             raise UndecidedError
-        rows = [[self.answer(entry) for entry in _split(row, "&")[0]] for row in _split(tokens[4:-4], ("\\\\",))[0] if row]
-        if len(rows) == 1 or all(len(row) == 1 for row in rows):
-            return Kind("tuple", tuple(entry for row in rows for entry in row), ("row" if len(rows) == 1 else "column",))
-        return Kind("tuple", tuple(Kind("tuple", tuple(row), ("row",)) for row in rows), ("matrix",))
+        rows = [_split(row, "&")[0] for row in _split(tokens[4:-4], ("\\\\",))[0] if row]
+        tuples = [Kind("tuple", tuple(map(self.answer, row)), ("row",)) for row in rows]
+        if len(tuples) == 1:
+            return tuples[0]
+        if all(len(row.parts) == 1 for row in tuples):
+            return Kind("tuple", tuple(row.parts[0] for row in tuples), ("column",))
+        return Kind("tuple", tuple(tuples), ("matrix",))
 
     def _based(self, tokens: list[str]) -> Kind | None:
         if "_" not in tokens or not (match := _BASE.fullmatch("".join(tokens))):

@@ -1,9 +1,9 @@
 """
 Numbers and expressions in an exact form: sums of products of atoms, with rational coefficients.
 
-*Atoms* are letters, primes below a root, pi, e, i, and functions and powers of such sums. Two forms that are equal have
-equal values, whatever the atoms are. The converse does not hold (see `measures.py`): roots are resolved down to primes,
-but sums below a root or a fraction's line are atoms as they stand. Terms, digits and work are bounded.
+*Atoms* are letters, primes below a root, pi, e, i, and functions and powers of such sums. Two forms that are equal
+have equal values, whatever the atoms are. The converse does not hold (see `measures.py`): roots are resolved down to
+primes, but sums below a root or a fraction's line are atoms as they stand. Terms, digits and work are bounded.
 """
 
 import math
@@ -51,13 +51,19 @@ class Atom:
             Of the letter, constant or function.
         arguments (`tuple` of [`Value`]):
             Of the function, or base and exponent.
+
+    Attributes:
+        letters (`frozenset` of `str`):
+            The names of the letters in it, and of unknown functions.
     """
 
-    __slots__ = ("__weakref__", "arguments", "kind", "name")
+    __slots__ = ("__weakref__", "arguments", "kind", "letters", "name")
     _all: "WeakValueDictionary[Hashable, Atom]" = WeakValueDictionary()
 
     def __init__(self, kind: str, name: str, arguments: tuple["Value", ...]):
         self.kind, self.name, self.arguments = kind, name, arguments
+        names = {name} if kind in ("letter", "unknown") else ()
+        self.letters = frozenset(names).union(*(value.letters for value in arguments))
 
     @classmethod
     def of(cls, kind: str, name: str, *arguments: "Value") -> "Value":
@@ -113,19 +119,8 @@ class Value(NamedTuple):
 
     @property
     def letters(self) -> frozenset[str]:
-        """The names of the letters, and of unknown functions."""
-        found: set[str] = set()
-        seen: set[Atom] = set()
-        values = [self]
-        while values:
-            value = values.pop()
-            for atom in {atom for monomial in value.terms for atom, _ in monomial}:
-                if isinstance(atom, Atom) and atom not in seen:
-                    seen.add(atom)
-                    values += atom.arguments
-                    if atom.kind in ("letter", "unknown"):
-                        found.add(atom.name)
-        return frozenset(found)
+        atoms = {atom for monomial in self.terms for atom, _ in monomial if isinstance(atom, Atom)}
+        return frozenset().union(*(atom.letters for atom in atoms))
 
     def __add__(self, other: "Value") -> "Value":  # type: ignore[override]
         total = dict(self.terms)
@@ -144,7 +139,10 @@ class Value(NamedTuple):
                         powers[atom] = powers.get(atom, Fraction(0)) + power
                     monomial, factor = _normal(powers)
                 _add_term(product, monomial, c * d * factor)
-        return _value(product, self, other)
+        # 1.3 times 10^-27 is a decimal too.
+        factor = other.rational if other.unit is None else None
+        unit = self.unit * abs(factor) if self.unit is not None and factor is not None else None
+        return _value(product, self, other)._replace(unit=unit)
 
     def __neg__(self) -> "Value":
         return self._replace(terms={monomial: -c for monomial, c in self.terms.items()})
@@ -173,14 +171,12 @@ class Value(NamedTuple):
             bits = max(abs(base.numerator), base.denominator).bit_length()
             if abs(base) not in (0, 1) and bits * e > MAX_BITS:
                 raise UndecidedError
-            return number(base ** int(e % 2 + 2 * (e > 1) if abs(base) == 1 else e), self)
+            return number(base ** int(e % 2 if abs(base) == 1 else e), self)
         if self.term:
             return self._term_power(e)
-        result, square, n = number(1), self, int(e)
-        while n:
-            result = result * square if n & 1 else result
-            square = square * square if n > 1 else square
-            n >>= 1
+        result = number(1)
+        for _ in range(int(e)):
+            result = result * self
         return result
 
     @property
@@ -231,9 +227,7 @@ def primes(value: Fraction) -> dict[int, Fraction]:
                 n //= p
                 found[p] = found.get(p, Fraction(0)) + sign
         if n > 1:
-            root = math.isqrt(n)
-            base, power = (root, 2) if root * root == n else (n, 1)
-            found[base] = found.get(base, Fraction(0)) + sign * power
+            found[n] = found.get(n, Fraction(0)) + sign
     return found
 
 
