@@ -131,8 +131,10 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
         equation, other = (gold, answer) if _name(gold) == "equation" else (answer, gold)
         first, *members = equation.parts  # type: ignore[union-attr]
         members += [first] * is_constant(first)
-        verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
-        return verdict if verdict is False or is_name(first) or is_constant(first) else None
+        verdicts = [same(other, m) if other is gold else same(m, other) for m in members]
+        if not any(verdict is not False for verdict in verdicts):
+            return False
+        return True if True in verdicts and (is_name(first) or is_constant(first)) else None
     (l1, *_, r1), (l2, *_, r2) = gold.parts, answer.parts  # type: ignore[union-attr]
     if is_name(l1) and is_name(l2):
         is_same_name = same(l1, l2)
@@ -202,19 +204,15 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
 
 def _letters(answers: tuple[Answer, ...]) -> str:
     """Choices, as one word; empty where there is something else."""
-    names = ["".join(x.marks if _name(x) == "word" else x.letters if is_name(x) else "") for x in answers]
-    letters = "".join(sorted("".join(names).upper()))
-    return letters if all(names) and {*letters} <= {*"ABCDEFGHIJ"} and len({*letters}) == len(letters) else ""
+    choices = [x for x in answers if _name(x) == "word" or is_name(x)]
+    letters = sorted("".join(c for x in choices for c in (x.marks if isinstance(x, Kind) else x.letters)).upper())
+    is_all = len(choices) == len(answers) and letters == sorted({*letters} & {*"ABCDEFGHIJ"})
+    return "".join(letters) if is_all else ""
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
     found = [*verdicts]
     return False if False in found else None if None in found else True
-
-
-def _any(verdicts: Iterable[bool | None]) -> bool | None:
-    found = [*verdicts]
-    return True if True in found else None if None in found else False
 
 
 # In this order: what is compared by the first kind that one of the two is.

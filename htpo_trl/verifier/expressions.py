@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from .commands import LETTERS
-from .values import PI, Atom, E, I, UndecidedError, Value, letter, ln, number
+from .values import PI, Atom, E, I, UndecidedError, Value, letter, number
 
 
 _CONSTANTS = {r"\pi": PI, "e": E, "i": I}
@@ -177,10 +177,8 @@ class Expression:
                 value = value * self._factor()
             if self._next() == "/":
                 raise UndecidedError
-        if name == r"\log":
-            self.is_ambiguous = True
-            return ln(value) / ln(number(10)) if self.is_call else ln(value)
-        return ln(value) if name == r"\ln" else Atom.of("call", name[1:], value)
+        self.is_ambiguous |= name == r"\log"
+        return Atom.of("call", "ln" if name == r"\log" and not self.is_call else name[1:], value)
 
 
 def _decimal(token: str) -> Value:

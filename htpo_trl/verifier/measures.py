@@ -41,7 +41,7 @@ _known: WeakKeyDictionary[Atom, tuple[complex, float]] = WeakKeyDictionary()
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    "ln": cmath.log,
+    **{"ln": cmath.log, "log": cmath.log10},
 }
 
 

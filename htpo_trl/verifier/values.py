@@ -140,8 +140,8 @@ class Value(NamedTuple):
                     monomial, factor = _normal(powers)
                 _add_term(product, monomial, c * d * factor)
         # 1.3 times 10^-27 is a decimal too.
-        factor = other.rational if other.unit is None else None
-        unit = self.unit * abs(factor) if self.unit is not None and factor is not None else None
+        scale = other.rational if other.unit is None else None
+        unit = self.unit * abs(scale) if self.unit is not None and scale is not None else None
         return _value(product, self, other)._replace(unit=unit)
 
     def __neg__(self) -> "Value":
@@ -185,7 +185,7 @@ class Value(NamedTuple):
         monomial, coefficient = self.term or ((), Fraction(0))
         return coefficient > 0 and all(
             isinstance(atom, int)
-            or (atom.kind == "constant" and atom.name != "i")
+            or atom in (PI.atom, E.atom)
             or (atom.kind == "letter" and power == len(monomial) == 1)
             for atom, power in monomial
         )
@@ -197,7 +197,7 @@ class Value(NamedTuple):
             factor = number(coefficient) ** number(e)
         else:
             factor = number(1)
-            for prime, power in primes(coefficient).items():
+            for prime, power in _primes(coefficient).items():
                 powers[prime] = powers.get(prime, Fraction(0)) + power * e
         normal, rest = _normal(powers)
         return Value({normal: rest}, is_rounded=self.is_rounded) * factor
@@ -214,7 +214,7 @@ def letter(name: str) -> Value:
 PI, E, I = (Atom.of("constant", name) for name in ("pi", "e", "i"))  # noqa: E741
 
 
-def primes(value: Fraction) -> dict[int, Fraction]:
+def _primes(value: Fraction) -> dict[int, Fraction]:
     """Exponents by prime. What has no small factor counts as one: equality may be missed then, none is wrong."""
     found: dict[int, Fraction] = {}
     for n, sign in ((value.numerator, 1), (value.denominator, -1)):
@@ -259,15 +259,3 @@ def _add_term(polynomial: Polynomial, monomial: Monomial, coefficient: Fraction)
 
 def _value(terms: Polynomial, *origins: Value) -> Value:
     return Value(terms, is_rounded=any(value.is_rounded for value in origins))
-
-
-def ln(value: Value) -> Value:
-    """Of a positive number as the sum over its primes, so that log_4(8) is 3/2."""
-    monomial, coefficient = value.term or ((), Fraction(0))
-    if coefficient <= 0 or not all(isinstance(atom, int) or atom is E.atom for atom, _ in monomial):
-        return Atom.of("call", "ln", value)
-    total = number(0, value)
-    for atom, power in (*monomial, *primes(coefficient).items()):
-        part = Atom.of("call", "ln", number(atom)) if isinstance(atom, int) else number(1)
-        total = total + part * number(power)
-    return total
