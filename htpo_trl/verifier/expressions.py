@@ -113,9 +113,11 @@ class Expression:
             return _decimal(token)
         if token == r"\frac":
             if self._next(2)[:1] == "d" or self._next(2) == r"\partial":
-                raise UndecidedError  # a derivative is no quotient
-            above = self._group()
-            return above / self._group()
+                above, below = self._raw(), self._raw()
+                if below[:1] == "d" or below.startswith(r"\partial"):
+                    return letter(f"{above}/{below}")  # a derivative is no quotient
+                raise UndecidedError
+            return self._group() / self._group()
         if token == r"\sqrt":
             index = self._group() if self._next() == "[" else number(2)
             return self._group() ** (number(1) / index)
@@ -130,14 +132,12 @@ class Expression:
             if token == r"\overline" and len(points) == 2:
                 return letter(points[0]) * letter(points[1])  # AB
             return letter(_SHAPES[token](points))
-        if token.isalpha():
+        if len(token) > 1 and token.isalpha():
             if len(token) > MAX_LETTERS and not is_product(token):
                 raise UndecidedError
-            if len(token) > 1:
-                self.rest.append(token[1:])
-                return _CONSTANTS.get(token[0]) or letter(token[0])
-            return self._letter(token)
-        if token[1:] in LETTERS:
+            self.rest.append(token[1:])
+            return _CONSTANTS.get(token[0]) or letter(token[0])
+        if token.isalpha() or token[1:] in LETTERS:
             return self._letter(token)
         raise UndecidedError
 
