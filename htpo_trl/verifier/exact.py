@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from .measures import equal, is_multiple, is_name, measure, numbers_agree
+from .measures import equal, have_other_zeros, is_multiple, is_name, measure, numbers_agree
 from .reading import Answer, Kind, is_constant, letter_of, members_of, read, read_gold
 from .values import UndecidedError, Value, spend, start_work
 
@@ -149,7 +149,11 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
     sides = gold.parts + answer.parts  # type: ignore[union-attr]
     if len(sides) > 4 or not all(isinstance(side, Value) for side in sides):
         return None
-    return is_multiple(l1 - r1, l2 - r2) or None
+    a, b = l1 - r1, l2 - r2
+    if is_multiple(a, b):
+        return True
+    # f(x)=2x and f(t)=2t may be the same.
+    return False if a.letters == b.letters and have_other_zeros(a, b) else None
 
 
 def _is_contradictory(equation: Kind) -> bool:

@@ -165,8 +165,12 @@ class Expression:
             text += token if token not in "{}" else ""
 
     def _function(self, name: str) -> Value:
-        if self._next() in ("^", "_"):
-            raise UndecidedError  # the inverse, or a power?
+        power = number(1)
+        if self._next() == "^":
+            self._take()
+            power = self._group()
+            if power.rational is None or power.rational < 0:
+                raise UndecidedError  # the inverse, or a power?
         if self._next() in _CLOSER:
             value = self._group()
         else:
@@ -178,7 +182,7 @@ class Expression:
             if self._next() == "/":
                 raise UndecidedError
         self.is_ambiguous |= name == r"\log"
-        return Atom.of("call", "ln" if name == r"\log" and not self.is_call else name[1:], value)
+        return Atom.of("call", "ln" if name == r"\log" and not self.is_call else name[1:], value) ** power
 
 
 def _decimal(token: str) -> Value:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from weakref import WeakKeyDictionary
 
-from .values import Atom, UndecidedError, Value, spend
+from .values import Atom, Polynomial, UndecidedError, Value, spend
 
 
 # Relative difference up to which a decimal stands for a number that it does not equal: six significant digits.
@@ -155,3 +155,26 @@ def is_multiple(a: Value, b: Value) -> bool:
     if a.terms.keys() != b.terms.keys():
         return False
     return len({b.terms[monomial] / a.terms[monomial] for monomial in a.terms}) == 1
+
+
+def have_other_zeros(a: Value, b: Value) -> bool:
+    """Whether two values that are linear in a letter are zero at different values of it."""
+    for atom in {
+        atom for monomial in a.terms for atom, _ in monomial if isinstance(atom, Atom) and atom.kind == "letter"
+    }:
+        line, other = _line(a, atom), _line(b, atom)
+        if line and other and equal(line[0] * other[1], line[1] * other[0]) is False:
+            return True
+    return False
+
+
+def _line(value: Value, atom: Atom) -> tuple[Value, Value] | None:
+    """Slope and intercept of a value that is linear in a letter."""
+    slope: Polynomial = {}
+    rest: Polynomial = {}
+    for monomial, coefficient in value.terms.items():
+        others = monomial - {(atom, Fraction(1))}
+        if any(isinstance(other, Atom) and atom.letters & other.letters for other, _ in others):
+            return None
+        (rest if others == monomial else slope)[others] = coefficient
+    return (Value(slope, None, value.is_rounded), Value(rest, None, value.is_rounded)) if slope else None
