@@ -159,11 +159,9 @@ def is_multiple(a: Value, b: Value) -> bool:
 
 def have_other_zeros(a: Value, b: Value) -> bool:
     """Whether two values that are linear in a letter are zero at different values of it."""
-    for atom in {
-        atom for monomial in a.terms for atom, _ in monomial if isinstance(atom, Atom) and atom.kind == "letter"
-    }:
+    for atom in {atom for monomial in a.terms for atom, _ in monomial if isinstance(atom, Atom)}:
         line, other = _line(a, atom), _line(b, atom)
-        if line and other and equal(line[0] * other[1], line[1] * other[0]) is False:
+        if atom.kind == "letter" and line and other and equal(line[0] * other[1], line[1] * other[0]) is False:
             return True
     return False
 
