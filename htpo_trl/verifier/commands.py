@@ -9,12 +9,12 @@ _FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh coth sin cos tan cot sec csc ln log lg det gcd max min"
 ).split()
 _PYTHON = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "sgn": "operatorname{sgn}"}
-_LETTERS = (
+LETTERS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau "
     "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 ).split()
 _INFINITIES = ("inf", "infty", "infinity", "Infinity", "oo", "Inf", "INF")
-WORDS = {name: name for name in (*_FUNCTIONS, *_LETTERS)} | _PYTHON | dict.fromkeys(_INFINITIES, "infty")
+WORDS = {name: name for name in (*_FUNCTIONS, *LETTERS)} | _PYTHON | dict.fromkeys(_INFINITIES, "infty")
 WORDS |= {"sqrt": "sqrt", "exp": "exp", "cbrt": "sqrt[3]", "infty": "infty"}
 _WORD = re.compile(r"(?<![\\A-Za-z_])([A-Za-z]{2,10})(?![A-Za-z])")
 _JOINED = re.compile(r"(?<![\\A-Za-z\d])(\d*)(pi|sqrt|sin|cos|tan|ln|log)(?=[A-Za-z]?[\d(^/*]|[a-z]?\Z)")
@@ -298,7 +298,7 @@ def plain_words(text: str) -> str:
     if ":" in text or text[-1:] in "m.}":
         text = _HOUR.sub(lambda hour: rf"{hour[1]}:{hour[2] or '00'}\text{{{hour[3].lower()}m}}", text)
     text = _COMMAND_GAP.sub(r"\1", re.sub(r"\s+", " ", _JOINING.sub(",", text)))
-    if "]" in text:  # ]0,1[ is (0,1)
+    if "]" in text or text[-1:] == "[":  # ]0,1[ is (0,1)
         text = _OPEN_RIGHT.sub(r")\1", _OPEN_LEFT.sub(r"\1(", text))
     return _PERCENT.sub(r"\%", _BASE.sub(lambda base: f"_{{{_BASES[base[1]]}}}", text))
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 
-from .intervals import are_near, pieces_of
-from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
-from .reading import Answer, Kind, is_constant, letter_of, read, read_gold
+from .measures import equal, have_other_zeros, is_multiple, is_name, measure, numbers_agree
+from .reading import Answer, Kind, is_constant, letter_of, members_of, read, read_gold
 from .values import UndecidedError, Value, spend, start_work
 
 
@@ -138,10 +137,12 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
         if equation is answer and has_constant and not is_constant(other) and _name(other) != "base":
             return False  # 7=x+1 is no x+1
         members += [first] * is_constant(first)
-        verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
-        return verdict if verdict is False or _is_named(first) or is_constant(first) else None
+        verdicts = [same(other, m) if other is gold else same(m, other) for m in members]
+        if not any(verdict is not False for verdict in verdicts):
+            return False
+        return True if True in verdicts and (is_name(first) or is_constant(first)) else None
     (l1, *_, r1), (l2, *_, r2) = gold.parts, answer.parts  # type: ignore[union-attr]
-    if _is_named(l1) and _is_named(l2):
+    if is_name(l1) and is_name(l2):
         is_same_name = same(l1, l2)
         is_same = same(r1, r2)
         if is_same_name and is_same is not None:
@@ -151,12 +152,14 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
             return None if (l1.letters ^ l2.letters) & r1.letters else False
     if is_constant(l2) and is_constant(r2) and not is_constant(l1) and same(r1, r2) is False:
         return False
-    sides = (l1, r1, l2, r2)
-    if not all(isinstance(side, Value) for side in sides):
+    sides = gold.parts + answer.parts  # type: ignore[union-attr]
+    if len(sides) > 4 or not all(isinstance(side, Value) for side in sides):
         return None
-    if len(gold.parts) + len(answer.parts) > 4:  # type: ignore[union-attr]
-        return None
-    return _same_zeros(l1 - r1, l2 - r2)
+    a, b = l1 - r1, l2 - r2
+    if is_multiple(a, b):
+        return True
+    # f(x)=2x and f(t)=2t may be the same.
+    return False if a.letters == b.letters and have_other_zeros(a, b) else None
 
 
 def _is_contradictory(equation: Kind) -> bool:
@@ -181,45 +184,26 @@ def _names(answer: Answer) -> frozenset[str]:
     return answer.letters if isinstance(answer, Value) else frozenset()
 
 
-def _is_named(answer: Answer) -> bool:
-    r"""Whether this is the name of what an equation gives: `x`, `f(x)`, `N(n)`, `\angle ABC`."""
-    return isinstance(answer, Value) and is_name(answer)
-
-
-def _same_zeros(a: Value, b: Value) -> bool | None:
-    """Whether a = 0 and b = 0 are the same equation."""
-    if constant_ratio(a, b) is not None:
-        return True
-    if a.letters != b.letters and len(a.letters) == len(b.letters):
-        # f(x)=2x and f(t)=2t
-        return None
-    return False if have_other_zeros(a, b) or have_other_zeros(b, a) else None
-
-
-def _same_inequalities(gold: Answer, answer: Answer) -> bool | None:
-    if not (isinstance(gold, Kind) and isinstance(answer, Kind)):
-        return False
-    if gold.name != answer.name or len(gold.parts) != 2 or len(answer.parts) != 2:
-        return None
-    if not all(isinstance(side, Value) for side in gold.parts + answer.parts):
-        return None
-    a, b = gold.parts[0] - gold.parts[1], answer.parts[0] - answer.parts[1]
-    if (ratio := constant_ratio(a, b)) is not None:
-        return ratio > 0 and gold.marks == answer.marks
-    return False if a.letters == b.letters and have_other_zeros(a, b) else None
-
-
 def _same_unions(gold: Answer, answer: Answer) -> bool | None:
-    """Unions of intervals and finite sets, as sets of real numbers."""
     if isinstance(gold, Value) or isinstance(answer, Value):
         return False
-    try:
-        pieces, others = pieces_of(gold), pieces_of(answer)
-    except UndecidedError:
-        return None
-    if not are_near(pieces, others):
+    if _name(gold) != _name(answer):
+        union, other = (gold, answer) if gold.name == "union" else (answer, gold)
+        # x<1 or x>2 has its letter, and is no pair.
+        pairs = [m for m in members_of(other, "list", "set") if isinstance(m, Kind) and not m.marks[2:]]
+        return False if _is_apart(union) and other.name == "list" and pairs else None
+    verdict = _same_sets(gold, answer)
+    return verdict if verdict is not False or (_is_apart(gold) and _is_apart(answer)) else None
+
+
+def _is_apart(union: Kind) -> bool:
+    """Whether these are intervals with something between them, so that no other intervals have this union."""
+    if not all(
+        isinstance(part, Kind) and part.name == "tuple" and all(map(is_constant, part.parts)) for part in union[1]
+    ):
         return False
-    return True if gold.name == answer.name and _same_sets(gold, answer) else None
+    ends = sorted([float(measure(end)[0].real) for end in part.parts] for part in union.parts)
+    return all(len(a) == 2 and a[1] < b[0] for a, b in pairwise(ends))
 
 
 def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
@@ -230,8 +214,8 @@ def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
             return False  # x>5 and y>5
         if verdict is False or marks[:2] == others[:2]:
             return verdict
-        # (1,2) and [1,2] differ as intervals; longer ones are vectors.
-        return False if len(a) == 2 else None
+        # (1,2) and [1,2] differ as intervals; others are vectors.
+        return False if len(a) == len(marks) == len(others) == 2 else None
     if isinstance(gold, Value) or isinstance(answer, Value):
         return False
     if not {gold.name, answer.name} <= {"tuple", "list", "set"}:
@@ -249,26 +233,9 @@ def _is_one_unknown(answer: Kind) -> bool:
     return len(firsts) == len(answer.parts) > 1 and all(first == firsts[0] for first in firsts)
 
 
-def _same_matrices(gold: Answer, answer: Answer) -> bool | None:
-    if isinstance(gold, Value) or isinstance(answer, Value):
-        return False
-    if gold.name != answer.name:
-        return False if _same_sets(_entries(gold), _entries(answer)) is False else None
-    rows, others = gold.parts, answer.parts
-    if [len(row.parts) for row in rows] != [len(row.parts) for row in others]:
-        return False
-    return _all(same(x, y) for a, b in zip(rows, others, strict=True) for x, y in zip(a.parts, b.parts, strict=True))
-
-
-def _entries(answer: Kind) -> Kind:
-    parts = (part for row in answer.parts for part in row.parts) if answer.name == "matrix" else answer.parts
-    return Kind("list", tuple(parts))
-
-
 def _same_sets(gold: Answer, answer: Answer) -> bool | None:
     """Lists and sets, without order; what is neither is a set of one."""
-    names = ("list", "set", "union")
-    a, b = (x.parts if isinstance(x, Kind) and x.name in names else (x,) for x in (gold, answer))
+    a, b = (members_of(x, "list", "set", "union") for x in (gold, answer))
     if len(a) * len(b) > MAX_PAIRS:
         return None
     if len(a) != len(b) and 1 in (len(a), len(b)) and _letters(a) == _letters(b) != "":
@@ -285,34 +252,20 @@ def _same_sets(gold: Answer, answer: Answer) -> bool | None:
 
 def _letters(answers: tuple[Answer, ...]) -> str:
     """Choices, as one word; empty where there is something else."""
-    names = [x.marks[0].upper() if isinstance(x, Kind) and x.name == "word" else _product(x) for x in answers]
-    letters = sorted("".join(names))
-    return (
-        "".join(letters) if all(names) and set(letters) <= {*"ABCDEFGHIJ"} and len({*letters}) == len(letters) else ""
-    )
-
-
-def _product(answer: Answer) -> str:
-    return "".join(sorted(answer.letters)) if isinstance(answer, Value) and is_name(answer) else ""
+    choices = [x for x in answers if _name(x) == "word" or is_name(x)]
+    letters = sorted("".join(c for x in choices for c in (x.marks if isinstance(x, Kind) else x.letters)).upper())
+    is_all = len(choices) == len(answers) and letters == sorted({*letters} & {*"ABCDEFGHIJ"})
+    return "".join(letters) if is_all else ""
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    result: bool | None = True
-    for verdict in verdicts:
-        if verdict is False:
-            return False
-        result = result and verdict
-    return result
-
-
-def _any(verdicts: Iterable[bool | None]) -> bool | None:
     found = [*verdicts]
-    return True if True in found else None if None in found else False
+    return False if False in found else None if None in found else True
 
 
 # In this order: what is compared by the first kind that one of the two is.
 _COMPARISONS = {
     **{"choice": _same_choices, "equation": _same_equations, "word": _same_words, "base": _same_bases},
-    **{"time": _same_times, "inequality": _same_inequalities, "union": _same_unions, "matrix": _same_matrices},
+    **{"time": _same_times, "union": _same_unions},
     **{"tuple": _same_tuples, "set": _same_sets, "list": _same_sets},
 }

@@ -1,31 +1,22 @@
-"""Expressions in LaTeX, or as they are typed, read as values. By recursive descent, to a bounded depth."""
+"""Expressions in the LaTeX of `forms.py`, read as values. By recursive descent, to a bounded depth."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from .functions import FUNCTIONS, binomial, call, is_product, label, ln, round_whole
-from .values import PI, E, I, UndecidedError, Value, letter, number
+from .commands import LETTERS
+from .values import PI, Atom, E, I, UndecidedError, Value, letter, number
 
 
-_CONSTANTS = {r"\pi": PI, "pi": PI, "e": E, "i": I}
-_GREEK = re.compile(
-    r"\\(?:(?:var)?(?:epsilon|theta|rho|phi)|alpha|beta|[Gg]amma|[Dd]elta|zeta|eta|Theta|iota|kappa|[Ll]ambda|mu|nu|[Xx]i|"
-    r"Pi|[Ss]igma|tau|[Uu]psilon|Phi|chi|[Pp]si|[Oo]mega|hbar|ell)"
-)
-_NAMES = {
-    **{name: name for name in (*FUNCTIONS, "exp", "log", "sqrt", "lg")},
-    **{f"a{name}": f"arc{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+_CONSTANTS = {r"\pi": PI, "e": E, "i": I}
+_TRIGONOMETRIC = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+_FUNCTIONS = frozenset((*(rf"\{arc}{name}" for arc in ("", "arc") for name in _TRIGONOMETRIC), r"\ln", r"\log"))
+# The name of a shape does not depend on where one begins to go round; accents are part of a name.
+_SHAPES: dict[str, Callable[[str], str]] = {
+    **{name: lambda points, name=name: f"{name} {min(points, points[::-1])}" for name in (r"\angle", r"\overline")},  # type: ignore[misc]
+    **{r"\triangle": lambda points: f"triangle {''.join(sorted(points))}", r"\vec": str},
+    **{name: f"{name} {{}}".format for name in (r"\overrightarrow", r"\dot", r"\ddot", r"\hat", r"\bar", r"\tilde")},
 }
-del _NAMES["factorial"]
-_SHAPES = {
-    **{r"\angle": "angle", r"\measuredangle": "angle", r"\triangle": "triangle", r"\square": "polygon"},
-    **{r"\overline": "line", r"\widehat": "line", r"\overarc": "line", r"\overrightarrow": "ray", r"\vec": "ray"},
-}
-_ACCENTS = frozenset((r"\dot", r"\ddot", r"\hat", r"\bar", r"\tilde"))
-_NO_FACTOR = frozenset(
-    (*"+-*/)],}^_!%'=&", r"\}", r"\circ", r"\rfloor", r"\rceil", r"\choose")  # and so the end of a product
-)
+_NO_FACTOR = frozenset((*"+-/)],}^_!'=&", r"\cdot", r"\%", r"\}"))  # and so the end of a product
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
 
@@ -36,7 +27,7 @@ class Expression:
 
     Args:
         tokens (sequence of `str`):
-            In the spelling of `reading.py`.
+            Those of `reading.py`.
         is_call (`bool`):
             Whether `f(x)` is the value of a function, and `\\log` to the base of ten; else a product, and natural.
         depth (`int`):
@@ -46,7 +37,7 @@ class Expression:
     def __init__(self, tokens: Sequence[str], is_call: bool, depth: int):
         self.rest = [*reversed(tokens)]
         self.is_call, self.depth = is_call, depth
-        self.is_ambiguous = self.has_degrees = self.is_within_bars = False
+        self.is_ambiguous = False
 
     def read(self) -> Value:
         value = self._sum()
@@ -69,13 +60,10 @@ class Expression:
         total = self._signed(self._product)
         while self._next() in ("+", "-"):
             total = total + self._signed(self._product)
-        if self._next() == r"\choose":
-            self._take()
-            total = binomial(total, self._sum())
         self.depth += 1
         return total
 
-    def _signed(self, read) -> Value:
+    def _signed(self, read: Callable[[], Value]) -> Value:
         is_negative = False
         while self._next() in ("+", "-"):
             is_negative ^= self._take() == "-"
@@ -86,65 +74,37 @@ class Expression:
         is_number, is_divided = self._next()[-1:].isdigit(), False
         result = self._factor()
         while token := self._next():
-            if token in ("*", "/"):
+            if token in (r"\cdot", "/"):
                 self._take()
                 is_divided, token = token == "/", self._next()
                 factor = self._signed(self._factor)
-                result = result / factor if is_divided else _times(result, factor)
-            elif token in _NO_FACTOR or (token == "|" and self.is_within_bars):
+                result = result / factor if is_divided else result * factor
+            elif token in _NO_FACTOR:
                 break
             elif is_divided or (is_number and (token[-1].isdigit() or token == r"\frac")):
                 raise UndecidedError  # 1/2x, 12 345, 1\frac{1}{2}
             else:
-                result = _times(result, self._factor())
+                result = result * self._factor()
             is_number = token[-1:].isdigit()
         return result
 
     def _factor(self) -> Value:
-        value, has_power = self._atom(), False
-        while True:
-            if self._next() == "^":
-                self._take()
-                if self._next() == r"\circ" or [self._next(i) for i in (1, 2, 3)] == ["{", r"\circ", "}"]:
-                    del self.rest[-1 if self._next() == r"\circ" else -3 :]
-                    self.has_degrees = True
-                elif has_power or self._next(2) in ("st", "nd", "rd", "th"):
-                    raise UndecidedError
-                else:
-                    value, has_power = value ** self._argument(is_power=True), True
-            elif self._next() == r"\circ":
-                self._take()
-                self.has_degrees = True
-            elif self._next() == "!":
-                self._take()
-                value = call("factorial", value)
-            elif self._next() == "%":
-                self._take()
-                unit = value.unit and value.unit / 100
-                value = (value * number(Fraction(1, 100)))._replace(unit=unit, is_percentage=True)
-            else:
-                return value
-
-    def _argument(self, is_power: bool = False) -> Value:
-        """What stands in braces, or one token."""
-        token = self._next()
-        if token in ("{", "("):
-            return self._group()
-        if is_power and token in ("+", "-"):
-            return self._signed(lambda: self._argument(is_power=True))
-        if token.isdigit() and len(token) > 1:
-            raise UndecidedError  # 10^12 is 10^1 2 in LaTeX
-        return self._atom(is_single=True)
-
-    def _group(self) -> Value:
-        closer, bars = _CLOSER[self._take(*_CLOSER)], self.is_within_bars
-        self.is_within_bars = False
-        value = self._sum()
-        self._take(closer)
-        self.is_within_bars = bars
+        value = self._atom()
+        if self._next() == "^":
+            self._take()
+            value = value ** self._group()
+        if self._next() == r"\%":
+            self._take()
+            value = (value * number(Fraction(1, 100)))._replace(is_percentage=True)
         return value
 
-    def _atom(self, is_single: bool = False) -> Value:
+    def _group(self) -> Value:
+        closer = _CLOSER[self._take(*_CLOSER)]
+        value = self._sum()
+        self._take(closer)
+        return value
+
+    def _atom(self) -> Value:
         token = self._next()
         if token in _CLOSER:
             return self._group()
@@ -152,82 +112,50 @@ class Expression:
         if token[-1].isdigit():
             return _decimal(token)
         if token == r"\frac":
-            return self._fraction()
-        if token == r"\binom":
-            return binomial(self._argument(), self._argument())
-        if token == "|":
-            return self._within_bars()
-        if token in (r"\lfloor", r"\lceil"):
-            value = self._sum()
-            self._take({r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}[token])
-            return round_whole({r"\lfloor": "floor", r"\lceil": "ceil"}[token], value)
-        if token in _ACCENTS:
-            return self._letter(f"{token} {self._raw()}", is_last=not is_single)
-        if token in _SHAPES:
-            return self._shape(_SHAPES[token])
-        name = token.removeprefix("\\")
+            if self._next(2)[:1] == "d" or self._next(2) == r"\partial":
+                above, below = self._raw(), self._raw()
+                if below[:1] == "d" or below.startswith(r"\partial"):
+                    return letter(f"{above}/{below}")  # a derivative is no quotient
+                raise UndecidedError
+            return self._group() / self._group()
+        if token == r"\sqrt":
+            index = self._group() if self._next() == "[" else number(2)
+            return self._group() ** (number(1) / index)
         if token in _CONSTANTS and self._next() != "_":
             return _CONSTANTS[token]
-        if name in _NAMES:
-            return self._function(_NAMES[name])
-        if token.isalpha():
+        if token in _FUNCTIONS:
+            return self._function(token)
+        if token in _SHAPES:
+            points = self._raw() if self._next() == "{" else self._take()
+            if not points.removeprefix("\\").isalpha():
+                raise UndecidedError
+            if token == r"\overline" and len(points) == 2:
+                return letter(points[0]) * letter(points[1])  # AB
+            return letter(_SHAPES[token](points))
+        if len(token) > 1 and token.isalpha():
             if len(token) > MAX_LETTERS and not is_product(token):
                 raise UndecidedError
-            if len(token) > 1:
-                self.rest.append(token[1:])
-                if len(token) > 1 and token[0] in _CONSTANTS:
-                    return _CONSTANTS[token[0]]
-            return self._letter(token[0], is_last=len(token) == 1 and not is_single)
-        if _GREEK.fullmatch(token):
-            return self._letter(token, is_last=not is_single)
+            self.rest.append(token[1:])
+            return _CONSTANTS.get(token[0]) or letter(token[0])
+        if token.isalpha() or token[1:] in LETTERS:
+            return self._letter(token)
         raise UndecidedError
 
-    def _within_bars(self) -> Value:
-        bars, self.is_within_bars = self.is_within_bars, True
-        if bars:
-            raise UndecidedError
-        value = self._sum()
-        self._take("|")
-        self.is_within_bars = False
-        return call("abs", value)
-
-    def _fraction(self) -> Value:
-        def is_differential() -> bool:
-            return self._next() == "{" and (self._next(2)[:1] == "d" or self._next(2) == r"\partial")
-
-        if is_differential():
-            rest, name = [*self.rest], self._raw()
-            if is_differential():  # a derivative is no quotient
-                return letter(f"{name}/{self._raw()}")
-            self.rest = rest
-        above = self._argument()
-        return above / self._argument()
-
-    def _letter(self, name: str, is_last: bool) -> Value:
-        if not is_last:
-            return letter(name)
+    def _letter(self, name: str) -> Value:
         if self._next() == "_":
             self._take()
             name += f"_{self._raw()}"
-        while self._next() == "'" or (self._next() == "^" and "'" in (self._next(2), self._next(3))):
-            if self._take() == "^":
-                name += self._raw()
-            else:
-                name += "'"
+        while self._next() == "'":
+            name += self._take()
         if self._next() == "(" and (name[0] in "fghuvpqFGHPQ" or self._next(3) == ")"):
             self.is_ambiguous = True
             if self.is_call:
-                return call(name, self._group())
+                return Atom.of("unknown", name, self._group())
         return letter(name)
 
     def _raw(self) -> str:
-        """The text of a group or of one token, for a name."""
-        token = self._take()
-        if token != "{":
-            if len(token) > 1 and not token.startswith("\\"):
-                self.rest.append(token[1:])
-                token = token[0]
-            return token
+        """The text of a group, for a name."""
+        self._take("{")
         text, depth = "", 1
         while True:
             token = self._take()
@@ -236,82 +164,42 @@ class Expression:
                 return text
             text += token if token not in "{}" else ""
 
-    def _shape(self, name: str) -> Value:
-        """`\\angle ABC` as one letter, by a name that does not depend on where one begins to go round."""
-        points: list[str] = []
-        is_group = self._next() == "{"
-        tokens = re.findall(r"\\?[A-Za-z]+|.", self._raw()) if is_group else []
-        while not is_group and (self._next().isalpha() or (tokens and self._next() in ("_", "'"))):
-            tokens.append(self._take())
-            if tokens[-1] == "_":
-                tokens.append(self._raw())
-        for token in tokens:
-            if token in ("_", "'") or (points and points[-1].endswith("_")):
-                points[-1:] = [(points or [""])[-1] + token]
-            else:
-                points += token if token.isalpha() else [token]
-        if not points or len(points) > 12 or not all(point[0].isalpha() for point in points):
-            raise UndecidedError
-        if name == "line" and len(points) == 2:
-            return letter(points[0]) * letter(points[1])  # AB
-        return letter(points[0] if name == "ray" and len(points) == 1 else f"{name} {label(name, points)}")
-
     def _function(self, name: str) -> Value:
-        power, base = None, None
-        had_degrees, self.has_degrees = self.has_degrees, False
-        if name == "sqrt":
-            index = self._group() if self._next() == "[" else number(2)
-            return self._argument() ** (number(1) / index)
-        if self._next() == "_" and name == "log":
-            self._take()
-            base = self._argument()
+        power = number(1)
         if self._next() == "^":
             self._take()
-            power = self._argument(is_power=True)
+            power = self._group()
+            if power.rational is None or power.rational < 0:
+                raise UndecidedError  # the inverse, or a power?
         if self._next() in _CLOSER:
             value = self._group()
         else:
             value = self._factor()
-            while (token := self._next()) and token not in _NO_FACTOR and token not in _CLOSER and token != "|":
-                if token.removeprefix("\\") in _NAMES:
+            while (token := self._next()) and token not in _NO_FACTOR and token not in _CLOSER:
+                if token in _FUNCTIONS:
                     break
                 value = value * self._factor()
             if self._next() == "/":
                 raise UndecidedError
-        if self.has_degrees:
-            value = value * PI * number(Fraction(1, 180))
-        self.has_degrees = had_degrees
-        if power is not None and power.rational == -1:
-            name, power = f"arc{name}", None
-        if name == "exp":
-            result = E**value
-        elif name in ("log", "lg", "ln"):
-            if name == "log" and base is None:
-                self.is_ambiguous = True
-            has_base = base is not None or name == "lg" or (name == "log" and self.is_call)
-            result = ln(value) / ln(base or number(10)) if has_base else ln(value)
-        elif name in FUNCTIONS:
-            result = call(name, value)
-        else:
-            raise UndecidedError
-        return result if power is None else result**power
+        self.is_ambiguous |= name == r"\log"
+        return Atom.of("call", "ln" if name == r"\log" and not self.is_call else name[1:], value) ** power
 
 
 def _decimal(token: str) -> Value:
-    if len(token) > 1000:
-        raise UndecidedError
     places = len(token.partition(".")[2])
     if not places:
         return number(int(token))
     return number(Fraction(token))._replace(unit=Fraction(1, 10**places), is_rounded=True)
 
 
-def _times(a: Value, b: Value) -> Value:
-    product = a * b
-    if a.unit is not None and b.unit is None and (power := b.rational) is not None:
-        # 1.3 times 10^-27 is a decimal too.
-        for part in (power, power and 1 / power):
-            digits = part.numerator.bit_length() * 30103 // 100000
-            if part.denominator == 1 and digits < 1000 and part == 10**digits:
-                return product._replace(unit=a.unit * power)
-    return product
+def is_product(run: str) -> bool:
+    """
+    Whether letters that stand together are a product, so that `xy` is `yx`; else they are a word. A product are two
+    letters unless one is e, i, o or u, lower-case ones without a vowel, and some of a, b, c, d or of w, x, y, z.
+    """
+    letters = {*run.lower()}
+    if len(run) == 2:
+        return not letters & {*"eiou"}
+    if run != run.lower():
+        return False
+    return not letters & {*"aeiouy"} or (len(run) == len(letters) and (letters <= {*"abcd"} or letters <= {*"wxyz"}))

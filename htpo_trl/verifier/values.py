@@ -1,9 +1,9 @@
 """
-Numbers and expressions in an exact form: quotients of polynomials with rational coefficients.
+Numbers and expressions in an exact form: sums of products of atoms, with rational coefficients.
 
-Their variables are *atoms*: letters, primes below a root, pi, e, i, and functions and powers of such quotients. Two
-forms that are equal have equal values, whatever the atoms are. The converse does not hold (see `measures.py`): roots
-are resolved down to primes, but sums below a root, say, are atoms as they stand. Terms, digits and work are bounded.
+*Atoms* are letters, primes below a root, pi, e, i, and functions and powers of such sums. Two forms that are equal
+have equal values, whatever the atoms are. The converse does not hold (see `measures.py`): roots are resolved down to
+primes, but sums below a root or a fraction's line are atoms as they stand. Terms, digits and work are bounded.
 """
 
 import math
@@ -51,25 +51,30 @@ class Atom:
             Of the letter, constant or function.
         arguments (`tuple` of [`Value`]):
             Of the function, or base and exponent.
+
+    Attributes:
+        letters (`frozenset` of `str`):
+            The names of the letters in it, and of unknown functions.
     """
 
-    __slots__ = ("__weakref__", "arguments", "kind", "name")
+    __slots__ = ("__weakref__", "arguments", "kind", "letters", "name")
     _all: "WeakValueDictionary[Hashable, Atom]" = WeakValueDictionary()
 
     def __init__(self, kind: str, name: str, arguments: tuple["Value", ...]):
         self.kind, self.name, self.arguments = kind, name, arguments
+        names = {name} if kind in ("letter", "unknown") else ()
+        self.letters = frozenset(names).union(*(value.letters for value in arguments))
 
     @classmethod
     def of(cls, kind: str, name: str, *arguments: "Value") -> "Value":
         """The value that is just this atom."""
-        parts = (frozenset(terms.items()) for value in arguments for terms in value[:2])
+        parts = (frozenset(value.terms.items()) for value in arguments)
         atom = cls._all.setdefault((kind, name, *parts), cls(kind, name, arguments))
         return Value({frozenset([(atom, Fraction(1))]): Fraction(1)}, is_rounded=any(a.is_rounded for a in arguments))
 
 
 Monomial = frozenset[tuple[Atom | int, Fraction]]
 Polynomial = dict[Monomial, Fraction]
-ONE: Polynomial = {frozenset(): Fraction(1)}
 
 
 class Value(NamedTuple):
@@ -77,10 +82,8 @@ class Value(NamedTuple):
     A number or expression.
 
     Args:
-        numerator (`dict`):
+        terms (`dict`):
             Coefficient by monomial; a monomial has the exponents of its atoms.
-        denominator (`dict`):
-            `ONE`, or of several terms.
         unit (`Fraction`, *optional*):
             Of the last place, where this is a plain decimal: 0.01 for 3.14.
         is_rounded (`bool`):
@@ -89,8 +92,7 @@ class Value(NamedTuple):
             It was given with a percent sign.
     """
 
-    numerator: Polynomial
-    denominator: Polynomial = ONE
+    terms: Polynomial
     unit: Fraction | None = None
     is_rounded: bool = False
     is_percentage: bool = False
@@ -98,11 +100,11 @@ class Value(NamedTuple):
     @property
     def term(self) -> tuple[Monomial, Fraction] | None:
         """Monomial and coefficient, where there is just one term."""
-        return next(iter(self.numerator.items())) if self.denominator is ONE and len(self.numerator) == 1 else None
+        return next(iter(self.terms.items())) if len(self.terms) == 1 else None
 
     @property
     def rational(self) -> Fraction | None:
-        if not self.numerator:
+        if not self.terms:
             return Fraction(0)
         monomial, coefficient = self.term or (True, None)
         return None if monomial else coefficient
@@ -117,50 +119,49 @@ class Value(NamedTuple):
 
     @property
     def letters(self) -> frozenset[str]:
-        """The names of the letters, and of unknown functions."""
-        found: set[str] = set()
-        seen: set[Atom] = set()
-        values = [self]
-        while values:
-            value = values.pop()
-            for atom in {atom for terms in value[:2] for monomial in terms for atom, _ in monomial}:
-                if isinstance(atom, Atom) and atom not in seen:
-                    seen.add(atom)
-                    values += atom.arguments
-                    if atom.kind in ("letter", "unknown"):
-                        found.add(atom.name)
-        return frozenset(found)
+        atoms = {atom for monomial in self.terms for atom, _ in monomial if isinstance(atom, Atom)}
+        return frozenset().union(*(atom.letters for atom in atoms))
 
     def __add__(self, other: "Value") -> "Value":  # type: ignore[override]
-        numerator, terms, denominator = self.numerator, other.numerator, self.denominator
-        if self.denominator != other.denominator:
-            numerator = _product(numerator, other.denominator)
-            terms = _product(terms, self.denominator)
-            denominator = _product(denominator, other.denominator)
-        total = dict(numerator)
-        for monomial, coefficient in terms.items():
+        total = dict(self.terms)
+        for monomial, coefficient in other.terms.items():
             _add_term(total, monomial, coefficient)
-        return _quotient(total, denominator, self, other)
+        return _value(total, self, other)
 
     def __mul__(self, other: "Value") -> "Value":  # type: ignore[override]
-        numerator = _product(self.numerator, other.numerator)
-        return _quotient(numerator, _product(self.denominator, other.denominator), self, other)
+        product: Polynomial = {}
+        for m, c in self.terms.items():
+            for n, d in other.terms.items():
+                monomial, factor = m or n, Fraction(1)
+                if m and n:
+                    powers = dict(m)
+                    for atom, power in n:
+                        powers[atom] = powers.get(atom, Fraction(0)) + power
+                    monomial, factor = _normal(powers)
+                _add_term(product, monomial, c * d * factor)
+        # 1.3 times 10^-27 is a decimal too.
+        scale = other.rational if other.unit is None else None
+        unit = self.unit * abs(scale) if self.unit is not None and scale is not None else None
+        return _value(product, self, other)._replace(unit=unit)
 
     def __neg__(self) -> "Value":
-        return self._replace(numerator={monomial: -c for monomial, c in self.numerator.items()})
+        return self._replace(terms={monomial: -c for monomial, c in self.terms.items()})
 
     def __sub__(self, other: "Value") -> "Value":
         return self + -other
 
     def __truediv__(self, other: "Value") -> "Value":
-        if not other.numerator:
+        if not other.terms:
             raise UndecidedError
-        inverse = _quotient(other.denominator, other.numerator, other)
-        return self * inverse
+        if other.term is None:
+            return self * Atom.of("power", "", other, number(-1))
+        monomial, coefficient = other.term
+        powers, factor = _normal({atom: -power for atom, power in monomial})
+        return self * _value({powers: factor / coefficient}, other)
 
     def __pow__(self, exponent: "Value") -> "Value":
         e = exponent.rational
-        if not self.numerator and e and e > 0:
+        if not self.terms and e and e > 0:
             return self
         if e is None or (e.denominator > 1 and not self._has_roots):
             return Atom.of("power", "", self, exponent)
@@ -170,14 +171,12 @@ class Value(NamedTuple):
             bits = max(abs(base.numerator), base.denominator).bit_length()
             if abs(base) not in (0, 1) and bits * e > MAX_BITS:
                 raise UndecidedError
-            return number(base ** int(e % 2 + 2 * (e > 1) if abs(base) == 1 else e), self)
+            return number(base ** int(e % 2 if abs(base) == 1 else e), self)
         if self.term:
             return self._term_power(e)
-        result, square, n = number(1), self, int(e)
-        while n:
-            result = result * square if n & 1 else result
-            square = square * square if n > 1 else square
-            n >>= 1
+        result = number(1)
+        for _ in range(int(e)):
+            result = result * self
         return result
 
     @property
@@ -186,7 +185,7 @@ class Value(NamedTuple):
         monomial, coefficient = self.term or ((), Fraction(0))
         return coefficient > 0 and all(
             isinstance(atom, int)
-            or (atom.kind == "constant" and atom.name != "i")
+            or atom in (PI.atom, E.atom)
             or (atom.kind == "letter" and power == len(monomial) == 1)
             for atom, power in monomial
         )
@@ -198,14 +197,14 @@ class Value(NamedTuple):
             factor = number(coefficient) ** number(e)
         else:
             factor = number(1)
-            for prime, power in primes(coefficient).items():
+            for prime, power in _primes(coefficient).items():
                 powers[prime] = powers.get(prime, Fraction(0)) + power * e
         normal, rest = _normal(powers)
         return Value({normal: rest}, is_rounded=self.is_rounded) * factor
 
 
 def number(value: Fraction | int, *origins: Value) -> Value:
-    return _quotient({frozenset(): Fraction(value)} if value else {}, ONE, *origins)
+    return _value({frozenset(): Fraction(value)} if value else {}, *origins)
 
 
 def letter(name: str) -> Value:
@@ -215,7 +214,7 @@ def letter(name: str) -> Value:
 PI, E, I = (Atom.of("constant", name) for name in ("pi", "e", "i"))  # noqa: E741
 
 
-def primes(value: Fraction) -> dict[int, Fraction]:
+def _primes(value: Fraction) -> dict[int, Fraction]:
     """Exponents by prime. What has no small factor counts as one: equality may be missed then, none is wrong."""
     found: dict[int, Fraction] = {}
     for n, sign in ((value.numerator, 1), (value.denominator, -1)):
@@ -228,9 +227,7 @@ def primes(value: Fraction) -> dict[int, Fraction]:
                 n //= p
                 found[p] = found.get(p, Fraction(0)) + sign
         if n > 1:
-            root = math.isqrt(n)
-            base, power = (root, 2) if root * root == n else (n, 1)
-            found[base] = found.get(base, Fraction(0)) + sign * power
+            found[n] = found.get(n, Fraction(0)) + sign
     return found
 
 
@@ -260,25 +257,5 @@ def _add_term(polynomial: Polynomial, monomial: Monomial, coefficient: Fraction)
         raise UndecidedError
 
 
-def _product(a: Polynomial, b: Polynomial) -> Polynomial:
-    if a is ONE or b is ONE:
-        return a if b is ONE else b
-    result: Polynomial = {}
-    for m, c in a.items():
-        for n, d in b.items():
-            monomial, factor = m or n, Fraction(1)
-            if m and n:
-                powers = dict(m)
-                for atom, power in n:
-                    powers[atom] = powers.get(atom, Fraction(0)) + power
-                monomial, factor = _normal(powers)
-            _add_term(result, monomial, c * d * factor)
-    return result
-
-
-def _quotient(numerator: Polynomial, denominator: Polynomial, *origins: Value) -> Value:
-    if denominator is not ONE and len(denominator) == 1:
-        ((monomial, coefficient),) = denominator.items()
-        powers, factor = _normal({atom: -power for atom, power in monomial})
-        numerator, denominator = _product(numerator, {powers: factor / coefficient}), ONE
-    return Value(numerator, denominator, None, any(value.is_rounded for value in origins))
+def _value(terms: Polynomial, *origins: Value) -> Value:
+    return Value(terms, is_rounded=any(value.is_rounded for value in origins))

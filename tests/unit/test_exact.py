@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from htpo_trl.verifier.algebra import compare
 from htpo_trl.verifier.exact import compare_plainly
+from htpo_trl.verifier.expressions import is_product
 from htpo_trl.verifier.extraction import extract_answer
 from htpo_trl.verifier.forms import bare_answer, bare_gold
-from htpo_trl.verifier.functions import is_product
 from htpo_trl.verifier.measures import measure, numbers_agree
 from htpo_trl.verifier.reading import read, read_gold
 from htpo_trl.verifier.values import UndecidedError
@@ -25,16 +26,20 @@ CASES = Path(__file__).parents[1] / "data" / "verdicts" / "kinds.jsonl"
 
 
 def test_answers_are_compared_by_their_kind():
-    """The whole verdicts on these cases: tests/processes/test_verdicts.py."""
+    """And what is left, algebra judges rightly. The whole verdicts: tests/processes/test_verdicts.py."""
     cases = [*map(json.loads, CASES.read_text(encoding="utf-8").splitlines())]
-    decided = [compare_plainly(bare_gold(c["gold"]), bare_answer(extract_answer(c["completion"]))) for c in cases]
-    assert [case for case, verdict in zip(cases, decided, strict=True) if verdict is not case["right"]] == []
+    forms = [(bare_gold(c["gold"]), bare_answer(extract_answer(c["completion"]))) for c in cases]
+    decided = [compare_plainly(*pair) for pair in forms]
+    assert [case for case, v in zip(cases, decided, strict=True) if v is not None and v is not case["right"]] == []
+    left = [(pair, case["right"]) for pair, case, v in zip(forms, cases, decided, strict=True) if v is None]
+    assert len(left) < 0.15 * len(cases)
+    assert [pair for pair, is_right in left if (compare(*pair) == "correct") is not is_right] == []
 
 
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        *(("5", "5m"), ("1/2x", "x/2"), (r"\sin^2 x+\cos^2 x", "1"), (r"\sqrt{x^2}", "x")),
+        *(("1/2x", "x/2"), (r"\sin^2 x+\cos^2 x", "1"), (r"\sqrt{x^2}", "x")),
         *((r"\cos(n\pi)", "(-1)^n"), (r"\log 100", "2"), (r"\sqrt[3]{-8}", "-2"), ("(1,2)", "1,2"), ("1:2", "2:4")),
         *((r"\lceil n/2\rceil", r"n-\lfloor n/2\rfloor"), ("f(x)=2x", "f(t)=2t"), ("f(2x)", "2f(x)")),
         *(("2^{2^{2^{2^{2^2}}}}", "1"), (r"(1,2]\cup[2,3)", "(1,3)"), (r"\frac{1}{0}", "4"), (r"\int x dx", "x")),
