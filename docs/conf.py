@@ -19,7 +19,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 # Other packages have no inventory here, since nothing is downloaded. Ours must resolve.
 OTHERS = (
-    *("accelerate", "datasets", "jaxtyping", "numpy", "pandas", "peft", "torch", "transformers", "trl"),
+    *("accelerate", "datasets", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "torch", "transformers", "trl"),
     *("argparse", "collections", "pathlib", "random", "signal"),
 )
 nitpick_ignore_regex = [("py:.*", rf"({'|'.join(OTHERS)})\..*")]
