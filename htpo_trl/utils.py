@@ -121,3 +121,21 @@ def _reason(value: Any, within: str, is_whole: bool) -> str:
     least = f"{'at least' if interval[0] == '[' else 'above'} {low:g}"
     parts = ["" if math.isfinite(number) else "finite", least if low > -math.inf else ""]
     return "be " + f"{other} or " * bool(other) + " and ".join(filter(None, parts))
+
+
+def check_prompt(prompt: Any, place: str) -> None:
+    """Refuse what is neither text nor a conversation."""
+    if not (isinstance(prompt, str) or _is_conversation(prompt)):
+        raise UsageError(
+            f"{place}: prompt={prompt!r:.80} must be a text, or a list of messages, each with role and content. "
+            "Correct or remove it."
+        )
+
+
+def _is_conversation(prompt: Any) -> bool:
+    said = {"content", "tool_calls"}
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(isinstance(message, dict) and message.get("role") and said & {*message} for message in prompt)
+    )

@@ -138,8 +138,13 @@ def _dataset(source: Any, batches: Iterable[_Batch], prompts: PromptArguments) -
         sink.write([_prompts(problems, prompts), solutions, problems])
     is_first, is_conflict = _first_and_conflicting(np.asarray(keys, np.int64), np.asarray(golds, np.int64))
     count, found, conflicts = len(keys), int(is_first.sum()), int(is_conflict.sum())
+    if not count:
+        raise UsageError(f"{source}: no problem in 0 rows. Add a row for each problem.")
     if found == conflicts:
-        raise UsageError(f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers.")
+        raise UsageError(
+            f"{source}: no problem in {count} rows, of which {conflicts} have conflicting answers. Keep one answer a "
+            "problem."
+        )
     if found - conflicts < count:
         _logger.warning(
             "%s: %d rows, %d problems. Dropped: %d rows that repeat a problem, %d problems with conflicting answers.",
@@ -287,7 +292,10 @@ def _of_one_type(places: Sequence[str], rows: Sequence[dict[str, Any]], column: 
 def _read(place: str, row: dict[str, Any], column: str, read: Callable[[Any], str]) -> str:
     """A column of a row; an error says where the row stands."""
     if column not in row:
-        raise UsageError(f"{place}: no column {column!r}, only {', '.join(map(repr, row))}.")
+        raise UsageError(
+            f"{place}: no column {column!r}, only {', '.join(map(repr, row))}. Add it, or name the file's own columns "
+            "by problem_column and solution_column."
+        )
     try:
         text = read(row[column])
         text.encode()

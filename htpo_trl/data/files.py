@@ -15,6 +15,7 @@ from ..utils import MissingFileError, UsageError
 Row = tuple[str, dict[str, Any]]
 #: Bytes of a line of JSON, or of CSV; a longer one is no row of text, and would take all memory once it is read.
 MAX_LINE = 32 << 20
+_A_LINE = ' Write each row as an object on a line of its own, {"problem": ..., "solution": ...}.'
 
 
 def rows_of(path: str | Path) -> Iterator[Row]:
@@ -53,7 +54,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
                     f"{place}: nested too deep to be read. Write it without most of its brackets."
                 ) from None
             if not isinstance(row, dict):
-                raise UsageError(f"{place}: expected an object in braces, found {row!r:.60}.")
+                raise UsageError(f"{place}: expected an object in braces, found {row!r:.60}.{_A_LINE}")
             yield place, row
 
 
@@ -86,7 +87,9 @@ def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _mend(error: Exception) -> str:
-    return " Save it in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
+    if isinstance(error, UnicodeDecodeError):
+        return " Save it in UTF-8."
+    return _A_LINE if isinstance(error, json.JSONDecodeError) else ""
 
 
 def _parquet(path: Path) -> Iterator[Row]:

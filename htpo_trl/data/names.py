@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..utils import MissingPackageError, UsageError, nearest
-from ..verifier.golds import gold_text
+from ..verifier.golds import gold_text, is_missing
 from . import countdown
 from .benchmarks import BENCHMARKS, Benchmark
 from .files import READERS, Row, arrow_rows, rows_of
@@ -215,11 +215,12 @@ def result_names(names: Sequence[str], option: str = "benchmarks") -> dict[str, 
 
 
 def golds_of_file(name: str, prompts: PromptArguments, path: str | Path | None = None) -> Iterator[tuple[str, str]]:
-    """Place and gold of each row of a data set that is a file; nothing of others."""
+    """Place and gold of each row of a data set that is a file, but for those of other tasks; nothing of others."""
     spec = BENCHMARKS.get(name)
     column, read = (spec.solution, spec.read_solution) if spec else (prompts.solution_column or "solution", gold_text)
     path = path or (name if Path(name).suffix in READERS else None)
-    return ((place, read(row.get(column))) for place, row in rows_of(path)) if path else iter(())
+    values = ((place, row.get(column)) for place, row in rows_of(path)) if path else ()
+    return ((place, read(value)) for place, value in values if not is_missing(value) and value != "")
 
 
 def is_ours(name: str) -> bool:

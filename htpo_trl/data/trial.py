@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..output.reading import parse_json, read_text
 from ..output.writing import WriteError, write_json
 from ..utils import UsageError
 from ..verifier import Verdict, Verifier, VerifierConfig
@@ -32,6 +33,8 @@ _logger = logging.getLogger(__name__)
 SAMPLE = 500
 #: From this share of golds that are not accepted on, the data are refused.
 MAX_SHARE = 0.1
+# Of the file of verdicts on a sample, and on as many numbers.
+_MAX_CACHE_BYTES = 1 << 16
 
 _ONE_NUMBER = re.compile(r"[^\d\\$=<>_^*+-]*?(-?\d+(?:\.\d+)?)[^\d\\$=<>_^*+-]*", re.ASCII)
 # Words that change the number beside them.
@@ -177,9 +180,10 @@ def _judged(verifier: Verifier, pairs: list[tuple[str, str]]) -> dict[tuple[str,
     rest = [pair for pair, verdict in known.items() if verdict is None]
     path = _cache(rest, verifier.config)
     try:
-        found = [Verdict(verdict) for verdict in json.loads(path.read_bytes())] if rest else []
+        kept = parse_json(read_text(path, _MAX_CACHE_BYTES), _MAX_CACHE_BYTES) if rest else []
+        found = [Verdict(verdict) for verdict in kept]
         is_whole = len(found) == len(rest)
-    except (OSError, ValueError, TypeError, RecursionError):  # not there, or damaged
+    except (ValueError, TypeError):  # not there, or damaged
         is_whole = False
     if not is_whole:
         found = verifier.judge_answers([answer for _, answer in rest], [gold for gold, _ in rest])
@@ -223,6 +227,8 @@ def _examples(
         if len(found) >= 3:
             break
     left = {gold: repr(gold if len(gold) < 60 else f"{gold[:60]}...") for gold in found[:3]}
+    if "" in left:
+        left[""] = "a value that is no answer, such as a mapping or a date"
     examples = []
     for place, gold in places():
         if gold in left:

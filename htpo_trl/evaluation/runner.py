@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..output.lock import held
 from ..output.writing import WriteError, write_json, writing
-from ..utils import UsageError, content_digest
+from ..utils import UsageError, check_prompt, content_digest
 from ..verifier import configuration
 from . import results
 from .generation import Generator, load_generator
@@ -139,9 +139,10 @@ class SamplingRun:
         self.problems: dict[str, tuple[dict[str, Any], list[int]]] = {}  # id → row, tokens of the prompt
         seen, columns = Counter[str](), None
         digest = hashlib.sha256()
-        for row in problems:
+        for number, row in enumerate(problems, 1):
             if row.keys() != columns:
                 check_columns(judge, columns := row.keys(), benchmark)
+            check_prompt(row["prompt"], f"{benchmark!r}, row {number}")
             # The bare problem, where there is one, so that models with different prompts can be compared.
             parts = [row.get("problem", row["prompt"]), row.get("solution"), *pictures_of(row)]
             content = json.dumps(parts, sort_keys=True, default=content_digest)

@@ -146,6 +146,7 @@ def prepare(args: EvalArguments, sampling: Any, is_plan: bool = False) -> Parts:
     from ..evaluation.results import check_ks
     from ..training.checks import check_chat_template, check_model
     from ..training.model_files import check_tokenizer_files
+    from ..training.prompts import check_prompt_values
 
     model = args.model or ""
     output_dir = default_output_dir(model) if args.output_dir is None else args.output_dir
@@ -159,6 +160,7 @@ def prepare(args: EvalArguments, sampling: Any, is_plan: bool = False) -> Parts:
     benchmarks = {} if is_plan and remote(args) else evaluation_problems(args.benchmarks, args)
     for name, problems in benchmarks.items():
         check_columns(judge, problems.column_names, name)
+        check_prompt_values(problems, repr(name))
     others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
     if missing := [str(path) for path in others.values() if not os.path.isfile(path)]:
         raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils import UsageError, content_digest
+from ..utils import UsageError, check_prompt, content_digest
 
 
 class PromptStream:
@@ -88,7 +88,7 @@ def check_dataset(dataset: Any) -> None:
         )
 
 
-def check_prompt_values(dataset: Any) -> None:
+def check_prompt_values(dataset: Any, name: str = "The data") -> None:
     """Refuse a row whose prompt is neither text nor a conversation; of a stream, the first row alone is looked at."""
     if isinstance(dataset, Sized):
         batches: Any = dataset.select_columns("prompt").with_format("arrow").iter(1000)  # type: ignore[attr-defined]
@@ -96,17 +96,4 @@ def check_prompt_values(dataset: Any) -> None:
     else:
         prompts = (row["prompt"] for row in itertools.islice(dataset, 1))
     for number, prompt in enumerate(prompts, 1):
-        if not (isinstance(prompt, str) or _is_conversation(prompt)):
-            raise UsageError(
-                f"The data, row {number}: prompt={prompt!r:.80} must be a text, or a list of messages, each with role "
-                "and content. Correct or remove it."
-            )
-
-
-def _is_conversation(prompt: Any) -> bool:
-    said = {"content", "tool_calls"}
-    return (
-        isinstance(prompt, list)
-        and bool(prompt)
-        and all(isinstance(message, dict) and message.get("role") and said & {*message} for message in prompt)
-    )
+        check_prompt(prompt, f"{name}, row {number}")

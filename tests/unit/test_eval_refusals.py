@@ -14,6 +14,9 @@ from htpo_trl.verifier import VerifierConfig, configuration, configure
 def here(place):
     rows = "\n".join(json.dumps({"problem": f"{i} + 1", "solution": str(i + 1)}) for i in range(4))
     (place / "sums.jsonl").write_text(rows)
+    for name, prompt in {"null": None, "untold": [{"role": "user"}], "void": []}.items():
+        row = json.dumps({"prompt": prompt, "solution": "1"})
+        (place / f"{name}.jsonl").write_text(f"{row}\n")
     (place / "nothing").mkdir()
     (place / "breaks.py").write_text("raise ValueError('of their own')\n")
     return place
@@ -64,6 +67,9 @@ def refusal(here, monkeypatch, capsys):
         (["--judge", "math_rewart"], "judge: Did you mean 'math_reward'?"),
         (["--judge", "verifier", "--no_chat", "--dtype", "half"], "dtype='half' is none of"),  # what comes last
         (["--no_chat", "--benchmarks", "prompts.jsonl"], "has no column 'solution', only prompt"),
+        (["--benchmarks", "null.jsonl"], "'null', row 1: prompt=None must be a text, or a list of messages"),
+        (["--benchmarks", "untold.jsonl"], "'untold', row 1: prompt=[{'role': 'user'}] must be a text"),
+        (["--benchmarks", "void.jsonl"], "'void', row 1: prompt=[] must be a text, or a list of messages"),
         (["--no_chat", "--backend", "vlm"], "backend='vlm' is none of"),
         (["--no_chat", "--backend", "vllm"], "backend='vllm' needs vLLM: pip install 'htpo_trl[vllm]'"),
         (["--no_chat", "--dtype", "fp32"], "dtype='fp32' is none of auto, bfloat16, float16, float32."),

@@ -403,6 +403,7 @@ def test_impossible_evaluations_are_refused(run, model, tmp_path):
         ({"problems": []}, ValueError, "no problems in 'digits'"),
         ({"problems": [{"question": "1", "solution": "1"}]}, ValueError, "no column 'prompt'"),
         ({"problems": [{"prompt": "1"}], "judge": None}, ValueError, "no column 'solution'"),
+        ({"problems": [{"prompt": None, "solution": "1"}]}, ValueError, "row 1: prompt=None must be a text"),
         ({"model": model}, TypeError, "pair"),
     ):
         with pytest.raises(error, match=message):

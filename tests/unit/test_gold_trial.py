@@ -1,5 +1,6 @@
 """Golds are tried before a run: what is accepted, what is refused and how it is said, what is kept."""
 
+import os
 import re
 from functools import partial
 
@@ -45,6 +46,14 @@ def tried(tmp_path, *golds, suffix=".jsonl", **options):
 def test_what_needs_no_algebra_is_tried_without_a_process(tmp_path, no_server):
     told = tried(tmp_path, *map(str, range(500)), "\\frac{1}{2}", "#### 18", "so \\boxed{7}", [4, 5], 3.25)
     assert told == "golds of own.jsonl: 505 of 505 tried without algebra: all accepted as answers to themselves."
+
+
+def test_a_value_that_is_no_answer_is_named_by_its_own_line(tmp_path, no_server):
+    """Of another task are the rows before it: they are not what is refused."""
+    path = tmp_path / "own.jsonl"
+    write_jsonl(path, *({"prompt": f"P{i}", "solution": gold} for i, gold in enumerate((None, None, {"a": 1}))))
+    with pytest.raises(UsageError, match=r"own\.jsonl, line 3, a value that is no answer"):
+        try_golds(path.name, load(path), CONFIG, places=partial(golds_of_file, str(path), PromptArguments()))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +140,19 @@ class TestAlgebra:
             assert try_golds("m", many, CONFIG).startswith(told)
         assert len(self.asked) == 7
         assert self.asked[1:] == self.asked[:1] * 6
+
+    def test_a_cache_that_is_too_large_or_no_file_is_not_read(self, cache, monkeypatch):
+        surd = Dataset.from_dict({"solution": surds(3)})
+        try_golds("m", surd, CONFIG)
+        (file,) = (cache / "htpo_trl" / "golds").iterdir()
+        whole = file.read_bytes()
+        file.write_bytes(whole + b" " * 100_000)
+        try_golds("m", surd, CONFIG)
+        assert len(self.asked) == 2
+        file.unlink()
+        os.mkfifo(file)  # nobody writes: to open it would wait for ever
+        try_golds("m", surd, CONFIG)
+        assert len(self.asked) == 3
 
     def test_the_share_is_that_of_the_sample(self):
         golds = surds(2000) + [f"{gold}?" for gold in surds(2000)]

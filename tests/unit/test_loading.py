@@ -79,7 +79,7 @@ def expected(path, prompts):
             values = []
             for column, read in (("problem", as_text), ("solution", as_answer)):
                 if column not in row:
-                    return f"{place}: no column {column!r}, only {', '.join(map(repr, row))}."
+                    return f"{place}: no column {column!r}, only {', '.join(map(repr, row))}. Add it, or name"
                 try:
                     values.append(read(row[column]))
                     values[-1].encode()
@@ -92,7 +92,7 @@ def expected(path, prompts):
         return str(error)
     kept = [(problem, *answers) for problem, answers in found.values() if len(answers) == 1]
     if not kept:
-        return f"{path}: no problem in {count} rows, of which {len(found)} have conflicting answers."
+        return f"{path}: no problem in {count} rows{f', of which {len(found)} have' if count else '. Add'}"
     return [{"prompt": prompts.prompt(p), "solution": s, "problem": p} for p, s in kept]
 
 

@@ -42,6 +42,9 @@ AS_IT_IS = '{"prompt": "p", "x": %s}\n'
         (GOOD + '{"problem": "Q", "solution": "1", "solution": "2"}', "line 2: broken JSON, of problem, "),
         (AS_IT_IS % '{"y": 1, "y": 2}', "line 1: broken JSON, of y, y one is given twice"),
         (GOOD + '{"problem": "' + "Q" * MAX_LINE + '", "solution": "1"}', "line 2: longer than 32 MiB. Give each row"),
+        (f"[{GOOD.strip()}]", "line 1: expected an object in braces, found [{'problem': 'P', 'solution': '1'}]. "),
+        ("{" + GOOD[1:-2] + ",\n}\n", "line 1: broken JSON, "),
+        (GOOD + '{"problem": "Q"}', "line 2: no column 'solution', only 'problem'. Add it, or name the"),
         (GOOD + "[" * MAX_LINE + "]", "line 2: longer than 32 MiB. Give each row"),
     ],
 )  # fmt: skip
