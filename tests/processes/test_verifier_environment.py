@@ -14,14 +14,15 @@ from htpo_trl.verifier import Verdict, Verifier, VerifierConfig
 from htpo_trl.verifier.launch import ServerProcess
 
 from ..child_processes import server_of, workers_of
+from ..hostile import FOR_WORKERS
 
 
 ROOT = Path(__file__).parents[2]
 JUDGE = r"""
 from htpo_trl.verifier import VerifierConfig, configure, judge
 configure(VerifierConfig(workers=2))
-verdicts = [str(j.verdict) for j in judge([r"\boxed{3x}", r"\boxed{4x}"], ["x+2x"] * 2)]
-"""
+verdicts = [str(j.verdict) for j in judge([r"\boxed{3x}", r"\boxed{4x}"], [FOR_WORKERS] * 2)]
+""".replace("FOR_WORKERS", repr(FOR_WORKERS))
 RIGHT = "['correct', 'wrong']"
 
 
@@ -96,9 +97,9 @@ output = os.dup(1)
 os.closerange(0, 3)
 JUDGE
 os.write(2, b"what a library writes to its standard error") if os.path.exists("/proc/self/fd/2") else None
-verdicts = [str(j.verdict) for j in judge([r"\\boxed{3x}", r"\\boxed{4x}"], ["x+2x"] * 2)]
+verdicts = [str(j.verdict) for j in judge([r"\\boxed{3x}", r"\\boxed{4x}"], [FOR_WORKERS] * 2)]
 os.write(output, repr(verdicts).encode())
-"""
+""".replace("FOR_WORKERS", repr(FOR_WORKERS))
 LONG = "import os; os.environ['TMPDIR'] = os.getcwd() + '/t' * 100; os.makedirs(os.environ['TMPDIR'])"
 GONE = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
 SURROUNDINGS = {
@@ -134,7 +135,7 @@ def test_a_worker_has_nothing_of_the_trainer(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("MY_PASSWORD", "secret")
     with Verifier(VerifierConfig(workers=2)) as verifier:
-        assert verifier.judge_answers(["2x+x"], ["3x"]) == [Verdict.CORRECT]
+        assert verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
         assert "secret" not in str([server_of(verifier).environ(), server_of(verifier).cmdline()])
         for worker in workers_of(verifier):
             files = sorted(os.readlink(file) for file in Path(f"/proc/{worker.pid}/fd").iterdir())
@@ -166,7 +167,7 @@ def test_a_worker_has_no_network():
 
 def test_busy_workers_end_with_their_server():
     with Verifier(VerifierConfig(workers=2)) as verifier:
-        assert verifier.judge_answers(["2x+x"], ["3x"]) == [Verdict.CORRECT]
+        assert verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
         workers = workers_of(verifier)
         for worker in workers:
             worker.suspend()  # they can end by no doing of their own
@@ -179,15 +180,15 @@ def test_a_server_that_is_stopped_stops_nobody_else(monkeypatch):
     """With more to read than its socket holds: the client waits for as long as it says, and goes on with another."""
     ask = ServerProcess.ask
     with Verifier(VerifierConfig(workers=1)) as verifier:
-        assert verifier.judge_answers(["2x+x"], ["3x"]) == [Verdict.CORRECT]
+        assert verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
         server_of(verifier).suspend()
         answers = [f"{i}x+" + "y" * 1900 for i in range(400)]
         with monkeypatch.context() as patch:
             patch.setattr(ServerProcess, "ask", lambda self, request, seconds: ask(self, request, 0.2))
             patch.setattr(subprocess.Popen, "wait", lambda self, timeout=None: wait(self, timeout and 0.2))
             with pytest.raises(RuntimeError, match="no reply on 400 answers"):
-                verifier.judge_answers(answers, ["3x"] * 400)
-        assert verifier.judge_answers(["2x+x"], ["3x"]) == [Verdict.CORRECT]
+                verifier.judge_answers(answers, [FOR_WORKERS] * 400)
+        assert verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
 
 
 wait = subprocess.Popen.wait
@@ -209,7 +210,7 @@ wait = subprocess.Popen.wait
 def test_an_end_is_told_with_its_cause(monkeypatch, code, cause, is_short):
     monkeypatch.setattr("htpo_trl.verifier.launch._command", lambda: [sys.executable, "-c", code])
     with pytest.raises(RuntimeError, match=cause) as error:
-        Verifier().judge_answers(["2x+x"], ["3x"])
+        Verifier().judge_answers(["3x"], [FOR_WORKERS])
     assert ("lower `workers`" in str(error.value)) == is_short
 
 
@@ -219,14 +220,14 @@ def test_too_few_files_are_told_as_that(monkeypatch):
 
     monkeypatch.setattr(socket, "socketpair", refuse)
     with pytest.raises(RuntimeError, match=r"ended twice .* Too many open files\. Where"):
-        Verifier().judge_answers(["2x+x"], ["3x"])
+        Verifier().judge_answers(["3x"], [FOR_WORKERS])
 
 
 def test_an_interrupt_to_the_server_is_for_the_trainer_alone():
     with Verifier(VerifierConfig(workers=1)) as verifier:
-        assert verifier.judge_answers(["2x+x"], ["3x"]) == [Verdict.CORRECT]
+        assert verifier.judge_answers(["3x"], [FOR_WORKERS]) == [Verdict.CORRECT]
         server = server_of(verifier)
         for process in (server, *workers_of(verifier)):
             process.send_signal(signal.SIGINT)
-        assert verifier.judge_answers(["3x+x"], ["4x"]) == [Verdict.CORRECT]
+        assert verifier.judge_answers(["4x"], [FOR_WORKERS]) == [Verdict.WRONG]
         assert server_of(verifier) == server
