@@ -26,7 +26,7 @@ from ..output.writing import writing
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .combinations import check_adapter_options, check_evaluation, check_quantization
-from .gold_trial import try_golds_of
+from .gold_trial import try_golds_of_run
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
 
@@ -104,9 +104,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
 
     from ..evaluation import Sampling
     from ..evaluation.callback import check_best_metric
-    from ..evaluation.judges import MATH_REWARDS, check_columns
+    from ..evaluation.judges import check_columns
     from ..evaluation.results import check_ks
-    from ..training.checks import reward_name
 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
@@ -152,13 +151,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     train, evaluation, benchmarks = load_data(script, args)
     for benchmark, problems in benchmarks.items():
         check_columns(judge, problems.column_names, benchmark)
-    # Only where the verifier is the judge: of a reward of the user's own the golds may be anything.
-    sets = (
-        [(script.dataset_name, train, script.dataset_path)] if {*map(reward_name, rewards)} & {*MATH_REWARDS} else []
-    )
-    if judge is None:
-        sets += [(name, benchmarks[label], None) for name, label in result_names(names).items()]
-    try_golds_of(sets, script, script.verifier_config(), script.allow_unmatched_golds)
+    try_golds_of_run(script, rewards, judge, train, benchmarks)
     return Parts(rewards, train, evaluation, benchmarks, sampling, judge, **adapter)
 
 

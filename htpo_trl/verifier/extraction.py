@@ -145,7 +145,11 @@ def _labels(text: str, start: int) -> tuple[list[int], list[int]]:
     lowered = text[start:].replace("İ", "i").lower()  # the one letter that would grow
     for words in _WORDS[: 2 if lowered.isascii() else 3]:
         strong, weak = [], []
-        for at, length in sorted({place for word in words for place in deque(_places(lowered, word), _LOOKED_AT)}):
+        places = set()
+        for word in words:
+            if word in lowered:
+                places |= {*deque(_places(lowered, word), _LOOKED_AT)}
+        for at, length in sorted(places):
             at += start
             if (after := _AFTER_WORD.match(text, at + length)) is None:
                 continue

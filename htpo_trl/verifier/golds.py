@@ -43,12 +43,8 @@ def gold_text(value: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no gold: the row is of another task."""
-    return (
-        value is None
-        or (isinstance(value, float) and value != value)
-        or (isinstance(value, str) and not value.strip())
-    )
+    """Whether a row has no gold because it is of another task: `None`, or NaN, which some readers make of it."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def gold_texts(values: Sequence[Any]) -> list[str]:

@@ -215,10 +215,14 @@ def in_prose(text: str) -> str | None:
     return None
 
 
+def _is_command(text: str) -> bool:
+    return text[:1] == "\\" and text[-1] == "}" and text.count("{") == text.count("}") and "</" not in text
+
+
 def clean(text: str) -> str:
     """An answer without the markdown, quotes, final punctuation and single brackets around it."""
     for _ in range(12):
-        if text.isalnum():
+        if text.isalnum() or (text[-1:].isdigit() and text[0] in "-(\\") or _is_command(text):
             return text
         before = text
         text = text.strip(_SPACE)
