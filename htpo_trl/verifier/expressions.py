@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from .functions import FUNCTIONS, binomial, call, is_product, label, ln, round_whole
+from .functions import FUNCTIONS, binomial, call, is_product, label, ln, round_whole, times
 from .values import PI, E, I, UndecidedError, Value, letter, number
 
 
@@ -28,6 +28,7 @@ _NO_FACTOR = frozenset(
 )
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
+MAX_CALLS = 20  # of functions in each other, without brackets
 
 
 class Expression:
@@ -45,7 +46,7 @@ class Expression:
 
     def __init__(self, tokens: Sequence[str], is_call: bool, depth: int):
         self.rest = [*reversed(tokens)]
-        self.is_call, self.depth = is_call, depth
+        self.is_call, self.depth, self.calls = is_call, depth, MAX_CALLS
         self.is_ambiguous = self.has_degrees = self.is_within_bars = False
 
     def read(self) -> Value:
@@ -90,13 +91,13 @@ class Expression:
                 self._take()
                 is_divided, token = token == "/", self._next()
                 factor = self._signed(self._factor)
-                result = result / factor if is_divided else _times(result, factor)
+                result = result / factor if is_divided else times(result, factor)
             elif token in _NO_FACTOR or (token == "|" and self.is_within_bars):
                 break
             elif is_divided or (is_number and (token[-1].isdigit() or token == r"\frac")):
                 raise UndecidedError  # 1/2x, 12 345, 1\frac{1}{2}
             else:
-                result = _times(result, self._factor())
+                result = times(result, self._factor())
             is_number = token[-1:].isdigit()
         return result
 
@@ -117,6 +118,8 @@ class Expression:
                 self.has_degrees = True
             elif self._next() == "!":
                 self._take()
+                if self._next() == "!":
+                    raise UndecidedError  # 5!! is 5*3*1
                 value = call("factorial", value)
             elif self._next() == "%":
                 self._take()
@@ -145,10 +148,17 @@ class Expression:
         return value
 
     def _atom(self, is_single: bool = False) -> Value:
-        token = self._next()
-        if token in _CLOSER:
+        if self._next() in _CLOSER:
             return self._group()
-        self._take()
+        self.calls -= 1
+        if self.calls < 0:
+            raise UndecidedError
+        value = self._named(self._take(), is_single)
+        self.calls += 1
+        return value
+
+    def _named(self, token: str, is_single: bool) -> Value:
+        """A number, a letter, or what begins with a command."""
         if token[-1].isdigit():
             return _decimal(token)
         if token == r"\frac":
@@ -304,14 +314,3 @@ def _decimal(token: str) -> Value:
     if not places:
         return number(int(token))
     return number(Fraction(token))._replace(unit=Fraction(1, 10**places), is_rounded=True)
-
-
-def _times(a: Value, b: Value) -> Value:
-    product = a * b
-    if a.unit is not None and b.unit is None and (power := b.rational) is not None:
-        # 1.3 times 10^-27 is a decimal too.
-        for part in (power, power and 1 / power):
-            digits = part.numerator.bit_length() * 30103 // 100000
-            if part.denominator == 1 and digits < 1000 and part == 10**digits:
-                return product._replace(unit=a.unit * power)
-    return product

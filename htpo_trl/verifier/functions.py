@@ -57,6 +57,17 @@ def ln(value: Value) -> Value:
     return total
 
 
+def times(a: Value, b: Value) -> Value:
+    """The product, as a decimal where a decimal is multiplied by a power of ten."""
+    product = a * b
+    if a.unit is not None and b.unit is None and (power := b.rational) is not None:
+        for part in (power, power and 1 / power):
+            digits = part.numerator.bit_length() * 30103 // 100000
+            if part.denominator == 1 and digits < 1000 and part == 10**digits:
+                return product._replace(unit=a.unit * power)
+    return product
+
+
 def round_whole(name: str, value: Value) -> Value:
     """The `floor` or `ceil` of a value."""
     if value.rational is None and not value.letters:

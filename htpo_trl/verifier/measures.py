@@ -77,6 +77,7 @@ def measure(value: Value, point: Point = REAL) -> tuple[complex, float]:
 
 def _measure_polynomial(polynomial: Polynomial, point: Point) -> tuple[complex, float]:
     total, error = 0j, 0.0
+    spend(len(polynomial) // 8)
     for monomial, coefficient in polynomial.items():
         term, relative = complex(float(coefficient)), 2 * _EPSILON
         for atom, power in monomial:
