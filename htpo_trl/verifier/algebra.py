@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import math_verify
-from sympy import Eq, Expr, FiniteSet, Float, Intersection, Interval, MatrixBase, S, Symbol, Tuple, Union, oo
+from sympy import Eq, Expr, FiniteSet, Float, I, Intersection, Interval, MatrixBase, S, Symbol, Tuple, Union, oo
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
@@ -25,6 +25,8 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _RATIO = re.compile(r"\d{1,12}(?::\d{1,12}){2,9}")
 _FUNCTION = re.compile(r"([A-Za-z])\(([A-Za-z])\)=([^,=]+)")
+_NAME = re.compile(r"[A-Za-z]'*(?=\([A-Za-z]\)=)")
+_ONE_SIDED = (re.compile(r"\\ldots\W*\Z"), re.compile(r"\d\)?_"))
 _PRIMED_NAME = re.compile(r"\A[A-Za-z]'+\([A-Za-z]\)=")
 
 
@@ -32,6 +34,8 @@ def compare(gold: str, answer: str) -> str:
     """The verdict on the forms of a gold and an answer, the value of a `Verdict`. Without limits."""
     if _RATIO.fullmatch(gold) and _RATIO.fullmatch(answer):
         return "correct" if _lowest(gold) == _lowest(answer) else "wrong"
+    if _RATIO.fullmatch(gold) or _RATIO.fullmatch(answer):
+        return "wrong"  # 1:2:3 is no number
     answer = _with_argument_of(gold, answer)
     if not (golds := _parse_gold(gold)):
         return "unparsable_gold"
@@ -41,7 +45,7 @@ def compare(gold: str, answer: str) -> str:
     if is_equal:
         is_equal = not (_are_told_apart(gold, answer) or _differ(golds[0], answers[0]))
     else:
-        is_equal = _are_same_set(golds[0], answers[0]) or _are_same_vector(golds[0], answers[0])
+        is_equal = any(same(golds[0], answers[0]) for same in (_are_same_set, _are_same_vector, _are_same_complex))
     return "correct" if is_equal else "wrong"
 
 
@@ -72,7 +76,13 @@ def _with_argument_of(gold: str, answer: str) -> str:
 
 
 def _are_told_apart(gold: str, answer: str) -> bool:
-    """Whether what math-verify overlooks tells two texts apart: primes, capital letters, and the brackets of a set."""
+    """
+    Whether what math-verify overlooks tells two texts apart: primes, capital letters, dots at the end, subscripts of
+    numbers, and the brackets of a set.
+    """
+    names = [name[0] for name in map(_NAME.match, (gold, answer)) if name]
+    if len({*names}) > 1 or any(bool(found.search(gold)) != bool(found.search(answer)) for found in _ONE_SIDED):
+        return True
     if _PRIMED_NAME.sub("", gold).count("'") != _PRIMED_NAME.sub("", answer).count("'"):
         return True
     if gold != answer and gold.lower() == answer.lower() and "\\text" not in gold:
@@ -135,6 +145,14 @@ def _are_same_vector(gold: Any, answer: Any) -> bool:
     if a is None or b is None or not is_one_matrix or len(a) != len(b):
         return False
     return all(math_verify.verify([x], [y], timeout_seconds=None) for x, y in zip(a, b, strict=True))
+
+
+def _are_same_complex(gold: Any, answer: Any) -> bool:
+    """Whether numbers are the same with i for the imaginary unit, as in `e^{i\\pi}`: to math-verify it is a letter."""
+    i = Symbol("i", real=False)
+    if not all(isinstance(value, Expr) and value.free_symbols <= {i} for value in (gold, answer)):
+        return False
+    return not gold.free_symbols == answer.free_symbols == set() and bool((gold - answer).subs(i, I).equals(0))
 
 
 def _entries(value: Any) -> list | None:

@@ -24,7 +24,7 @@ _SPACES = frozenset("quad qquad thinspace medspace thickspace enspace enskip spa
 _GONE = frozenset(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm middle displaystyle textstyle "
     "scriptstyle scriptscriptstyle limits nolimits rm bf it sf tt normalsize large Large small noindent negthinspace "
-    "boldmath centering bfseries mleft mright strut hfill null".split()
+    "boldmath centering bfseries mleft mright strut hfill null checkmark".split()
 )
 _STYLES = frozenset(
     "mathbf mathit mathsf mathtt mathnormal boldsymbol bm pmb emph underline underbar uline boxed fbox framebox "
@@ -73,6 +73,7 @@ _SYNONYMS = {
         "degrees": "^\\circ ",
         "textdegree": "^\\circ ",
     },
+    **{"reals": "mathbb{R}", "R": "mathbb{R}", "Z": "mathbb{Z}", "N": "mathbb{N}", "Q": "mathbb{Q}", "cr": "\\\\"},
     **{"textpi": "pi", "dollar": "\\$", "textdollar": "\\$", "percent": "\\%", "prime": "'", "colon": ":", "div": "/"},
     **{
         "lparen": "(",
@@ -191,15 +192,27 @@ _CHOOSE = re.compile(r"\{ ?(\w+) ?\\choose ?(\w+) ?\}")
 _BRACED = re.compile(r"\{([:.=]?)\}(?<![A-Za-z}]\{\})")
 _TEMPERATURE = re.compile(r"(?<=\d)\s?\^\\circ (?:\\text\{ ?([CFK])\w* ?\}|([CFK])(?![A-Za-z]))")
 _JOINING = re.compile(r"\s*,?\s*(?:\\text\{ ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*|\s*;\s*")
+_NOT_EQUAL = re.compile(r"\\not\s*=")
+_ROW_GAP = re.compile(r"\\\\\s*\[\s*-?[\d.]{1,9}\s*(?:pt|em|ex|mm|cm|in)\s*\]")
+_UNIT_VECTOR = re.compile(r"\\(?:wide)?hat ?\{? ?(?:\\([ij])math|([ijk])) ?\}?(?![A-Za-z])")
 _MODULE = re.compile(r"(?<![\\A-Za-z])(?:np|numpy|math|sp|sympy|cmath)\.(?=[a-z])")
 _LOG = re.compile(r"(?<![\\A-Za-z])(?:(?:np|numpy|math)\.)?log(10|2)(?=\()")
 _EXP = re.compile(r"\\exp ?\{")
 _COMMAND_GAP = re.compile(r"(\\[A-Za-z]+) (?![A-Za-z])")
 _PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text\{(?:percent|percentage|pct)\}|(?:percent|pct)(?![A-Za-z]))")
 _HOUR = re.compile(r"\A(\d{1,2})(?::(\d\d))? ?(?:\\text\{)?([ap])\.? ?(?:\\text\{)?m\.?\}{0,2}\Z", re.IGNORECASE)
+_AND = re.compile(r"\s*(?:\\text\{ ?and ?\}|\\wedge(?![A-Za-z])|(?<![A-Za-z\\])and(?![A-Za-z]))\s*")
+_BOUND = re.compile(r"([^<>=,]{1,60}?)\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*([^<>=,]{1,60})")
+_LETTER = re.compile(r"[A-Za-z]")
+_OR_OF_INTERVALS = re.compile(r"(?<=[)\]])\s*(?:\\text\{ ?or ?\}|or(?![A-Za-z]))\s*(?=[(\[])")
+_LETTERED = re.compile(r"\A([A-J])\.(?=\s*[-\d\\])")  # B. 47
+_MODULO = re.compile(
+    r"(?:[a-zA-Z] ?\\equiv ?)?(-?\d{1,30}) ?\(?(?:\\[pb]?mod(?![A-Za-z])|\\text\{ ?mod ?\}|mod(?![A-Za-z])) ?"
+    r"\{? ?(\d{1,30}) ?\}?\)?"
+)
 _OPEN_LEFT, _OPEN_RIGHT = re.compile(r"(\A|\\in ?|\\cup ?)\](?=[^,\]]{0,80},)"), re.compile(r"(?<=[^,])\[ ?(\Z|\\cup)")
 _BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))
-_BASE = re.compile(r"(?<=\d)_ ?\{(?:\\text\{)?(" + "|".join(_BASES) + r")\}{1,2}")
+_BASE = re.compile(r"(?<=\d)_ ?(?:\{(?:\\text\{)?|\\text\{)(" + "|".join(_BASES) + r")\}{1,2}")
 _GAP = re.compile(r"(?:(\\[A-Za-z]+)|([A-Za-z\d]))?\s+(?=(.)?)", re.DOTALL)
 _PRIME = re.compile(r"\^\{\s*(?:(?:\\prime|')\s*)+\}|\^\\prime(?![A-Za-z])|\^(?=')")
 
@@ -251,15 +264,37 @@ def _gap(match: re.Match[str]) -> str:
 
 def plain_latex(text: str) -> str:
     """Each command by one name, without styling; functions, roots and powers of Python and plain writing in LaTeX."""
-    text = _tokens(text.replace("...", "\\ldots ").replace("**", "^"))
+    text = _ROW_GAP.sub(r"\\\\ ", _NOT_EQUAL.sub(r"\\ne ", text))
+    text = _UNIT_VECTOR.sub(r" \1\2", _tokens(text.replace("...", "\\ldots ").replace("**", "^")))
     text = _TEMPERATURE.sub(r"\\text{\1\2}", _DEGREES.sub(r"^\\circ ", _PRIME.sub("'", text)))
     text = _BRACED.sub(r"\1", _CHOOSE.sub(r"\\binom{\1}{\2}", _DEGREES_OF.sub(r"\\\1(\\frac{\2\\pi}{180})", text)))
     text = _LOG.sub(r"\\log_{\1}", text.replace("^\\circ ", " ").replace("*", "\\cdot "))
     return _SCRIPT.sub(_script, _called(_EXP.sub("e^{", _outside_text(_MODULE.sub("", text)))))
 
 
+def _between(text: str) -> str:
+    """`a<x<b` for `x>a and x<b`; other texts as they are."""
+    if len(text) > 200 or len(parts := _AND.split(text)) != 2 or not all(map(_BOUND.fullmatch, parts)):
+        return text
+    bounds = {}
+    for part in parts:
+        left, sign, right = _BOUND.fullmatch(part).groups()  # type: ignore[union-attr]
+        is_lower = (sign in ("<", r"\le")) == (_LETTER.fullmatch(right) is not None)
+        name, bound = (right, left) if _LETTER.fullmatch(right) else (left, right)
+        bounds[is_lower] = bound, {">": "<", r"\ge": r"\le"}.get(sign, sign) + " ", name
+    if len(bounds) < 2 or bounds[True][2] != bounds[False][2] or _LETTER.fullmatch(bounds[True][0]):
+        return text
+    (low, sign, name), (high, other, _) = bounds[True], bounds[False]
+    return f"{low}{sign}{name}{other}{high}"
+
+
 def plain_words(text: str) -> str:
     """Commas for words that join, signs and digits for words that stand for them."""
+    if "mod" in text and (modulo := _MODULO.fullmatch(text)):
+        text = rf"{modulo[1]}\pmod{{{modulo[2]}}}"
+    text = _LETTERED.sub(r"\1)", _between(text))
+    if r"\infty" in text:
+        text = _OR_OF_INTERVALS.sub(r"\\cup ", text)
     if ":" in text or text[-1:] in "m.}":
         text = _HOUR.sub(lambda hour: rf"{hour[1]}:{hour[2] or '00'}\text{{{hour[3].lower()}m}}", text)
     text = re.sub(r"\s+", " ", text)  # first: of many spaces `_JOINING` would try all parts

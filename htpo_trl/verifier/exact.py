@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 from .intervals import are_near, pieces_of
 from .measures import constant_ratio, equal, have_other_zeros, is_name, measure, numbers_agree
@@ -67,7 +68,7 @@ def _name(answer: Answer) -> str:
 def _same_values(gold: Value, answer: Value) -> bool | None:
     g, a = letter_of(gold), letter_of(answer)
     if g and a and g.casefold() == a.casefold():
-        return g == a or g.upper() in "ABCDE"  # a choice in a lower-case letter
+        return g == a or (g.upper() in "ABCDE" and g != "e")  # a choice in a lower-case letter; e is Euler's number
     return equal(gold, answer)
 
 
@@ -131,6 +132,11 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
     if _name(gold) != _name(answer):
         equation, other = (gold, answer) if _name(gold) == "equation" else (answer, gold)
         first, *members = equation.parts  # type: ignore[union-attr]
+        if equation is answer and (name := letter_of(first)) and any(name in _names(member) for member in members):
+            return False  # x=x+1
+        has_constant = any(map(is_constant, equation.parts))  # type: ignore[union-attr]
+        if equation is answer and has_constant and not is_constant(other) and _name(other) != "base":
+            return False  # 7=x+1 is no x+1
         members += [first] * is_constant(first)
         verdict = _any(same(other, m) if other is gold else same(m, other) for m in members)
         return verdict if verdict is False or _is_named(first) or is_constant(first) else None
@@ -155,14 +161,24 @@ def _same_equations(gold: Answer, answer: Answer) -> bool | None:
 
 def _is_contradictory(equation: Kind) -> bool:
     """Whether numbers that are said to be equal are not: `3=4`."""
+    constants = [*filter(is_constant, equation.parts)]  # of 3=x=4
+    if {*equation.marks} == {"="} and any(same(a, b) is False for a, b in pairwise(constants)):
+        return True
     for sign, a, b in zip(equation.marks, equation.parts, equation.parts[1:], strict=False):
-        if is_constant(a) and is_constant(b) and same(a, b) is False:
-            if sign == "=":
-                return True
+        if sign != "=" and is_constant(a) and is_constant(b) and same(a, b) is False:
             (x, _), (y, _) = measure(a), measure(b)
-            if abs(x - y) > _APPROXIMATION * max(abs(x), abs(y)):
+            if abs(x - y) > _APPROXIMATION * max(abs(x), abs(y)) or (_is_whole(a) and _is_whole(b)):
                 return True
     return False
+
+
+def _is_whole(answer: Answer) -> bool:
+    """Whether this is an integer, which is not written as a decimal."""
+    return isinstance(answer, Value) and answer.unit is None and getattr(answer.rational, "denominator", 0) == 1
+
+
+def _names(answer: Answer) -> frozenset[str]:
+    return answer.letters if isinstance(answer, Value) else frozenset()
 
 
 def _is_named(answer: Answer) -> bool:
@@ -210,7 +226,9 @@ def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
     if _name(gold) == _name(answer):
         (a, marks), (b, others) = gold[1:], answer[1:]  # type: ignore[misc]
         verdict = _all(map(same, a, b)) if len(a) == len(b) else False
-        if verdict is False or marks == others:
+        if marks[2:] and others[2:] and marks[2:] != others[2:]:
+            return False  # x>5 and y>5
+        if verdict is False or marks[:2] == others[:2]:
             return verdict
         # (1,2) and [1,2] differ as intervals; longer ones are vectors.
         return False if len(a) == 2 else None
@@ -218,9 +236,17 @@ def _same_tuples(gold: Answer, answer: Answer) -> bool | None:
         return False
     if not {gold.name, answer.name} <= {"tuple", "list", "set"}:
         return None
+    if _is_one_unknown(gold) or _is_one_unknown(answer):
+        return False
     # As one element, or as a list of its own.
     as_lists = (x._replace(name="list") for x in (gold, answer))
     return False if _same_sets(gold, answer) is False and _same_sets(*as_lists) is False else None
+
+
+def _is_one_unknown(answer: Kind) -> bool:
+    """Whether this lists values of one unknown, `x=1, x=2`."""
+    firsts = [part.parts[0] for part in answer.parts if isinstance(part, Kind) and part.name == "equation"]
+    return len(firsts) == len(answer.parts) > 1 and all(first == firsts[0] for first in firsts)
 
 
 def _same_matrices(gold: Answer, answer: Answer) -> bool | None:

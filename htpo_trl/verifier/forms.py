@@ -42,9 +42,18 @@ _LEADING = re.compile(
     r"(?:=|\\approx(?![A-Za-z])|~|\\(?:Right|right|Longright)arrow(?![A-Za-z])|\\therefore(?![A-Za-z])|\+(?=[\d.\\A-Za-z(])|:)\s*"
 )
 _BUILDER = re.compile(r"\A\\\{([A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\\mid ?|\||:)((?=.*\1)[^|:{}]+)\\\}\Z")
+_INLINE = re.compile(r"(?<!\\)\\[()]")
 _FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+?)(?<!\\)\$\$?")
 _CONNECTIVES = re.compile(r"[\s,.;]|\b(?:and|or|is|are)\b")
+_NEGATION = re.compile(
+    r"\b(?:not|never|nor|neither|\w+n[’']t|wrong|incorrect|or|either|instead|rather|than)\b", re.IGNORECASE
+)
 _PHRASE = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['-][^\W\d_]+)*){1,7}")
+_ANNOUNCED = re.compile(r"\A\\text\{(?:the )?(?:final )?answer(?: is)?:?\}(?=.)", re.IGNORECASE)
+_DATE = re.compile(
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December) "
+    r"\d{1,2}(?:st|nd|rd|th)?"
+)
 _VERB = re.compile(r"(?<![^\W\d_])(?:is|are|was|were|we|get|gives)(?![^\W\d_])", re.IGNORECASE)
 _INFINITE = {"positive infinity": "\\infty", "plus infinity": "\\infty", "negative infinity": "-\\infty"}
 _INFINITE |= {"minus infinity": "-\\infty", "empty set": "\\emptyset", "the empty set": "\\emptyset"}
@@ -105,7 +114,7 @@ def _formula(text: str) -> str:
     if not formulas:
         return text
     rest = _FORMULA.sub("", text)
-    return text.replace("$", " ") if not _CONNECTIVES.sub("", rest) else formulas[-1]
+    return text.replace("$", " ") if not _CONNECTIVES.sub("", rest) or _NEGATION.search(rest) else formulas[-1]
 
 
 def _is_phrase(text: str) -> bool:
@@ -148,13 +157,15 @@ def _formed_once(text: str) -> str:
     text = _peeled(in_ascii(text))
     if _PLAIN.fullmatch(text):
         return text
+    if "\\(" in text:
+        text = _INLINE.sub("$", text)
     if "$" in text:
         text = _peeled(_formula(text))
     text = re.sub(r"\s+", " ", text)
     text = _INFINITE.get(text.lower(), text)
-    if _is_phrase(text):
+    if _is_phrase(text) or _DATE.fullmatch(text):
         return rf"\text{{{text}}}"
-    text = _unwrapped(_peeled(plain_latex(without_groups(text))))
+    text = _unwrapped(_peeled(_ANNOUNCED.sub("", plain_latex(without_groups(text)))))
     text = compact(plain_numbers(unit_last(plain_numbers(plain_words(text)))))
     text = _BUILDER.sub(r"\2", text.replace(r"\{\}", r"\emptyset"))
     if text in (r"\mathbb{R}", r"\text{all real numbers}", r"\text{all reals}"):

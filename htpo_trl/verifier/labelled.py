@@ -247,6 +247,7 @@ def clean(text: str) -> str:
         if (
             text[-1:] in (")", "]", "}", "】")
             and text[-2:-1] != "\\"
+            and text[:1] != "]"  # ]0,1] in French
             and sum(map(text.count, (*"([{【", "\\l"))) < sum(map(text.count, ")]}】"))
         ):
             text = text[:-1]

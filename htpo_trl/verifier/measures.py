@@ -145,7 +145,7 @@ def equal(a: Value, b: Value) -> bool | None:
     p, q = a.rational, b.rational
     if p is not None and q is not None:
         if a.is_percentage != b.is_percentage and p != q and 100 * min(p, q, key=abs) == max(p, q, key=abs):
-            return None  # 25% and 25
+            return a.is_percentage == (abs(p) < abs(q))  # 25% and 25
         return numbers_agree(p, q, a.unit, b.unit)
     differ = None
     for point in (REAL, *WHOLE):

@@ -69,8 +69,10 @@ class Pool:
     Workers that compare answers. The client's pipe is watched all the time: `EOFError` when it is closed.
 
     Args:
-        client (`socket.socket`): Not to be inherited by the workers, and watched.
-        size, memory_limit, deadline: `workers`, `memory_limit` and `deadline` of `VerifierConfig`.
+        client (`socket.socket`):
+            Not to be inherited by the workers, and watched.
+        size, memory_limit (`int`), deadline (`float`):
+            `workers`, `memory_limit` and `deadline` of `VerifierConfig`.
     """
 
     def __init__(self, client: socket.socket, size: int, memory_limit: int, deadline: float):
@@ -91,9 +93,14 @@ class Pool:
         The outcomes of pairs of gold and answer: of `OUTCOMES`, or `died`, `timed_out` or `untried`.
 
         Args:
-            seconds: For each of them.
-            width (*optional*, defaults to all workers): How many are compared at once.
-            until: Of the monotonic clock. What is undecided then is untried.
+            pairs (sequence of pairs of `str`):
+                Gold and answer.
+            seconds (`float`):
+                For each of them.
+            width (`int`, *optional*, defaults to all workers):
+                How many are compared at once.
+            until (`float`, *optional*):
+                Of the monotonic clock. What is undecided then is untried.
         """
         outcomes = ["untried"] * len(pairs)
         waiting = deque(range(len(pairs)))

@@ -159,11 +159,16 @@ _AREAS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 _IN_LIST = re.compile(r"(?<=[\d}]) ?\\text\{([^{}]{1,40})\}(?:\^\{?\d\}?)?(?=,)")
 _TAIL = 80  # characters in which a unit is looked for
 _UNIT = re.compile(r"(?s)(.+)\\text\{([^{}]{1,80})\}\Z")
+_ONE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(?:\\text\{ ?([A-Za-z]{1,12})\.? ?\}|([A-Za-z]{1,12}))")
+_SEVERAL = re.compile(rf"{_ONE.pattern}(?:[ ,]{{0,3}}{_ONE.pattern}){{1,3}}")
+_SEVERAL_FORM = re.compile(r"\\text\{\d[\d.]*[A-Za-z]+(?: \d[\d.]*[A-Za-z]+)+\}")
 _LETTER_UNIT = re.compile(r"(-?(?:\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})) ?([msghLNJKWVACF])")
 
 
 def unit_last(text: str) -> str:
     r"""The text with its unit or currency as `\text{unit}` at the very end; without a noun of what is counted."""
+    if parts := _several(text):
+        return parts
     if found := _CURRENCY.match(text):
         currency = _SIGNS.get(found[2], "") or _UNITS.get((found[3] or "").lower().rstrip("."), "")
         rest = found[1].strip("+") + found[4] + text[found.end() :]
@@ -189,6 +194,19 @@ def unit_last(text: str) -> str:
             return value + (rf"\text{{{unit}}}" if unit else "")
         del pieces[0]
     return text
+
+
+def _several(text: str) -> str | None:
+    r"""`2 hours 30 minutes` as `\text{2h 30min}`."""
+    if len(text) > 120 or not _SEVERAL.fullmatch(text):
+        return None
+    found = _ONE.findall(text)
+    units = [_UNITS.get(in_text or word) for _, in_text, word in found]
+    is_words = any(in_text or len(word) > 1 for _, in_text, word in found)  # 3m2s may be a product
+    if None in units or len({*units}) < len(units) or not is_words:
+        return None
+    parts = (f"{number}{unit}" for (number, *_), unit in zip(found, units, strict=True))
+    return rf"\text{{{' '.join(parts)}}}"
 
 
 def _ends_in_unit(text: str) -> bool:
@@ -235,7 +253,7 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
         and names[0][0] not in "/^"
         and (in_text or len(written[0]) > 1 or (is_plain and len(names) > 2))
     ):
-        known = "".join(names)
+        known = re.sub(r" ?([/^]) ?", r"\1", " ".join(names))
         return "" if known.rstrip("0123456789^") in ("unit", "deg") else known
     words = [word for word in written if word[0] not in "^/"]
     if not is_plain or len(words) > 4 or any(word.lower().strip(".,") in _NO_UNITS for word in words):
@@ -249,7 +267,8 @@ def _unit_of(pieces: list[re.Match[str]], value: str, text: str) -> str | None:
 
 def _written(piece: re.Match[str]) -> str:
     if piece[1] is not None:
-        return " " + re.sub(r"(\^|/)", r" \1", piece[1]).replace("/", "/ ").replace(".", " ") + " "
+        spaced = re.sub(r"(\^|/)", r" \1", piece[1]).replace("/", "/ ")
+        return " " + spaced.replace(".", " ").replace("\\cdot", " ") + " "
     if piece[2] or piece[3]:
         return f" ^{piece[2] or piece[3]} "
     return {"/": " / "}.get(
@@ -259,9 +278,13 @@ def _written(piece: re.Match[str]) -> str:
 
 def settle_units(gold: str, answer: str) -> tuple[str, str] | None:
     """Two forms without their units, where one has none or both have the same; `None` where they differ."""
+    if gold != answer and (_SEVERAL_FORM.fullmatch(gold) or _SEVERAL_FORM.fullmatch(answer)):
+        return None
     if not (gold[-1:].isalpha() or gold[-1:] == "}" or answer[-1:].isalpha() or answer[-1:] == "}"):
         return gold, answer
     (a, unit), (b, other) = _split(gold), _split(answer)
+    if (unit is not None and b.endswith("%")) or (other is not None and a.endswith("%")):
+        return None
     if (
         other is None
         and (letter := _LETTER_UNIT.fullmatch(answer))
@@ -275,6 +298,6 @@ def settle_units(gold: str, answer: str) -> tuple[str, str] | None:
 
 
 def _split(form: str) -> tuple[str, str | None]:
-    if (found := _UNIT.fullmatch(form)) and (found[2].split("^")[0].split("/")[0] in _NAMES):
+    if (found := _UNIT.fullmatch(form)) and (re.split("[ ^/]", found[2])[0] in _NAMES):
         return found[1], found[2]
     return form, None

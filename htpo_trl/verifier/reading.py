@@ -216,7 +216,7 @@ class _Reader:
         members = tuple(map(self.answer, parts))
         if {*signs} <= {"=", r"\approx"}:
             return Kind("equation", members, tuple(signs))
-        if signs == [r"\in"]:
+        if signs == [r"\in"] and not is_constant(members[0]):
             return Kind("equation", members, ("=",))
         if {*signs} <= {">", r"\ge"}:
             members, signs = members[::-1], [{">": "<", r"\ge": r"\le"}[sign] for sign in signs[::-1]]
@@ -281,7 +281,7 @@ def _interval(members: tuple[Answer, ...], signs: list[str]) -> Kind | None:
     if not (len(members) == 3 and letter_of(members[1]) and is_constant(members[0]) and is_constant(members[2])):
         return None
     brackets = ("(" if signs[0] == "<" else "[", ")" if signs[1] == "<" else "]")
-    return Kind("tuple", (members[0], members[2]), brackets)
+    return Kind("tuple", (members[0], members[2]), (*brackets, letter_of(members[1])))
 
 
 def letter_of(answer: Answer) -> str | None:

@@ -34,7 +34,7 @@ def test_answers_are_compared_by_their_kind():
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        *(("5", "5m"), ("1/2x", "x/2"), (r"25\%", "25"), (r"\sin^2 x+\cos^2 x", "1"), (r"\sqrt{x^2}", "x")),
+        *(("5", "5m"), ("1/2x", "x/2"), (r"\sin^2 x+\cos^2 x", "1"), (r"\sqrt{x^2}", "x")),
         *((r"\cos(n\pi)", "(-1)^n"), (r"\log 100", "2"), (r"\sqrt[3]{-8}", "-2"), ("(1,2)", "1,2"), ("1:2", "2:4")),
         *((r"\lceil n/2\rceil", r"n-\lfloor n/2\rfloor"), ("f(x)=2x", "f(t)=2t"), ("f(2x)", "2f(x)")),
         *(("2^{2^{2^{2^{2^2}}}}", "1"), (r"(1,2]\cup[2,3)", "(1,3)"), (r"\frac{1}{0}", "4"), (r"\int x dx", "x")),
