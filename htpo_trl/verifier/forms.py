@@ -31,7 +31,7 @@ from .extraction import BOX, last_boxed
 from .quantities import plain_numbers, unit_last, without_groups
 
 
-_LONG = 4000  # characters of a text whose form is not kept
+_LONG = 16_000  # characters of a text whose form is not kept
 _PLAIN = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
 _SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
 _PAIRS = (
