@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..utils import check_numbers
 from .exact import compare_plainly
 from .extraction import extract_answer
-from .forms import bare_answer, bare_gold, is_prose
+from .forms import bare_answer, is_prose, unboxed
 from .launch import ServerError, ServerProcess
 from .quantities import settle_units
 
@@ -135,7 +135,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         Raises:
             RuntimeError: if the process that judges ends twice, or gives no reply within the time of all deadlines.
         """
-        gold_forms = {gold: bare_gold(gold) for gold in {*golds}}  # the answers of a group have one
+        gold_forms = {gold: self._form(unboxed(gold)) for gold in {*golds}}  # the answers of a group have one
         forms = [(gold_forms[gold], self._form(answer)) for answer, gold in zip(answers, golds, strict=True)]
         pairs = [settle_units(*form) or form for form in forms]
         known = {pair: self._judge_plainly(*pair) for pair in pairs}
@@ -148,7 +148,7 @@ class Verifier(AbstractContextManager["Verifier"]):
 
     def decide(self, answer: str, gold: str) -> Verdict | None:
         """The verdict of `judge_answers`, where it takes no computer algebra."""
-        form = bare_gold(gold), self._form(answer)
+        form = self._form(unboxed(gold)), self._form(answer)
         return self._judge_plainly(*(settle_units(*form) or form))
 
     def close(self) -> None:

@@ -297,7 +297,8 @@ def plain_words(text: str) -> str:
         text = _OR_OF_INTERVALS.sub(r"\\cup ", text)
     if ":" in text or text[-1:] in "m.}":
         text = _HOUR.sub(lambda hour: rf"{hour[1]}:{hour[2] or '00'}\text{{{hour[3].lower()}m}}", text)
-    text = _COMMAND_GAP.sub(r"\1", re.sub(r"\s+", " ", _JOINING.sub(",", text)))
+    text = re.sub(r"\s+", " ", text)  # first: of many spaces `_JOINING` would try all parts
+    text = _COMMAND_GAP.sub(r"\1", _JOINING.sub(",", text))
     if "]" in text or text[-1:] == "[":  # ]0,1[ is (0,1)
         text = _OPEN_RIGHT.sub(r")\1", _OPEN_LEFT.sub(r"\1(", text))
     return _PERCENT.sub(r"\%", _BASE.sub(lambda base: f"_{{{_BASES[base[1]]}}}", text))

@@ -19,6 +19,7 @@ _SHAPES: dict[str, Callable[[str], str]] = {
 _NO_FACTOR = frozenset((*"+-/)],}^_!'=&", r"\cdot", r"\%", r"\}"))  # and so the end of a product
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
+MAX_CALLS = 20  # of functions in each other, without brackets
 
 
 class Expression:
@@ -36,7 +37,7 @@ class Expression:
 
     def __init__(self, tokens: Sequence[str], is_call: bool, depth: int):
         self.rest = [*reversed(tokens)]
-        self.is_call, self.depth = is_call, depth
+        self.is_call, self.depth, self.calls = is_call, depth, MAX_CALLS
         self.is_ambiguous = False
 
     def read(self) -> Value:
@@ -174,7 +175,11 @@ class Expression:
         if self._next() in _CLOSER:
             value = self._group()
         else:
+            self.calls -= 1
+            if self.calls < 0:
+                raise UndecidedError
             value = self._factor()
+            self.calls += 1
             while (token := self._next()) and token not in _NO_FACTOR and token not in _CLOSER:
                 if token in _FUNCTIONS:
                     break

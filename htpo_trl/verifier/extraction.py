@@ -63,7 +63,7 @@ _LEAD = re.compile(
 )
 _TAG = re.compile(r"[<\[]\|?(?:final[_ -]?)?\Z", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?;]\s+|[\n。！？；]")
-_HASHES = re.compile(r"(?:\A|\n)####[ \t]+([^\n]*\d[^\n]*)\s*\Z")
+_HASHES = re.compile(r"(?:\A|\n)####[ \t]++(?=[^\n\d]*+\d)([^\n]*+)\s*+\Z")
 _LOOKED_AT, _TRIED = 500, 8  # of the last words for "answer", and of the last labels
 
 

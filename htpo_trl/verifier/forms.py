@@ -31,6 +31,7 @@ from .extraction import BOX, last_boxed
 from .quantities import plain_numbers, unit_last, without_groups
 
 
+_LONG = 16_000  # characters of a text whose form is not kept
 _PLAIN = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
 _SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
 _PAIRS = (
@@ -130,15 +131,20 @@ def _is_phrase(text: str) -> bool:
 def bare_answer(answer: str) -> str:
     """The form of an answer."""
     answer = answer.strip()
-    return answer if _PLAIN.fullmatch(answer) else _form(answer)
+    form = _form if len(answer) > _LONG else _known_form
+    return answer if _PLAIN.fullmatch(answer) else form(answer)
 
 
 def bare_gold(gold: str) -> str:
     """The form of a gold, which may also be a text with its answer in a box."""
-    return bare_answer((last_boxed(gold) or "") if BOX.search(gold) else gold)
+    return bare_answer(unboxed(gold))
 
 
-@lru_cache(maxsize=1024)  # the answers of a group have one gold
+def unboxed(gold: str) -> str:
+    """The answer within a gold: what its box holds, if it has one."""
+    return (last_boxed(gold) or "") if BOX.search(gold) else gold
+
+
 def _form(text: str) -> str:
     for _ in range(3):
         text, before = _formed_once(text), text
@@ -166,6 +172,9 @@ def _formed_once(text: str) -> str:
         return r"(-\infty,\infty)"
     whole = re.fullmatch(r"\\text\{([^{}\s]*)\}", text)
     return whole[1] if whole else text
+
+
+_known_form = lru_cache(maxsize=1024)(_form)  # the answers of a group have one gold
 
 
 def in_latex(number: str) -> str:

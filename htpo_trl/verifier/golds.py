@@ -23,7 +23,7 @@ from .forms import in_latex
 
 #: What lists may be nested: a list of tuples of tuples.
 MAX_DEPTH = 4
-_AFTER_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]*)\Z")
+_AFTER_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*+([^\n#]*+)\Z")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 _SAID = re.compile(r"[^$\d]*\b(?:is|are|be|equals?|gets?|gives?|obtain|have)\s*+:?\s*+\$([^$]+)\$[\s.]*")
 # A list of texts as Python, JSON or numpy write it. Without the quotes `[1, 2]` is an interval.

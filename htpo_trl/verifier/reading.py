@@ -43,7 +43,7 @@ def read(text: str) -> tuple[Answer, ...]:
     """The readings of a form: one, two where `f(x)` may be a product or the value of a function, none if undecided."""
     try:
         return _read(text)
-    except UndecidedError:
+    except (UndecidedError, ArithmeticError, RecursionError):
         return ()
 
 

@@ -234,6 +234,7 @@ def _primes(value: Fraction) -> dict[int, Fraction]:
 def _normal(powers: dict[Atom | int, Fraction]) -> tuple[Monomial, Fraction]:
     """The product of powers of atoms, and the rational number in it."""
     factor, left = Fraction(1), []
+    spend(len(powers) // 4)
     for atom, power in powers.items():
         if isinstance(atom, int):
             whole = math.floor(power)

@@ -108,3 +108,30 @@ def test_an_answer_that_is_far_too_long_costs_no_more_than_its_search():
     """A model may fill its whole length with a box, in every row."""
     seconds_per_row = seconds(lambda text: math_reward([text], ["5"]), "\\boxed{" + "x+5 " * 25_000 + "}")
     assert seconds_per_row < 0.1
+
+
+@pytest.mark.parametrize(
+    ("work", "text"),
+    [
+        (extract_answer, "#### " + "1" * 8_000 + "\nx"),
+        (extract_answer, "#### " + " " * 8_000 + "\nx"),
+        (gold_text, "####" + " " * 16_000 + "#"),
+        (bare_answer, "5" + "\\ " * 900 + "x"),
+    ],
+    ids=["digits after hashes", "blanks after hashes", "hashes in a gold", "spaces of LaTeX"],
+)
+def test_what_almost_fits_an_expression_is_given_up_at_once(work, text):
+    assert seconds(work, text) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("\\ln" * 330, "7"),
+        ("\\log_" * 190 + "2", "7"),
+        ("x" + "!" * 990, "y"),
+        ("1.4\\cdot10^{308}i", "1.2\\cdot10^{308}"),
+    ],
+)
+def test_no_nesting_and_no_size_ends_a_run(answer, gold):
+    assert compare_plainly(gold, answer) in (None, False)
