@@ -9,11 +9,13 @@ _FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh coth sin cos tan cot sec csc ln log lg det gcd max min"
 ).split()
 _PYTHON = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "sgn": "operatorname{sgn}"}
+#: Greek letters, by the names of their commands.
 LETTERS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau "
     "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 ).split()
 _INFINITIES = ("inf", "infty", "infinity", "Infinity", "oo", "Inf", "INF")
+#: What Python and people write without a backslash, and its command.
 WORDS = {name: name for name in (*_FUNCTIONS, *LETTERS)} | _PYTHON | dict.fromkeys(_INFINITIES, "infty")
 WORDS |= {"sqrt": "sqrt", "exp": "exp", "cbrt": "sqrt[3]", "infty": "infty"}
 _WORD = re.compile(r"(?<![\\A-Za-z_])([A-Za-z]{2,10})(?![A-Za-z])")

@@ -16,7 +16,7 @@ _NUMBER = re.compile(
     r"-?(?:(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3}){1,3})(?:\.(\d{1,12}))?|\d{1,12}/(?!0+\Z)\d{1,12})", re.ASCII
 )
 _APPROXIMATION = 0.05  # relative difference up to which x ≈ y is true
-MAX_PAIRS = 900  # of elements
+_MAX_PAIRS = 900  # of elements
 
 
 def compare_plainly(gold: str, answer: str) -> bool | None:
@@ -236,7 +236,7 @@ def _is_one_unknown(answer: Kind) -> bool:
 def _same_sets(gold: Answer, answer: Answer) -> bool | None:
     """Lists and sets, without order; what is neither is a set of one."""
     a, b = (members_of(x, "list", "set", "union") for x in (gold, answer))
-    if len(a) * len(b) > MAX_PAIRS:
+    if len(a) * len(b) > _MAX_PAIRS:
         return None
     if len(a) != len(b) and 1 in (len(a), len(b)) and _letters(a) == _letters(b) != "":
         return True  # A, C and AC

@@ -18,8 +18,8 @@ _SHAPES: dict[str, Callable[[str], str]] = {
 }
 _NO_FACTOR = frozenset((*"+-/)],}^_!'=&", r"\cdot", r"\%", r"\}"))  # and so the end of a product
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
-MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
-MAX_CALLS = 20  # of functions in each other, without brackets
+_MAX_LETTERS = 3  # in a run within an expression, longer ones may be words
+_MAX_CALLS = 20  # of functions in each other, without brackets
 
 
 class Expression:
@@ -37,7 +37,7 @@ class Expression:
 
     def __init__(self, tokens: Sequence[str], is_call: bool, depth: int):
         self.rest = [*reversed(tokens)]
-        self.is_call, self.depth, self.calls = is_call, depth, MAX_CALLS
+        self.is_call, self.depth, self.calls = is_call, depth, _MAX_CALLS
         self.is_ambiguous = False
 
     def read(self) -> Value:
@@ -134,7 +134,7 @@ class Expression:
                 return letter(points[0]) * letter(points[1])  # AB
             return letter(_SHAPES[token](points))
         if len(token) > 1 and token.isalpha():
-            if len(token) > MAX_LETTERS and not is_product(token):
+            if len(token) > _MAX_LETTERS and not is_product(token):
                 raise UndecidedError
             self.rest.append(token[1:])
             return _CONSTANTS.get(token[0]) or letter(token[0])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from .labelled import clean, in_prose, read
 
 
+#: A box, up to where its content begins.
 BOX = re.compile(
     # With an argument in braces that is not empty and not dots; or without braces, before what can only be one.
     r"\\(?:boxed|f(?:rame)?box)\s*+(?:\{(?![\s.…]*+\})|(?=[-+−]?\s?\.?\d|\\[a-zA-Z{]|\(\s*[-+−]?\d))"

@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 from .values import Atom, Polynomial, UndecidedError, Value, spend
 
 
-# Relative difference up to which a decimal stands for a number that it does not equal: six significant digits.
+#: Relative difference up to which a decimal stands for a number that it does not equal: six significant digits.
 TOLERANCE = Fraction(5, 10**6)
-NOISE = Fraction(1, 10**14)  # of floating-point numbers that are printed in full
+_NOISE = Fraction(1, 10**14)  # of floating-point numbers that are printed in full
 _EPSILON = 1e-15
 
 
@@ -33,7 +33,7 @@ def numbers_agree(a: Fraction, b: Fraction, unit_a: Fraction | None = None, unit
     size = max(abs(a), abs(b))
     unit = max(unit_a or Fraction(0), unit_b or Fraction(0))
     gap = abs(a - b)
-    return gap <= NOISE * size or (gap < unit and gap <= TOLERANCE * size)
+    return gap <= _NOISE * size or (gap < unit and gap <= TOLERANCE * size)
 
 
 # By atom: at the place where letters are.

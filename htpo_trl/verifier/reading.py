@@ -12,7 +12,7 @@ from .expressions import Expression, is_product
 from .values import E, UndecidedError, Value, letter, number, start_work
 
 
-MAX_LENGTH, MAX_DEPTH = 1000, 20
+_MAX_LENGTH, _MAX_DEPTH = 1000, 20
 _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\\[A-Za-z]+|[^\W\d_]+|\\.|\S", re.DOTALL)
 _OPENING = frozenset(("(", "[", "{", r"\{", r"\begin"))
 _CLOSING = frozenset((")", "]", "}", r"\}", r"\end"))
@@ -21,7 +21,7 @@ _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s?m\b\.?)?", re.ASCII | re.IGNORECASE)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{(\d{1,2})\}", re.ASCII)
-INFINITY = r"\infty"
+_INFINITY = r"\infty"
 _SIGNS = {"+": {r"\pm": "+", r"\mp": "-"}, "-": {r"\pm": "-", r"\mp": "+"}}
 _WITHIN_WORDS = ("-", "'", ".")
 # What follows a letter in brackets that is no choice: (A)+1.
@@ -51,7 +51,7 @@ read_gold = lru_cache(maxsize=4096)(read)
 
 
 def _read(text: str) -> tuple[Answer, ...]:
-    if len(text) > MAX_LENGTH:
+    if len(text) > _MAX_LENGTH:
         raise UndecidedError
     text = _TEXT.sub(r" \1 ", text).strip()
     if clock := _CLOCK.fullmatch(text):
@@ -109,7 +109,7 @@ class _Reader:
 
     def answer(self, tokens: list[str]) -> Answer:
         """What may be a list, or a choice with its value."""
-        if not tokens or self.depth > MAX_DEPTH:
+        if not tokens or self.depth > _MAX_DEPTH:
             raise UndecidedError
         self.depth += 1
         answer = self._choice(tokens) or self._list(tokens)
@@ -222,9 +222,9 @@ class _Reader:
         return number(_NUMBERS.index(text)) if text in _NUMBERS else Kind("word", (), (text,))
 
     def _expression(self, tokens: list[str]) -> Value:
-        if tokens[-1] == INFINITY and tokens[:-1] in ([], ["+"], ["-"]):
-            return -letter(INFINITY) if tokens[0] == "-" else letter(INFINITY)
-        expression = Expression(tokens, self.is_call, MAX_DEPTH - self.depth)
+        if tokens[-1] == _INFINITY and tokens[:-1] in ([], ["+"], ["-"]):
+            return -letter(_INFINITY) if tokens[0] == "-" else letter(_INFINITY)
+        expression = Expression(tokens, self.is_call, _MAX_DEPTH - self.depth)
         value = expression.read()
         self.is_ambiguous |= expression.is_ambiguous
         return value
@@ -237,7 +237,7 @@ def members_of(answer: Answer, *names: str) -> tuple[Answer, ...]:
 
 def _interval(members: tuple[Answer, ...], signs: list[str]) -> Kind:
     """`1 < x \\le 2` as the interval of x, if it is one."""
-    infinity = letter(INFINITY)
+    infinity = letter(_INFINITY)
     ends, inner = (members[0], members[-1]), members[1:-1]
     if len(members) == 2 and letter_of(members[0]):
         ends, inner, signs = (-infinity, members[1]), members[:1], ["<", *signs]
@@ -256,4 +256,5 @@ def letter_of(answer: Answer) -> str | None:
 
 
 def is_constant(answer: Answer) -> bool:
-    return isinstance(answer, Value) and answer.letters <= {INFINITY}
+    """Whether this is a value without letters; infinity is one."""
+    return isinstance(answer, Value) and answer.letters <= {_INFINITY}

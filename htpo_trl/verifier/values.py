@@ -14,7 +14,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 
-MAX_TERMS, MAX_BITS, MAX_WORK = 200, 8_000, 4_000
+_MAX_TERMS, _MAX_BITS, _MAX_WORK = 200, 8_000, 4_000
 
 
 class UndecidedError(Exception):
@@ -22,7 +22,7 @@ class UndecidedError(Exception):
 
 
 class _Work(threading.local):
-    left = MAX_WORK
+    left = _MAX_WORK
 
 
 _work = _Work()
@@ -30,10 +30,11 @@ _work = _Work()
 
 def start_work() -> None:
     """Grants this thread the work for one comparison."""
-    _work.left = MAX_WORK
+    _work.left = _MAX_WORK
 
 
 def spend(work: int) -> None:
+    """Takes from what a comparison may cost; raises [`UndecidedError`] when nothing is left."""
     _work.left -= work
     if _work.left < 0:
         raise UndecidedError
@@ -169,7 +170,7 @@ class Value(NamedTuple):
             return number(1) / self ** number(-e)
         if (base := self.rational) is not None and e.denominator == 1:
             bits = max(abs(base.numerator), base.denominator).bit_length()
-            if abs(base) not in (0, 1) and bits * e > MAX_BITS:
+            if abs(base) not in (0, 1) and bits * e > _MAX_BITS:
                 raise UndecidedError
             return number(base ** int(e % 2 if abs(base) == 1 else e), self)
         if self.term:
@@ -204,13 +205,16 @@ class Value(NamedTuple):
 
 
 def number(value: Fraction | int, *origins: Value) -> Value:
+    """A rational number, with what is known of the values that it comes from."""
     return _value({frozenset(): Fraction(value)} if value else {}, *origins)
 
 
 def letter(name: str) -> Value:
+    """A letter, or a name."""
     return Atom.of("letter", name)
 
 
+#: Constants that are no rational numbers.
 PI, E, I = (Atom.of("constant", name) for name in ("pi", "e", "i"))  # noqa: E741
 
 
@@ -238,7 +242,7 @@ def _normal(powers: dict[Atom | int, Fraction]) -> tuple[Monomial, Fraction]:
     for atom, power in powers.items():
         if isinstance(atom, int):
             whole = math.floor(power)
-            if abs(whole) * atom.bit_length() > MAX_BITS:
+            if abs(whole) * atom.bit_length() > _MAX_BITS:
                 raise UndecidedError
             factor, power = factor * Fraction(atom) ** whole, power - whole
         elif atom is I.atom and power.denominator == 1:
@@ -254,7 +258,7 @@ def _add_term(polynomial: Polynomial, monomial: Monomial, coefficient: Fraction)
     spend(1 + bits // 64)
     if total:
         polynomial[monomial] = total
-    if len(polynomial) > MAX_TERMS or bits > MAX_BITS:
+    if len(polynomial) > _MAX_TERMS or bits > _MAX_BITS:
         raise UndecidedError
 
 
