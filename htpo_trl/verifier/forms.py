@@ -32,7 +32,8 @@ from .quantities import plain_numbers, unit_last, without_groups
 
 
 _LONG = 16_000  # characters of a text whose form is not kept
-_PLAIN = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+# What is in its form: numbers and fractions are most answers, and need not be looked at twice.
+_PLAIN = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\d+/\d+)", re.ASCII)
 _SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
 _PAIRS = (
     *(("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"), ('"', '"'), ("''", "''"), ("'", "'"), ("``", "''")),
