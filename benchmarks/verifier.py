@@ -1,6 +1,6 @@
-"""The verifier against plain math-verify and TRL's `accuracy_reward`: agreement, throughput, hostile answers, golds.
+"""The verifier against plain math-verify and TRL's `accuracy_reward`: cases, throughput, hostile answers, golds.
 
-    python -m benchmarks.verifier DATA [--parts golds agreement cases wrong throughput hostile] [--output FILE]
+    python -m benchmarks.verifier DATA [--parts golds cases wrong throughput hostile] [--output FILE]
 
 DATA is a folder with the benchmarks' files (aime24.jsonl, aime25.jsonl, math500.jsonl, minerva_math.jsonl,
 olympiadbench.jsonl, gsm8k_test.jsonl, with the columns of the Hub). About 20 minutes on two cores. Each part that is
@@ -13,12 +13,11 @@ import logging
 import multiprocessing
 import os
 import random
-import re
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -57,91 +56,6 @@ def golds(data: dict[str, list[str]]) -> dict:
             }
             print(name, {k: v for k, v in result[name].items() if k != "refused"}, flush=True)
     return result
-
-
-def variants(gold: str) -> Iterator[str]:
-    """Equivalent rewritings and near misses of a gold."""
-    yield from (gold, f"${gold}$", f" {gold} ", f"{gold}.", f"-{gold}", f"{gold}+1", f"2{gold}", f"x={gold}")
-    if re.fullmatch(r"-?\d+", plain := gold.replace(",", "")):
-        n = int(plain)
-        yield from (str(n), f"{n:,}", f"{n}.0", f"{n}.000", f"+{n}", f"0{n}", f"\\frac{{{2 * n}}}{{2}}", f"{3 * n}/3")
-        yield from (f"{n}\\%", f"{n}^\\circ", f"{n} \\text{{ cm}}", f"\\${n}", f"\\text{{{n}}}", f"{n}/1")
-        yield from (f"{n + d}" for d in (-1000, -100, -10, -2, -1, 1, 2, 10, 100, 1000))
-        yield from (f"{n}{tail}" for tail in ("0", ".5", ".01", ".00001", ".000001", ".0000001", "/2", "{,}000"))
-        yield from (f"{n}.25", f"{2 * n}", f"{n // 2}", f"{n * n}", f"\\tfrac{{{n}}}{{{n + 1}}}", f"{n + 1}/{n + 1}")
-        yield from (str(abs(n))[::-1], f"\\frac{{{n}}}{{3}}", f"\\frac{{{n + 1}}}{{1}}", f"\\dfrac{{{n}}}{{7}}")
-    else:
-        yield gold.replace("\\frac", "\\dfrac")
-        yield gold.replace("\\left", "").replace("\\right", "")
-        yield gold.replace(" ", "")
-        for digit in list(re.finditer(r"\d", gold))[:3]:
-            yield gold[: digit.start()] + str((int(digit[0]) + 1) % 10) + gold[digit.end() :]
-    if ratio := re.fullmatch(r"(-?)(?:\\[dt]?frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))", gold):
-        sign, a, b = ratio[1], int(ratio[2] or ratio[4]), int(ratio[3] or ratio[5])
-        yield from (f"{sign}{a}/{b}", f"{sign}\\frac{{{2 * a}}}{{{2 * b}}}", f"\\frac{{{sign}{a}}}{{{b}}}")
-        yield from (
-            f"{sign}{a / b}",
-            f"{sign}{a / b:.6f}",
-            f"{sign}{a / b:.3f}",
-            f"{sign}{a + 1}/{b}",
-            f"{sign}{b}/{a}",
-        )
-    if scientific := re.fullmatch(r"([\d.]+) \\times 10\^\{(-?\d+)\}", gold):
-        yield from (f"{scientific[1]} \\cdot 10^{{{scientific[2]}}}", "e".join(scientific.groups()), "0")
-    if decimal := re.fullmatch(r"(-?\d+)\.(\d+)", gold):
-        whole, digits = decimal.groups()
-        yield from (f"{gold}0", f"{gold}000001", f"{gold}0000001", whole, f"{whole}{digits}/1{'0' * len(digits)}")
-
-
-def plain(gold: str, answer: str) -> bool | None:
-    """math-verify with all its defaults; `None` where it hits its own time limit."""
-    try:
-        return math_verify.verify(
-            math_verify.parse(f"${gold}$", raise_on_error=True),
-            math_verify.parse(f"\\boxed{{{answer}}}", raise_on_error=True),
-            raise_on_error=True,
-        )
-    except math_verify.errors.TimeoutException:
-        return None
-    except Exception:
-        # What math-verify does with an error: it is no match, but the next pair of readings may be one.
-        return math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(f"\\boxed{{{answer}}}"))
-
-
-def agreement(data: dict[str, list[str]]) -> dict:
-    """Verdicts on variants of every gold: ours, and plain math-verify's."""
-    pairs = list(dict.fromkeys((gold, v) for solutions in data.values() for gold in solutions for v in variants(gold)))
-    with Verifier(VerifierConfig(workers=2, deadline=30.0)) as verifier:
-        verdicts = []
-        for start in range(0, len(pairs), 1000):
-            chunk = pairs[start : start + 1000]
-            verdicts += verifier.judge_answers([answer for _, answer in chunk], [gold for gold, _ in chunk])
-            print(f"{start + len(chunk)} of {len(pairs)} judged", flush=True)
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    differences = []
-    for (gold, answer), verdict in zip(pairs, verdicts, strict=True):
-        path = "worker" if compare_plainly(bare_gold(gold), bare_answer(answer)) is None else "here"
-        theirs = plain(gold, answer)
-        counts[f"{path}: pairs"] += 1
-        counts[f"{path}: correct"] += verdict is Verdict.CORRECT
-        if theirs is None:
-            counts[f"{path}: math-verify timed out"] += 1
-        elif theirs != (verdict is Verdict.CORRECT):
-            counts[f"{path}: disagreements"] += 1
-            reasons[f"{_reason(gold, answer)}: {'correct' if theirs else 'wrong'} for math-verify"] += 1
-            differences.append({"gold": gold, "answer": answer, "ours": verdict, "theirs": theirs, "path": path})
-    print(dict(counts), dict(reasons))
-    return {"pairs": len(pairs), "counts": counts, "reasons": reasons, "differences": differences}
-
-
-def _reason(gold: str, answer: str) -> str:
-    """Which of the differences that docs/verifier.md names."""
-    if re.search(r"\.\$?$", answer):
-        return "period at the end"
-    if re.fullmatch(r"[-\d.]+e-?\d+", answer):
-        return "scientific notation"
-    return "small number" if re.search(r"10\^\{-\d+\}$", gold) else "text that is not parsed"
 
 
 def kinds(n: int) -> dict[str, list[tuple[str, str]]]:
@@ -416,7 +330,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {
         "golds": golds,
-        "agreement": agreement,
         "cases": cases,
         "wrong": wrong,
         "throughput": throughput,
@@ -431,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--output {arguments.output}: there is no such folder.")
     for name in ("math_verify", "trl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    read = {"golds", "agreement", "cases", "wrong"} & {*arguments.parts}  # the others have answers of their own
+    read = {"golds", "cases", "wrong"} & {*arguments.parts}  # the others have answers of their own
     data = {name: golds_of(name, arguments.data) for name in FILES} if read else {}
     if arguments.golds:
         data = {name: each[:: max(1, len(each) // arguments.golds)] for name, each in data.items()}
