@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Thread, main_thread
 
@@ -231,8 +232,11 @@ def test_a_killed_server_is_replaced(strict_verifier):
     assert not any(worker.is_running() for worker in orphans)
 
 
-def test_an_interrupted_call_does_not_answer_the_next_one():
+def test_an_interrupted_call_does_not_answer_the_next_one(request):
     """Ctrl-C in a notebook, while a batch is judged."""
+    # In the background a shell lets it be ignored.
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Verifier(VerifierConfig(workers=1, deadline=600.0)) as verifier:
         verifier.judge_answers(["3x"], [FOR_WORKERS])
         server, (worker,) = server_of(verifier), workers_of(verifier)
