@@ -52,7 +52,7 @@ def report(path):
             sampling = {"num_samples": 1}
             settings = {"benchmark": name, "model": name, "judge": name, "n_problems": 1, "sampling": sampling}
             (steps / f"{name}.json").write_text(json.dumps({"settings": settings}))
-            row = {"problem": name, "sample": 0, "verdict": "correct", "answer": name}
+            row = {"problem": name, "sample": 0, "tokens": 9, "truncated": False, "verdict": "correct", "answer": name}
             (steps / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
         options = {attack: f"{i} {attack}" for attack in ATTACKS} | {"objective": f"{i} {ATTACKS[0]}", "seed": i}
         resumes = [{"step": ATTACKS[0], "changed": {ATTACKS[1]: [ATTACKS[2], ATTACKS[3]]}}]
