@@ -137,19 +137,19 @@ class Verifier(AbstractContextManager["Verifier"]):
         """
         gold_forms = {gold: self._form(unboxed(gold)) for gold in {*golds}}  # the answers of a group have one
         forms = [(gold_forms[gold], self._form(answer)) for answer, gold in zip(answers, golds, strict=True)]
-        pairs = [settle_units(*form) or form for form in forms]
-        known = {pair: self._judge_plainly(*pair) for pair in pairs}
-        verdicts = {pair: verdict for pair, verdict in known.items() if verdict is not None}
-        unknown = [pair for pair in known if pair not in verdicts]
+        judged = {form: self._judge_plainly(*form) for form in forms}
+        unknown = [*dict.fromkeys(pair for pair in judged.values() if not isinstance(pair, Verdict))]
+        verdicts: dict[tuple[str, str], Verdict] = {}
         for start in range(0, len(unknown), _MOST_AT_ONCE):
             some = unknown[start : start + _MOST_AT_ONCE]
             verdicts.update(zip(some, self._ask(some), strict=True))
-        return [verdicts[pair] for pair in pairs]
+        found = (judged[form] for form in forms)
+        return [verdict if isinstance(verdict, Verdict) else verdicts[verdict] for verdict in found]
 
     def decide(self, answer: str, gold: str) -> Verdict | None:
         """The verdict of `judge_answers`, where it takes no computer algebra."""
-        form = self._form(unboxed(gold)), self._form(answer)
-        return self._judge_plainly(*(settle_units(*form) or form))
+        verdict = self._judge_plainly(self._form(unboxed(gold)), self._form(answer))
+        return verdict if isinstance(verdict, Verdict) else None
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
@@ -160,15 +160,18 @@ class Verifier(AbstractContextManager["Verifier"]):
         # The form may be shorter than the text, but not by much; of more its making would take the trainer's time.
         return bare_answer(answer) if answer and len(answer) <= 2 * self.config.max_length else ""
 
-    def _judge_plainly(self, gold: str, answer: str) -> Verdict | None:
+    def _judge_plainly(self, gold: str, answer: str) -> Verdict | tuple[str, str]:
+        """The verdict on two forms, or the two without their units where it takes algebra to tell."""
+        settled = settle_units(gold, answer)
+        gold, answer = settled or (gold, answer)
         if not 0 < len(gold) <= self.config.max_length or is_prose(gold):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER
-        if settle_units(gold, answer) is None:
+        if settled is None:
             return Verdict.WRONG
         is_gold = compare_plainly(gold, answer)
-        return None if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
+        return (gold, answer) if is_gold is None else Verdict.CORRECT if is_gold else Verdict.WRONG
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
         first, seconds = self.config.first_deadline(len(pairs)), self.config.batch_deadline(len(pairs))
