@@ -56,6 +56,7 @@ def judge(completions, **kwargs):
 @pytest.fixture
 def here(place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)  # a test imports what the command does, also when it is a worker's first
     (place / "stopper.py").write_text(STOPPER)
     rows = [{"problem": f"{i:02d}", "solution": str(i)} for i in range(4)]
     (place / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
