@@ -25,6 +25,7 @@ from ..output.reading import read_yaml
 from ..output.terminal import WARNINGS
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
 from ..utils import UsageError
+from .machines import together
 
 
 class Parallelism(NamedTuple):
@@ -80,6 +81,7 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         for option in ("num_processes", "num_machines", "machine_rank", "main_process_port"):
             if (value := getattr(filled, option)) is not None and type(value) is not int:
                 raise ValueError(f"{option}={value!r:.60} must be a whole number.")
+        _check_machines(filled)
         devices = filled.offload_param_device, filled.offload_optimizer_device
         return Parallelism(
             max(filled.num_processes or 1, 1),
@@ -94,8 +96,24 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         raise UsageError(f"{told}accelerate cannot use its values: {error!r:.200}.") from error
 
 
+def _check_machines(filled: Namespace) -> None:
+    machines, processes, rank = filled.num_machines or 1, filled.num_processes or 1, filled.machine_rank or 0
+    if processes % machines:
+        raise ValueError(
+            f"num_processes={processes} is that of all machines together, and must be a multiple of num_machines="
+            f"{machines}."
+        )
+    if machines > 1 and not 0 <= rank < machines:
+        raise ValueError(f"machine_rank={rank} must lie in 0..{machines - 1}, num_machines={machines}.")
+
+
 def launch(accelerate: Namespace, command: str = "htpo train") -> None:
     """Run the script, and exit with the code of the process that failed first."""
+    if accelerate.use_fsdp and torch.accelerator.current_accelerator(check_available=True) is None:
+        raise UsageError(
+            "FSDP needs GPUs, and there is none here: on a CPU accelerate would train by plain copies of the model. "
+            "Set --accelerate_config to zero3-cpu, or to ddp-cpu."
+        )
     if (accelerate.num_machines or 1) > 1 and not accelerate.main_process_ip:
         raise UsageError(
             f"num_machines={accelerate.num_machines}: set main_process_ip and main_process_port, those of the machine "
@@ -113,18 +131,25 @@ def launch(accelerate: Namespace, command: str = "htpo train") -> None:
     accelerate_launch.simple_launcher = _become
     # Of a process that failed, the line below and its own words tell.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    try:
-        accelerate_launch.launch_command(accelerate)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        if code != 2:  # a line has said it
-            print(f"{command}: rank {rank} failed first, with exit code {code}.", file=sys.stderr)
-        sys.exit(code)
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
-    except ImportError as error:
-        raise UsageError(f"{error} For DeepSpeed: pip install 'htpo_trl[deepspeed]'") from error
+    with together(accelerate, command) as machines:
+        try:
+            accelerate_launch.launch_command(accelerate)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+            line, name = f"rank {rank} failed first, with exit code {code}", command
+            is_told = code == 2 or failure.exitcode in (128 + signum for signum in (signal.SIGINT, *passed_on))
+            if machines:
+                name, elsewhere = machines.name, machines.failed(code, line)
+                line, code = elsewhere or (line, code)
+                is_told = is_told and not (elsewhere and code == 2)
+            if not is_told:
+                print(f"{name}: {line}.", file=sys.stderr)
+            sys.exit(code)
+        except SignalException as error:
+            sys.exit(128 + error.sigval)
+        except ImportError as error:
+            raise UsageError(f"{error} For DeepSpeed: pip install 'htpo_trl[deepspeed]'") from error
 
 
 def _become(accelerate: Any) -> None:

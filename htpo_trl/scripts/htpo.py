@@ -25,7 +25,7 @@ from ..output.terminal import steady_streams, stoppable
 from ..output.writing import writing
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
-from .combinations import check_adapter_options, check_evaluation, check_quantization
+from .combinations import check_adapter_options, check_evaluation, check_options_agree, check_quantization
 from .gold_trial import try_golds_of_run
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
@@ -296,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with stoppable("htpo train", "Training had not begun."):
             arguments = read_options(sys.argv[1:] if argv is None else argv)
             configs = parse(arguments.script, arguments.defaults)
+            check_options_agree(*configs)
             if configs[1].process_index == 0:
                 stack.enter_context(held(configs[1].output_dir, "htpo train"))
                 check_output(*configs)

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..output.directory import one_at_a_time
 from ..output.writing import writing
-from . import adapters, checkpoint, remembered, settings, weights
+from . import adapters, agreement, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
 from .logs import LoggingGRPOTrainer
 
@@ -76,6 +76,9 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
                 `True` takes the last complete checkpoint of `output_dir`, with a warning for each newer one that is
                 skipped; `"auto"` does if there is one, and starts from the beginning if not; a path takes that one.
         """
+        self._described, self._state, self._resumed = settings.describe(self), None, None
+        agreement.check_same(self._described)
+        agreement.check_output_dir(self.args, self.accelerator)
         # One process chooses, so that all take the same one.
         directory, error = None, None
         if self.accelerator.is_main_process:
@@ -86,7 +89,6 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
         directory, error = broadcast_object_list([directory, error])
         if error:
             raise CheckpointError(error)
-        self._described, self._state, self._resumed = settings.describe(self), None, None
         if directory is not None:
             self._state = self._read_state(directory)
             counters = self._state[1]
