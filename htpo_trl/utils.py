@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
 from functools import cache
 from importlib.metadata import distributions
@@ -40,6 +40,25 @@ class MissingFileError(UsageError, FileNotFoundError):
 
 class MissingPackageError(UsageError, ImportError):
     """A package that an option needs is not installed; the message has the command that installs it."""
+
+
+def main_process_decides(decide: Callable[[], Any]) -> Any:
+    """
+    What the main process finds, for all processes, each of which calls this; a [`UsageError`] of its is raised by all.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    found, refusal = None, None
+    if PartialState().is_main_process:
+        try:
+            found = decide()
+        except UsageError as error:
+            refusal = error
+    found, refusal = broadcast_object_list([found, refusal])
+    if refusal is not None:
+        raise refusal
+    return found
 
 
 @cache
