@@ -142,6 +142,34 @@ def _reason(value: Any, within: str, is_whole: bool) -> str:
     return "be " + f"{other} or " * bool(other) + " and ".join(filter(None, parts))
 
 
+def check_vocabulary(config: Any, processing_class: Any, what: str) -> None:
+    """
+    Refuse a tokenizer of other weights: one with tokens beyond the model's embeddings. Of its special tokens those
+    count that are met with, which are the ends of texts, padding, and what its chat template names.
+
+    Args:
+        config (`PreTrainedConfig`):
+            The model's.
+        processing_class:
+            Tokenizer or processor.
+        what (`str`):
+            How the message names the model.
+    """
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if size is None or not hasattr(tokenizer, "added_tokens_decoder"):
+        return
+    template = str(getattr(processing_class, "chat_template", None))
+    ids = {tokenizer.vocab_size - 1, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if not token.special or token.content in template}
+    if (last := max(ids)) >= size:
+        raise UsageError(
+            f"{what} has embeddings of {size} tokens, and its tokenizer has others: "
+            f"{tokenizer.convert_ids_to_tokens(last)!r} is number {last}. Take the tokenizer of the weights; for new "
+            "tokens call model.resize_token_embeddings(len(tokenizer)) and save both."
+        )
+
+
 def check_prompt(prompt: Any, place: str) -> None:
     """Refuse what is neither text nor a conversation."""
     if not (isinstance(prompt, str) or _is_conversation(prompt)):

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from ..output.lock import held
 from ..output.writing import WriteError, write_json, writing
-from ..utils import UsageError, check_prompt, content_digest
+from ..utils import UsageError, check_prompt, check_vocabulary, content_digest
 from ..verifier import configuration
 from . import results
-from .generation import Generator, load_generator
+from .generation import Generator, TransformersGenerator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
 from .parallel import Processes, joined
 from .sampling import Sampling, as_sampling
@@ -92,6 +92,8 @@ def evaluate(
         processes = stack.enter_context(joined()) if distributed else Processes()
         is_first = processes.process_index == 0
         generator = load_generator(model)
+        if isinstance(generator, TransformersGenerator):
+            check_vocabulary(generator.model.config, generator.tokenizer, generator.name)
         weights = getattr(generator, "weights", None)
         if is_first:
             stack.enter_context(held(directory, "evaluate()"))
