@@ -81,9 +81,8 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         for option in ("num_processes", "num_machines", "machine_rank", "main_process_port"):
             if (value := getattr(filled, option)) is not None and type(value) is not int:
                 raise ValueError(f"{option}={value!r:.60} must be a whole number.")
-        _check_machines(filled)
         devices = filled.offload_param_device, filled.offload_optimizer_device
-        return Parallelism(
+        spread = Parallelism(
             max(filled.num_processes or 1, 1),
             filled.num_machines or 1,
             int(filled.zero_stage or 2) if filled.use_deepspeed else 0,
@@ -94,22 +93,19 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         raise UsageError(f"{told}{error!s:.500}") from error
     except (AttributeError, KeyError, TypeError) as error:  # of values of other kinds than it expects
         raise UsageError(f"{told}accelerate cannot use its values: {error!r:.200}.") from error
-
-
-def _check_machines(filled: Namespace) -> None:
-    machines, processes, rank = filled.num_machines or 1, filled.num_processes or 1, filled.machine_rank or 0
-    if processes % machines:
-        raise ValueError(
-            f"num_processes={processes} is that of all machines together, and must be a multiple of num_machines="
-            f"{machines}."
+    if spread.processes % spread.machines:
+        raise UsageError(
+            f"num_processes={spread.processes} is that of all machines together, and must be a multiple of "
+            f"num_machines={spread.machines}."
         )
-    if machines > 1 and not 0 <= rank < machines:
-        raise ValueError(f"machine_rank={rank} must lie in 0..{machines - 1}, num_machines={machines}.")
+    if spread.machines > 1 and not 0 <= (filled.machine_rank or 0) < spread.machines:
+        raise UsageError(f"machine_rank={filled.machine_rank} must lie in 0..{spread.machines - 1}.")
+    return spread
 
 
 def launch(accelerate: Namespace, command: str = "htpo train") -> None:
     """Run the script, and exit with the code of the process that failed first."""
-    if accelerate.use_fsdp and torch.accelerator.current_accelerator(check_available=True) is None:
+    if accelerate.use_fsdp and not torch.accelerator.is_available():
         raise UsageError(
             "FSDP needs GPUs, and there is none here: on a CPU accelerate would train by plain copies of the model. "
             "Set --accelerate_config to zero3-cpu, or to ddp-cpu."

@@ -189,8 +189,8 @@ class Machines:
                 values = self.agreed.get(what, "none"), theirs.get(what, "none")
                 if values[0] != values[1]:
                     raise UsageError(
-                        f"{what} is {values[0]} on machine {self.rank} ({self.host}), but {values[1]} on {name}. Start "
-                        "the same command in the same environment on all machines."
+                        f"{what} is {values[0]} on machine {self.rank} ({self.host}), but {values[1]} on {name}. "
+                        "Start the same command in the same environment on all machines."
                     )
         if json.loads(self._store.get(f"htpo/word/{i}"))["code"] is not None:
             raise UsageError(f"machine {i} ({self._cards[i]['host']}) has ended: see what it says there.")

@@ -57,7 +57,7 @@ def check_evaluation(script: Any, args: Any) -> None:
 
 
 def check_options_agree(script: Any, args: Any, model: Any) -> None:
-    """Raise a [`UsageError`] where the processes of a run have other options; their data and code are compared later on."""
+    """Raise a [`UsageError`] where the processes of a run have other options; data and code are compared later."""
     from ..training import agreement, settings
 
     options = {**settings.of_options(args, [], None), **asdict(script), **asdict(model)}

@@ -8,12 +8,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
-from ..utils import UsageError
+from ..utils import UsageError, main_process_decides
 
 
 #: Seconds until a file of one machine is seen on another, where they share a file system.
@@ -53,16 +54,16 @@ def check_output_dir(args: Any, accelerator: Any) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    name = None
-    if accelerator.is_main_process:
-        descriptor, path = tempfile.mkstemp(prefix="_machines_", dir=args.output_dir)
-        os.close(descriptor)
-        name = Path(path).name
-    (name,) = broadcast_object_list([name])
-    is_first_here = accelerator.is_local_main_process
-    everyone = gather_object([(socket.gethostname(), is_first_here, not is_first_here or _is_seen(args, name))])
-    if accelerator.is_main_process:
-        Path(args.output_dir, name).unlink(missing_ok=True)
+    with ExitStack() as stack:
+
+        def marker() -> str:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="_machines_", dir=args.output_dir))
+            return Path(file.name).name
+
+        name = main_process_decides(marker)
+        is_first_here = accelerator.is_local_main_process
+        seen = not is_first_here or _is_seen(args, name)
+        everyone = gather_object([(socket.gethostname(), is_first_here, seen)])
     machines = [(host, sees) for host, is_first, sees in everyone if is_first]
     blind = [host for host, sees in machines if not sees]
     if blind and not args.save_on_each_node:
@@ -79,7 +80,8 @@ def check_output_dir(args: Any, accelerator: Any) -> None:
 
 
 def _is_seen(args: Any, name: str) -> bool:
-    path, until = Path(args.output_dir, name), time.monotonic() + (1 if args.save_on_each_node else SEEN_AFTER)
+    path = Path(args.output_dir, name)
+    until = time.monotonic() + (1 if args.save_on_each_node else SEEN_AFTER)
     while not path.exists():
         if time.monotonic() > until:
             return False
