@@ -35,6 +35,7 @@ GONE_AFTER = 120
 #: Seconds that processes have to end by themselves when another machine has ended.
 GRACE = 30
 _FREE_AFTER = 90  # seconds that the place of a machine is waited for: a run of before may be about to end
+_PAUSE = 1.0
 _SOON = 3 * BEAT  # seconds in which a machine that is there says a word
 _ANSWER = timedelta(seconds=30)  # of the store
 _COMPUTES = ("htpo_trl", "trl", "transformers", "accelerate", "torch", "deepspeed", "peft", "vllm")
@@ -113,14 +114,14 @@ class Machines:
         self._watch.start()
 
     def _wait(self, line: str, mend: str, patience: float = math.inf) -> None:
-        """A second; with a line now and then, and an error when patience is at its end."""
+        """A pause; with a line now and then, and an error when patience is at its end."""
         passed, patience = time.monotonic() - self._began, min(patience, self.patience)
         if passed >= patience:
             raise UsageError(f"{mend}. {passed:.0f} seconds were waited (--rdzv_conf timeout=SECONDS).")
         if passed >= self._tell_at:
             print(f"{self.name}: {line}, {passed:.0f} of {patience:.0f} seconds.", file=sys.stderr, flush=True)
             self._tell_at *= 3
-        time.sleep(1)
+        time.sleep(_PAUSE)
 
     def _serve(self) -> None:
         port = self.address[1]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 
 from ..utils import UsageError, main_process_decides
 
@@ -66,16 +66,18 @@ def check_output_dir(args: Any, accelerator: Any) -> None:
         everyone = gather_object([(socket.gethostname(), is_first_here, seen)])
     machines = [(host, sees) for host, is_first, sees in everyone if is_first]
     blind = [host for host, sees in machines if not sees]
-    if blind and not args.save_on_each_node:
+    is_divided = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    place = "Name a directory on storage that all machines share"
+    if blind and (is_divided or not args.save_on_each_node):
+        or_else = "" if is_divided else ", or set save_on_each_node to true: each then keeps what it needs to go on"
         raise UsageError(
-            f"output_dir={str(args.output_dir)!r} on {', '.join(blind[:5])} is not that on {machines[0][0]}: each "
-            "checkpoint would lie in pieces on several disks. Name a directory on storage that all machines share, or "
-            "set save_on_each_node to true, with which each machine keeps what it needs to go on."
+            f"output_dir={str(args.output_dir)!r} on {', '.join(blind[:5])} is not that on {machines[0][0]}: a "
+            f"checkpoint would lie in pieces on several disks. {place}{or_else}."
         )
-    if args.save_on_each_node and len(machines) > len(blind) + 1:
+    if args.save_on_each_node and len(machines) > 1 and not blind:
         raise UsageError(
-            f"save_on_each_node=True, but the machines share output_dir={str(args.output_dir)!r}: they would write the "
-            "same files at once. Leave it out."
+            f"save_on_each_node=True, but the machines share output_dir={str(args.output_dir)!r}: they would write "
+            "the same files at once. Leave it out."
         )
 
 

@@ -25,12 +25,6 @@ def check_optimization(args: Any) -> None:
             f"lr_scheduler_type={str(getattr(kind, 'value', kind))!r}, lr_scheduler_kwargs={given}: {error}. Set "
             "lr_scheduler_kwargs to what this schedule takes, as JSON on the command line."
         ) from error
-    if args.fsdp and (args.world_size == 1 or args.device.type == "cpu"):
-        why = "a CPU" if args.world_size > 1 else "one process"
-        raise UsageError(
-            f"fsdp={args.fsdp!r} splits a model among GPUs, and this is {why}. Leave it out, or start several processes "
-            "on GPUs: --accelerate_config fsdp2 --num_processes N."
-        )
     backend = args.torch_compile_backend
     if backend is not None and backend not in (known := torch.compiler.list_backends(exclude_tags=())):
         raise UsageError(f"torch_compile_backend={backend!r} is none of torch's: {', '.join(known)}.")

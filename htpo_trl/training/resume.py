@@ -79,6 +79,12 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
         self._described, self._state, self._resumed = settings.describe(self), None, None
         agreement.check_same(self._described)
         agreement.check_output_dir(self.args, self.accelerator)
+        if self.is_fsdp_enabled and self.accelerator.is_main_process:
+            warnings.warn(
+                "FSDP is not run by the tests of this package, which have no GPUs. Before a long run stop a short "
+                "one, resume it and compare; or take DeepSpeed ZeRO, which is tested.",
+                stacklevel=2,
+            )
         output_dir = str(self.args.output_dir)
         directory = main_process_decides(lambda: checkpoint.chosen(resume_from_checkpoint, output_dir))
         if directory is not None:
