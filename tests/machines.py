@@ -1,6 +1,7 @@
 """
 Two machines, two processes on each, by two `htpo train` on this one: stopped and killed in many ways, and gone on with
-by the same commands. What they end with is compared with a run that was not stopped, bit for bit, and with one process.
+by the same commands. What they end with is compared with a run that was not stopped, bit for bit, and with one
+process.
 
     python -m tests.machines benchmarks/results/machines.json
 
@@ -26,7 +27,6 @@ from .distributed_run import ENVIRONMENT, PORT, ROUND_OFF
 from .place import make_place
 
 
-CONFIGS = ("ddp-cpu", "zero2-cpu", "zero3-cpu")
 #: What happens in the fourth of six steps, to which processes; checkpoints are saved after the second and the fourth.
 DRILLS = {
     "SIGTERM to one command": ("SIGTERM", "launcher"),
@@ -35,6 +35,8 @@ DRILLS = {
     "SIGKILL of the first machine": ("SIGKILL", "first"),
     "SIGKILL of one process": ("SIGKILL", "process"),
 }
+#: Configuration of accelerate -> its drills.
+DRILLS_OF = {"ddp-cpu": [*DRILLS], **dict.fromkeys(("zero2-cpu", "zero3-cpu"), [*DRILLS][:3:2])}
 # Completions are forced by `judge`; it is the second machine's first process that acts, or the first machine's.
 JUDGE = """
 import os, signal, time
@@ -141,9 +143,9 @@ def main(path: Path) -> None:
         single = ["--config", "recipe.yaml", "--output_dir", "single", "--reward_funcs", "machines_judge.struck"]
         command = [sys.executable, "-m", "htpo_trl", "train", *single]
         subprocess.run(command, cwd=place, env=ENVIRONMENT, check=True, capture_output=True)
-        for config in CONFIGS:
+        for config, drills in DRILLS_OF.items():
             done = {row["drill"] for row in rows if row["config"] == config}
-            if left := [each for each in ["none", *DRILLS] if each not in done]:
+            if left := [each for each in ["none", *drills] if each not in done]:
                 whole = start(place, config, f"{config}-whole")
             for each in left:
                 if each == "none":
@@ -160,14 +162,17 @@ def main(path: Path) -> None:
 
 def table(rows: list[dict]) -> str:
     """The table of docs/failures.md: how each machine ended, after how long, and what the run that went on was like."""
-    lines = ["| what happened | | first machine | second machine | gone on with |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| what happened | | first machine | second machine | gone on with |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
         ends = [
             f"{each['exit_code']}" + (f" after {each['seconds']:.0f} s" if each["seconds"] is not None else "")
             for each in row["stopped"]
         ]
         if row["drill"] == "none":
-            n = row["differs_from_one_process"]
+            n = row["from_one_process"]
             what = f"as one process, {n:.0e}" if n < ROUND_OFF else f"**differs**, {n:.0e}"
         else:
             what = "same" if row.get("same_weights") and row.get("same_log") else "**differs**"
