@@ -155,10 +155,7 @@ class TestDynamicSampling:
     CORRECT = [0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1]
     JUDGED = [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1]
     REWARDS = [0, 0.1, 0, 1, 0.9, 1, 0, 1, 0, 0, 1, 1, 0.1, 0.1, 0.1, 1, 0, 1]
-    TAUGHT = {
-        **dict.fromkeys(
-            ["dr_grpo", "maxrl", "a-grae", "hapo", "wapo", "rloo"], [False, False, True, True, False, False]
-        ),
+    TAUGHT = dict.fromkeys(ESTIMATORS, (False, False, True, True, False, False)) | {
         "w-reinforce": (True, True, True, False, False, True),
         "psr": (False, True, True, False, False, True),
         "nsr": (True, False, True, False, False, False),
