@@ -234,6 +234,10 @@ def test_it_is_part_of_what_makes_a_run(make_trainer, make_config, tmp_path):
     with pytest.raises(UsageError, match=r"advantage 'rloo' -> 'maxrl'.*Resume with the settings of that run"):
         make_trainer(**BRIEF, max_steps=2, advantage="maxrl").train(resume_from_checkpoint=path)
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["HTPOConfig"]["advantage"] == "rloo"
+    own = tmp_path / "own_of_test_advantages.py"
+    own.write_text("def twice(rewards, group):\n    return 2 * (rewards - group.mean(rewards))\n")
+    known = settings.describe(make_trainer(**BRIEF, advantage=f"{own}:twice"))
+    assert len(known["source of advantage"]) == 16
     # A checkpoint from before it was an option is of a run by GRPO's.
     now = settings.of_options(make_config(), ["x"], None)
     before = {name: value for name, value in now.items() if not name.startswith("advantage")}
