@@ -131,14 +131,10 @@ def _texts(values: Any, read: Callable[[Any], str]) -> tuple[pa.Array, pa.Array]
 def _uneven(texts: pa.Array) -> pa.Array:
     """Whether each holds what `_UNEVEN` says; of whole blocks in a fraction of the time, where none does."""
     if len(texts) and not texts.null_count:
-        _, ends, content = texts.buffers()
-        ends = np.frombuffer(ends, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-        is_space = (characters := np.frombuffer(content or b"", np.uint8)[: ends[-1]]) == ord(" ")
-        if np.all(ends[1:] > ends[:-1]) and not (
-            np.any(characters - np.uint8(ord(" ")) > ord("~") - ord(" "))
-            or np.any(is_space[1:] & is_space[:-1])
-            or np.any(is_space[ends[:-1]] | is_space[ends[1:] - 1])
-        ):
+        ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+        is_space = (characters := np.frombuffer(texts.buffers()[2] or b"", np.uint8)[: ends[-1]]) == ord(" ")
+        is_odd = np.any(characters - np.uint8(ord(" ")) > ord("~") - ord(" ")) or np.any(is_space[1:] & is_space[:-1])
+        if np.all(ends[1:] > ends[:-1]) and not (is_odd or np.any(is_space[ends[:-1]] | is_space[ends[1:] - 1])):
             return pa.repeat(False, len(texts))
     return pc.match_substring_regex(texts, _UNEVEN)
 
