@@ -108,7 +108,7 @@ def a_grae(rewards: Tensor, group: Grouping, *, alpha: float = 1.0, epsilon: flo
     a / 2 · ((1 - M) / (1 - √μ + epsilon) + M / (√μ + epsilon)) with a = (reward - μ) / (σ + epsilon) and M, the mean
     of all groups' μ; above 0 times min(1, M / alpha). arXiv 2602.05548, as if active (the released code never is).
     """
-    mean = group.mean(rewards).clamp(0, 1)
+    mean = group.mean(rewards)
     batch, root = group.over_groups(mean), mean.sqrt()
     asymmetric = (1 - batch) / (1 - root + epsilon) + batch / (root + epsilon)
     advantages = asymmetric / 2 * grpo(rewards, group, epsilon=epsilon)

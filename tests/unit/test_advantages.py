@@ -171,6 +171,7 @@ def test_parameters():
         ("a-grae", [1.0, 1.5], "'a-grae' is made for rewards that are between 0 and 1. "),
         ("psr", [1.0, -1.0], "'psr' is made for rewards that are verdicts, 0 or 1"),
         ("w-reinforce", [1.0, 0.5], "'w-reinforce' is made for rewards that are verdicts"),
+        ("maxrl", [1.0, math.inf], "'maxrl' is made for rewards that are at least 0. Give it such"),
         ("rloo", [1.0, math.inf], "'rloo' is made for rewards that are finite"),
         ("maxrl", [1.0], "'maxrl' compares responses of a group, and there is a group of one"),
         ("hapi", [1.0, 0.0], "advantage='hapi' is none of grpo, dr_grpo, .*Did you mean 'hapo'"),
