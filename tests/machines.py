@@ -161,7 +161,7 @@ def main(path: Path) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """The table of docs/failures.md: how each machine ended, after how long, and what the run that went on was like."""
+    """The table of docs/failures.md: how each machine ended, when, and what the run was like that went on."""
     lines = [
         "| what happened | | first machine | second machine | gone on with |",
         "| --- | --- | --- | --- | --- |",
