@@ -89,8 +89,8 @@ def _improper(match: re.Match[str]) -> str:
 _NAMES = dict(
     each.partition(": ")[::2]
     for each in (
-        "m: meter metre; cm: centimeter centimetre; mm: millimeter millimetre; km: kilometer kilometre; dm: decimeter; "
-        "nm: nanometer; Angstrom: angstrom; pc: parsec; in: inch inche; ft: foot feet; yd: yard; mi: mile; "
+        "m: meter metre; cm: centimeter centimetre; mm: millimeter millimetre; km: kilometer kilometre; "
+        "dm: decimeter; nm: nanometer; Angstrom: angstrom; pc: parsec; in: inch inche; ft: foot feet; yd: yard; mi: mile; "
         "g: gram gm gramme; kg: kilogram kilo kilogramme; mg: milligram; lb: pound; oz: ounce; t: ton tonne; "
         "ms: millisecond; s: second sec; min: minute; h: hour hr; day; week; month; year: yr; "
         "L: liter litre; mL: milliliter millilitre ml; gal: gallon; acre; ha: hectare; km/h: kmh kph kmph; mi/h: mph; "
