@@ -92,7 +92,11 @@ TARGETS = (
     (
         "htpo_trl/training/checkpoint.py",
         None,
-        ["tests/unit/test_checkpoint_seals.py", f"{RESUME}::TestState", f"{RESUME}::TestSeal"],
+        [
+            *(f"tests/unit/test_checkpoint_{name}.py" for name in ("files", "seals")),
+            f"{RESUME}::TestState",
+            f"{RESUME}::TestSeal",
+        ],
     ),
     (
         "htpo_trl/verifier/answers.py",

@@ -90,9 +90,9 @@ _NAMES = dict(
     each.partition(": ")[::2]
     for each in (
         "m: meter metre; cm: centimeter centimetre; mm: millimeter millimetre; km: kilometer kilometre; "
-        "dm: decimeter; nm: nanometer; Angstrom: angstrom; pc: parsec; in: inch inche; ft: foot feet; yd: yard; mi: mile; "
-        "g: gram gm gramme; kg: kilogram kilo kilogramme; mg: milligram; lb: pound; oz: ounce; t: ton tonne; "
-        "ms: millisecond; s: second sec; min: minute; h: hour hr; day; week; month; year: yr; "
+        "dm: decimeter; nm: nanometer; Angstrom: angstrom; pc: parsec; in: inch inche; ft: foot feet; yd: yard; "
+        "mi: mile; g: gram gm gramme; kg: kilogram kilo kilogramme; mg: milligram; lb: pound; oz: ounce; "
+        "t: ton tonne; ms: millisecond; s: second sec; min: minute; h: hour hr; day; week; month; year: yr; "
         "L: liter litre; mL: milliliter millilitre ml; gal: gallon; acre; ha: hectare; km/h: kmh kph kmph; mi/h: mph; "
         "J: joule; kJ: kilojoule; eV: electronvolt; erg; N: newton; W: watt; kW: kilowatt; V: volt; A: ampere amp; "
         "ohm; Hz: hertz; kHz: kilohertz; MHz: megahertz; Pa: pascal; kPa; K: kelvin; C: celsius; F: fahrenheit; "
