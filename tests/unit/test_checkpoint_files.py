@@ -95,7 +95,10 @@ def test_the_checkpoint_that_an_option_names(output_dir, tmp_path):
         chosen(True, tmp_path / "empty")
     with pytest.raises(CheckpointError, match=f"{SEAL} is missing"):
         chosen(str(output_dir / "checkpoint-10"), output_dir)
-    with pytest.raises(CheckpointError, match=r"is no checkpoint, but holds checkpoint-10, checkpoint-9: name one"):
+    message = (
+        f"resume_from_checkpoint='{output_dir}' is no checkpoint, but holds checkpoint-10, checkpoint-9: name one"
+    )
+    with pytest.raises(CheckpointError, match=message):
         chosen(str(output_dir), output_dir)
     with pytest.raises(CheckpointError, match="is no directory"):
         chosen(str(output_dir / "checkpoint-8"), output_dir)
