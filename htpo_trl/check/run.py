@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import math
 import os
 import platform
 import re
@@ -72,6 +73,8 @@ def run_check(
         `bool`: whether something was checked, and nothing is red.
     """
     names = chosen(parts, skip)
+    if not 0 < deadline < math.inf:
+        raise UsageError(f"--deadline={deadline} must be above 0.")
     if output.suffix != ".json":
         raise UsageError(f"--output {output} must name a JSON file, FILE.json.")
     check_writable("--output", output.parent)
