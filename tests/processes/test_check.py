@@ -144,7 +144,13 @@ def test_this_machine(tmp_path):
     assert {"versions", "transform", "parity", "resume", "sampling", "policy", "peft", "verifier", "step-time"} <= ran
     assert re.search(rf"\n{len(PARTS)} parts in \d+ s: {len(ran)} ok[,.]", output)
     # What docs/command_line.md says is in the file is there, and nothing else.
-    page = (ROOT / "docs/command_line.md").read_text().split("## `htpo check`")[1].split("\n## ")[0]
+    page = (
+        (ROOT / "docs/command_line.md")
+        .read_text()
+        .split("## `htpo check`")[1]
+        .split("\n## ")[0]
+        .split("In the JSON")[1]
+    )
     keys = {*result, *(key for part in result["parts"].values() for key in part)}
     keys |= {key for part in result["parts"].values() for each in part["findings"] for key in each}
     assert {*re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)} == keys

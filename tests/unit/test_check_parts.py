@@ -154,7 +154,7 @@ def test_sampling(red, monkeypatch):
 def test_policy(red, flip):
     assert red(policy) == []
     flip()
-    assert red(policy) == ["reward of htpo, 4 generation batches"]
+    assert red(policy) == ["reward of htpo, 6 generation batches"]
 
 
 def test_an_engine_that_keeps_its_first_weights(red, monkeypatch):
@@ -170,7 +170,7 @@ def test_an_engine_that_keeps_its_first_weights(red, monkeypatch):
 
     monkeypatch.setattr(grpo_trainer, "unwrap_model_for_generation", first_weights)
     found = red(policy)
-    assert "all weights: sampled and trained log-probs, 4 batches" in found
+    assert "all weights: sampled and trained log-probs, 6 batches" in found
     assert "LoRA: sampled and trained log-probs, 3 batches" in found
 
 
