@@ -48,7 +48,9 @@ def succeed(place, *argv, launcher=HTPO):
     return done
 
 
-@pytest.mark.parametrize("argv", [[], ["train"], ["eval"], ["demo"], ["recipes"], ["recipes", "copy"], ["env"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["train"], ["eval"], ["demo"], ["recipes"], ["recipes", "copy"], ["check"], ["env"]]
+)
 def test_help_imports_nothing_slow(argv):
     """Which is why it is there in a fraction of a second."""
     code = (
