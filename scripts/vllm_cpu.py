@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from examples.smollm2_lora import make_problems
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.demo.warm_start import build_model, build_tokenizer
-from htpo_trl.evaluation import Sampling, TransformersGenerator, VLLMGenerator, evaluate
+from htpo_trl.evaluation import EvaluationCallback, Sampling, TransformersGenerator, VLLMGenerator, evaluate
 from htpo_trl.rewards import last_number_reward
 
 
@@ -46,6 +46,8 @@ ENGINE = {"dtype": "float32", "enforce_eager": True}
 
 TINY = {"per_device_train_batch_size": 16, "max_completion_length": 12, "learning_rate": 1e-3, "max_steps": 24}
 SMOLLM2 = {"per_device_train_batch_size": 16, "max_completion_length": 24, "max_steps": 6, "steps_per_generation": 2}
+# Within generation batches and between them.
+EVALUATED = {"eval_steps": 6}
 RESUME = TINY | {"max_steps": 11, "save_strategy": "steps", "save_steps": 6}  # between two generations
 # name: (model, LoRA, weight sync, options)
 RUNS = {
@@ -57,6 +59,11 @@ RUNS = {
     "tiny, resumed": ("tiny", False, True, RESUME),
     # The server has the first weights, and one generation batch is all that is trained on: see `serve`.
     "tiny, server": ("tiny", False, False, TINY | {"max_steps": 4, "vllm_mode": "server"}),
+    # The same as those above, with evaluations by the engine and by transformers.
+    "tiny, evaluated": ("tiny", False, True, TINY | EVALUATED),
+    "tiny, LoRA, evaluated": ("tiny", True, True, TINY | EVALUATED | {"learning_rate": 1e-2}),
+    "tiny, sync off, evaluated": ("tiny", False, False, TINY | EVALUATED),
+    "tiny, server, evaluated": ("tiny", False, False, TINY | {"max_steps": 4, "vllm_mode": "server", "eval_steps": 4}),
     "SmolLM2-135M": ("smollm2", False, True, SMOLLM2 | {"learning_rate": 2e-5}),
     "SmolLM2-135M, LoRA": ("smollm2", True, True, SMOLLM2 | {"learning_rate": 1e-3}),
     "SmolLM2-135M, LoRA, sync off": ("smollm2", True, False, SMOLLM2 | {"learning_rate": 1e-3}),
@@ -134,6 +141,8 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
         processing_class=AutoTokenizer.from_pretrained(path),
         peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
     )
+    if name.endswith("evaluated"):
+        add_evaluations(trainer, data)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     started = time.perf_counter()
@@ -153,7 +162,31 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
             for row in trainer.state.log_history
             if "loss" in row
         ],
+        **({"evaluated": compare_evaluations(output_dir)} if name.endswith("evaluated") else {}),
     }
+
+
+def add_evaluations(trainer: HTPOTrainer, problems: list[dict]) -> None:
+    """Greedy by both, and sampled by the engine: of 17 problems, that the last batch is a smaller one."""
+    greedy = Sampling(num_samples=1, temperature=0, max_new_tokens=12, batch_size=8)
+    sampled = Sampling(num_samples=3, top_p=0.9, max_new_tokens=12, batch_size=16)
+    for name, sampling, backend in (
+        ("engine", greedy, "auto"),
+        ("transformers", greedy, "transformers"),
+        ("sampled", sampled, "auto"),
+    ):
+        callback = EvaluationCallback(trainer, {name: problems[:17]}, sampling, half_solvable, backend=backend)
+        trainer.add_callback(callback)
+
+
+def compare_evaluations(output_dir: Path) -> dict:
+    """Step -> how many greedy completions are the same by the engine as by transformers, and of how many."""
+    same = {}
+    for directory in sorted(output_dir.glob("evaluation/step-*"), key=lambda path: int(path.name[5:])):
+        both = [(directory / f"{name}.jsonl").read_text().splitlines() for name in ("engine", "transformers")]
+        rows = [[(row["completion"], row["tokens"], row["truncated"]) for row in map(json.loads, r)] for r in both]
+        same[directory.name[5:]] = [sum(map(tuple.__eq__, *rows)), len(rows[0])]
+    return same
 
 
 def evaluation(work: Path) -> dict:
@@ -237,11 +270,18 @@ def check(runs: dict[str, dict], evaluated: dict, resumed: dict) -> None:
     """Raises AssertionError where something is not as it should be."""
     for name, run in runs.items():
         differences = [row[DIFFERENCE] for row in run["log"] if DIFFERENCE in row]
-        assert len(differences) >= 3 or name == "tiny, server", (name, differences)
+        assert len(differences) >= 3 or "server" in name, (name, differences)
         # The first weights are vLLM's own in any case.
         fresh = differences if run["settings"]["weight_sync"] else differences[:1]
         assert max(fresh) < TOLERANCE, (name, differences)
         assert all(d > STALE for d in differences[len(fresh) :]), (name, differences)
+        for step, (same, of) in run.get(
+            "evaluated", {}
+        ).items():  # of 17 problems half have no completion of their own
+            is_fresh = run["settings"]["weight_sync"] or step == "0"
+            assert same >= 0.95 * of if is_fresh else same < of, (name, step, same, of)
+        if (plain := runs.get(name.removesuffix(", evaluated"))) is not run and "server" not in name:
+            assert run["weights"] == plain["weights"], name
     rewards = [row["reward"] for row in runs["tiny"]["log"] if "reward" in row]
     assert min(rewards[-2:]) > rewards[0], rewards
     dynamic = runs["tiny, dynamic sampling"]["log"]
@@ -281,7 +321,7 @@ def main() -> None:
             started = time.perf_counter()
             command = [sys.executable, "-m", "scripts.vllm_cpu", "--work", str(args.work), "--run", name]
             with (
-                serve(args.work) if name == "tiny, server" else nullcontext() as url,
+                serve(args.work) if "server" in name else nullcontext() as url,
                 (args.work / f"{name}.log").open("w") as log,
             ):
                 command += ["--server", url] if url else []
