@@ -115,7 +115,11 @@ class Client:
     def update_named_params(self, metadata, named_params):
         self.llm.load_weights(named_params)
 
-    def generate(self, prompts, features=None, n=1, structured_outputs_regex=None, generation_kwargs=None, **options):
+    def update_named_param(self, name, weights):  # of older versions of TRL
+        self.llm.load_weights([(name, weights)])
+
+    def generate(self, prompts, n=1, structured_outputs_regex=None, generation_kwargs=None, **options):
+        assert (options.pop("features", None), options.pop("images", None)) == (None, None)
         params = SamplingParams(**options | (generation_kwargs or {}))
         ids = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(n)]
         with self.lock:
