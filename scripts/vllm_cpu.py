@@ -34,16 +34,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from examples.smollm2_lora import make_problems
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.check.engine import DIFFERENCE, ENGINE, same_completions, sync_on_cpu
+from htpo_trl.check.policy import STALE, TOLERANCE
 from htpo_trl.demo.warm_start import build_model, build_tokenizer
 from htpo_trl.evaluation import EvaluationCallback, Sampling, TransformersGenerator, VLLMGenerator, evaluate
 from htpo_trl.rewards import last_number_reward
 
-
-DIFFERENCE = "sampling/sampling_logp_difference/max"
-TOLERANCE = 1e-3  # nats
-STALE = 0.05  # nats, in each batch, of an engine that keeps the first weights; 50 times the tolerance
-# TRL does not pass a dtype, and vLLM loads float32 checkpoints in bfloat16; compiling takes longer than these runs.
-ENGINE = {"dtype": "float32", "enforce_eager": True}
 
 TINY = {"per_device_train_batch_size": 16, "max_completion_length": 12, "learning_rate": 1e-3, "max_steps": 24}
 SMOLLM2 = {"per_device_train_batch_size": 16, "max_completion_length": 24, "max_steps": 6, "steps_per_generation": 2}
@@ -81,17 +77,7 @@ def patch_vllm_for_cpu(sync: bool, server: bool) -> None:
     from trl.generation import vllm_client, vllm_generation
 
     vllm_generation.LLM = partial(vllm_generation.LLM, **ENGINE)
-
-    def sync_weights(self):
-        # TRL writes each tensor into vLLM's model. On a CPU, vLLM has packed them for its kernels; `reload_weights`
-        # loads and packs anew, all but an output head tied to the embeddings, which keeps its own packed copy.
-        if sync:
-            runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-            runner.reload_weights(weights_iterator=self._iter_named_params())
-            runner.model.lm_head.quant_method.process_weights_after_loading(runner.model.lm_head)
-            self.llm.reset_prefix_cache()
-
-    vllm_generation.VLLMGeneration.sync_weights = sync_weights
+    vllm_generation.VLLMGeneration.sync_weights = sync_on_cpu if sync else lambda generation: None
     if server:  # its weights go over NCCL, which needs CUDA
         vllm_client.VLLMClient.init_communicator = lambda self, device: None
 
@@ -163,7 +149,7 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
             for row in trainer.state.log_history
             if "loss" in row
         ],
-        **({"evaluated": compare_evaluations(output_dir)} if name.endswith("evaluated") else {}),
+        **({"evaluated": same_completions(output_dir)} if name.endswith("evaluated") else {}),
     }
 
 
@@ -178,16 +164,6 @@ def add_evaluations(trainer: HTPOTrainer, problems: list[dict]) -> None:
     ):
         callback = EvaluationCallback(trainer, {name: problems[:17]}, sampling, half_solvable, backend=backend)
         trainer.add_callback(callback)
-
-
-def compare_evaluations(output_dir: Path) -> dict:
-    """Step -> how many greedy completions are the same by the engine as by transformers, and of how many."""
-    same = {}
-    for directory in sorted(output_dir.glob("evaluation/step-*"), key=lambda path: int(path.name[5:])):
-        both = [(directory / f"{name}.jsonl").read_text().splitlines() for name in ("engine", "transformers")]
-        rows = [[(row["completion"], row["tokens"], row["truncated"]) for row in map(json.loads, r)] for r in both]
-        same[directory.name[5:]] = [sum(map(tuple.__eq__, *rows)), len(rows[0])]
-    return same
 
 
 def evaluation(work: Path) -> dict:

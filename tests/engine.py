@@ -78,22 +78,38 @@ class LLM:
             assert asked[0] == asked[1]
         self.cached |= {tuple(prompt) for prompt in ids}
         self.requests += sampling_params
-        return [self._complete(*each) for each in zip(ids, sampling_params, strict=True)]
+        outputs = {}
+        for length in {*map(len, ids)}:  # without padding
+            rows = [i for i, prompt in enumerate(ids) if len(prompt) == length]
+            completions = self._complete([ids[i] for i in rows], [sampling_params[i] for i in rows])
+            outputs |= dict(zip(rows, completions, strict=True))
+        return [SimpleNamespace(prompt_token_ids=prompt, outputs=[outputs[i]]) for i, prompt in enumerate(ids)]
 
     @torch.no_grad()
-    def _complete(self, prompt, params):
-        generator = None if params.seed is None else torch.Generator().manual_seed(params.seed)
-        stops = {*params.stop_token_ids, *(() if params.ignore_eos else (self.model.config.eos_token_id,))}
-        tokens, logprobs = [], []
-        while len(tokens) < params.max_tokens and not stops & {*tokens[-1:]}:
-            logits = self.model(torch.tensor([[*prompt, *tokens]])).logits[:, -1] / (params.temperature or 1)
-            logits = TopPLogitsWarper(params.top_p)(None, logits) if params.top_p < 1 else logits
-            probabilities = logits.softmax(dim=-1)[0]
-            sampled = torch.multinomial(probabilities, 1, generator=generator) if params.temperature else None
-            tokens.append(int(probabilities.argmax() if sampled is None else sampled))
-            logprobs.append({tokens[-1]: SimpleNamespace(logprob=probabilities[tokens[-1]].log().item(), rank=1)})
-        completion = SimpleNamespace(token_ids=tokens, logprobs=None if params.logprobs is None else logprobs)
-        return SimpleNamespace(prompt_token_ids=prompt, outputs=[completion])
+    def _complete(self, prompts, params):
+        tokens, logprobs = [[[] for _ in prompts] for _ in range(2)]
+        generators = [(p.seed is not None and torch.Generator().manual_seed(p.seed)) or None for p in params]
+        eos = {self.model.config.eos_token_id}
+        stops = [{*p.stop_token_ids} | (set() if p.ignore_eos else eos) for p in params]
+        ids = torch.tensor(prompts)
+        for _ in range(max(p.max_tokens for p in params)):
+            logits = self.model(ids).logits[:, -1]
+            following = [0] * len(prompts)
+            for i, p in enumerate(params):
+                if len(tokens[i]) == p.max_tokens or stops[i] & {*tokens[i][-1:]}:
+                    continue
+                row = logits[i : i + 1] / (p.temperature or 1)
+                row = TopPLogitsWarper(p.top_p)(None, row) if p.top_p < 1 else row
+                chances = row.softmax(dim=-1)[0]
+                sampled = torch.multinomial(chances, 1, generator=generators[i]) if p.temperature else chances.argmax()
+                following[i] = token = int(sampled)
+                tokens[i].append(token)
+                logprobs[i].append({token: SimpleNamespace(logprob=chances[token].log().item(), rank=1)})
+            ids = torch.cat([ids, torch.tensor(following)[:, None]], dim=1)
+        return [
+            SimpleNamespace(token_ids=row, logprobs=None if p.logprobs is None else each)
+            for row, each, p in zip(tokens, logprobs, params, strict=True)
+        ]
 
 
 class Client:
