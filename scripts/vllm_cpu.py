@@ -45,6 +45,7 @@ TINY = {"per_device_train_batch_size": 16, "max_completion_length": 12, "learnin
 SMOLLM2 = {"per_device_train_batch_size": 16, "max_completion_length": 24, "max_steps": 6, "steps_per_generation": 2}
 # Within generation batches and between them.
 EVALUATED = {"eval_steps": 6}
+TWO = TINY | {"per_device_train_batch_size": 8, "max_steps": 12, "eval_steps": 3, "ddp_backend": "gloo"}  # processes
 RESUME = TINY | {"max_steps": 11, "save_strategy": "steps", "save_steps": 6}  # between two generations
 # name: (model, LoRA, weight sync, options)
 RUNS = {
@@ -61,6 +62,8 @@ RUNS = {
     "tiny, LoRA, evaluated": ("tiny", True, True, TINY | EVALUATED | {"learning_rate": 1e-2}),
     "tiny, sync off, evaluated": ("tiny", False, False, TINY | EVALUATED),
     "tiny, server, evaluated": ("tiny", False, False, TINY | {"max_steps": 4, "vllm_mode": "server", "eval_steps": 4}),
+    "tiny, two engines, evaluated": ("tiny", False, True, TWO),
+    "tiny, one engine over two processes, evaluated": ("tiny", False, True, TWO | {"vllm_tensor_parallel_size": 2}),
     "SmolLM2-135M": ("smollm2", False, True, SMOLLM2 | {"learning_rate": 2e-5}),
     "SmolLM2-135M, LoRA": ("smollm2", True, True, SMOLLM2 | {"learning_rate": 1e-3}),
     "SmolLM2-135M, LoRA, sync off": ("smollm2", True, False, SMOLLM2 | {"learning_rate": 1e-3}),
@@ -294,7 +297,8 @@ def check(runs: dict[str, dict], evaluated: dict, resumed: dict, several: dict) 
         ).items():  # of 17 problems half have no completion of their own
             is_fresh = run["settings"]["weight_sync"] or step == "0"
             assert same >= 0.95 * of if is_fresh else same < of, (name, step, same, of)
-        if (plain := runs.get(name.removesuffix(", evaluated"))) is not run and "server" not in name:
+        plain = runs.get(name.removesuffix(", evaluated"))
+        if plain and "server" not in name:
             assert run["weights"] == plain["weights"], name
     rewards = [row["reward"] for row in runs["tiny"]["log"] if "reward" in row]
     assert min(rewards[-2:]) > rewards[0], rewards
@@ -321,13 +325,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory for models, logs and checkpoints")
     parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct")
     parser.add_argument("--output", type=Path, help="file for the results")
-    parser.add_argument("--run", help="do this run alone, in this process")
+    parser.add_argument("--only", help="do this run alone, in this process")
     parser.add_argument("--server", help="address of a vLLM server, for a run")
     args = parser.parse_args()
-    if args.run:
+    if args.only:
         others = {"evaluation": evaluation, "engines": engines}
-        result = others[args.run](args.work) if args.run in others else train(args.run, args.work, args.server)
-        (args.work / f"{args.run}.json").write_text(json.dumps(result))
+        result = others[args.only](args.work) if args.only in others else train(args.only, args.work, args.server)
+        if os.environ.get("RANK", "0") == "0":
+            (args.work / f"{args.only}.json").write_text(json.dumps(result))
         return
 
     make_models(args.work, args.model)
@@ -336,7 +341,8 @@ def main() -> None:
         result = args.work / f"{name}.json"
         if not result.exists():
             started = time.perf_counter()
-            command = [sys.executable, "-m", "scripts.vllm_cpu", "--work", str(args.work), "--run", name]
+            launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"] * (" two " in name)
+            command = [sys.executable, "-m", *launcher, "scripts.vllm_cpu", "--work", str(args.work), "--only", name]
             with (
                 serve(args.work) if "server" in name else nullcontext() as url,
                 (args.work / f"{name}.log").open("w") as log,

@@ -2,18 +2,22 @@
 
 import json
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig
+from trl.data_utils import prepare_multimodal_messages
 from trl.generation.vllm_generation import VLLMGeneration
 
+from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.evaluation import EvaluationCallback, Sampling, policy
 from htpo_trl.utils import UsageError
 
 from .. import engine, scenarios
 from ..distributed_run import build
-from ..tiny import even_digits, same_parameters
+from ..tiny import CPU_ARGUMENTS, even_digits, same_parameters
+from .test_evaluation_prompts import QUESTION, pictured
 
 
 PROBLEMS = [{"prompt": "123456789"[i:] + str(i)} for i in range(5)]
@@ -136,3 +140,30 @@ def test_what_does_not_fit_is_refused_before_training(directory):
     problem = {"prompt": [{"role": "user", "content": "7"}], "image": scenarios.picture(1)}
     with pytest.raises(UsageError, match=r"'seen' has pictures.*backend='transformers'"):
         EvaluationCallback(server, {"seen": [problem]}, SAMPLED, even_digits)
+
+
+@pytest.mark.parametrize("form", ["image", "images", "messages"])
+def test_a_colocated_engine_is_sent_pictures(directory, form):
+    """In the form in which TRL sends those of training."""
+    parts = scenarios.pictures(directory)
+    trainer = HTPOTrainer(args=HTPOConfig(str(directory / "run"), eval_steps=1, **CPU_ARGUMENTS), **parts)
+    sent = []
+
+    def generate(requests, parameters, use_tqdm):
+        sent.extend(requests)
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5])])] * len(requests)
+
+    trainer.vllm_generation = SimpleNamespace(
+        mode="colocate", tensor_parallel_size=1, llm=SimpleNamespace(generate=generate)
+    )
+    sees = policy.EnginePolicy(trainer, {})
+    problems = [pictured(form, "7", 20), {"prompt": QUESTION}]
+    prompts = [sees.tokenize(problem) for problem in problems]
+    assert len(sees.generate(prompts, [1, 2], SAMPLED)) == 2
+    (ids, *_), _, _ = trainer._tokenize_prompts(
+        [prepare_multimodal_messages([{"role": "user", "content": "7"}], images=[scenarios.picture(20)])]
+    )
+    with_picture, without = sent
+    assert with_picture["prompt_token_ids"] == ids
+    assert with_picture["multi_modal_data"]["image"].tobytes() == scenarios.picture(20).tobytes()
+    assert without == {"prompt_token_ids": [*prompts[1]]}
