@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from ..utils import UsageError
@@ -60,3 +60,13 @@ def check_evaluation(script: Any, args: Any) -> None:
             f"eval_max_new_tokens={tokens} and a prompt do not fit into vllm_max_model_length={limit}, whose engine "
             f"the benchmarks are sampled by. Set that to more than {tokens}, or eval_max_new_tokens to fewer."
         )
+
+
+def check_options_agree(script: Any, args: Any, model: Any) -> None:
+    """Raise a [`UsageError`] where the processes of a run have other options; data and code are compared later."""
+    from ..training import agreement, settings
+
+    options = {**settings.of_options(args, [], None), **asdict(script), **asdict(model)}
+    options |= {"output_dir": str(args.output_dir), "resume_from_checkpoint": args.resume_from_checkpoint}
+    options["distributed_type"] = str(args.distributed_state.distributed_type.value)
+    agreement.check_same(options)
