@@ -24,7 +24,7 @@ from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
-from .combinations import check_adapter_options, check_evaluation, check_quantization
+from .combinations import check_adapter_options, check_evaluation, check_options_agree, check_quantization
 from .gold_trial import try_golds_of_run
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
@@ -294,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with stoppable("htpo train", "Training had not begun."):
             arguments = read_options(sys.argv[1:] if argv is None else argv)
             configs = parse(arguments.script, arguments.defaults)
+            check_options_agree(*configs)
             if configs[1].process_index == 0:
                 stack.enter_context(held(configs[1].output_dir, "htpo train"))
                 check_output(*configs)
