@@ -37,6 +37,7 @@ PARTS: dict[str, Part] = {
     "sampling": Part("dynamic sampling trains on groups with both verdicts alone", "sampling:find"),
     "policy": Part("the policy that generates is the one that is trained, and it learns", "policy:find"),
     "peft": Part("LoRA trains its matrices alone, and what is saved is what was trained", "peft:find"),
+    "zero3": Part("DeepSpeed ZeRO-3 trains what one process trains, and goes on exactly", "zero3:find", True),
     "verifier": Part("the math verifier: verdicts, deadlines, nothing left behind", "verdicts:find"),
     "step-time": Part("a step takes no longer than GRPOTrainer's", "step_time:find"),
 }
