@@ -54,6 +54,12 @@ def check_evaluation(script: Any, args: Any) -> None:
         )
     if args.eval_on_start and args.eval_strategy == "no":
         raise UsageError("eval_on_start=True needs eval_strategy='steps' or 'epoch', and data for it.")
+    tokens, limit = script.eval_max_new_tokens or args.max_completion_length, args.vllm_max_model_length
+    if names and args.use_vllm and args.vllm_mode == "colocate" and limit and tokens >= limit:
+        raise UsageError(
+            f"eval_max_new_tokens={tokens} and a prompt do not fit into vllm_max_model_length={limit}, whose engine "
+            f"the benchmarks are sampled by. Set that to more than {tokens}, or eval_max_new_tokens to fewer."
+        )
 
 
 def check_options_agree(script: Any, args: Any, model: Any) -> None:

@@ -109,6 +109,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     check_quantization(model)
+    check_evaluation(script, args)
     if not is_plan and (missing := missing_packages(args, model)):
         raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
     if args.enable_jit_checkpoint:
@@ -129,7 +130,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
     check_options([script.dataset_name, *names], script)
-    check_evaluation(script, args)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,

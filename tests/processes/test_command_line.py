@@ -48,7 +48,9 @@ def succeed(place, *argv, launcher=HTPO):
     return done
 
 
-@pytest.mark.parametrize("argv", [[], ["train"], ["eval"], ["demo"], ["recipes"], ["recipes", "copy"], ["env"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["train"], ["eval"], ["demo"], ["recipes"], ["recipes", "copy"], ["check"], ["env"]]
+)
 def test_help_imports_nothing_slow(argv):
     """Which is why it is there in a fraction of a second."""
     code = (
@@ -191,7 +193,7 @@ def test_two_runs_share_a_machine(stopped):
         assert "is already in use" not in stopped[config][1].stderr
 
 
-# As Slurm before the time is up, in the fourth of six steps; goes on when the run knows.
+# As Slurm before the time is up, in the third of six steps; goes on when the run knows.
 WARNED = """
 import os, signal, time
 

@@ -142,7 +142,7 @@ def trains(script, options):
 
 # Commands that are not `htpo`: pattern → whether what it names is there.
 COMMANDS = {
-    r"make (\w+)": lambda target: re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE),
+    r"make ([\w-]+)": lambda target: re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE),
     r"pip install (?:-e )?'([\w.]+)\[([\w,]+)\]'": is_extra,
     r"pip install '(\w+)\[([\w,]+)\] @ git\+(\S+)'": lambda package, extras, url: (
         is_extra(package, extras) and url == PROJECT["urls"]["Repository"]

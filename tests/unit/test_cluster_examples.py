@@ -5,9 +5,9 @@
 
 import json
 import re
-import signal
 import shlex
 import shutil
+import signal
 import subprocess
 
 import pytest
