@@ -33,14 +33,12 @@ from htpo_trl.objective.transform import control, effective_weight, token_sums
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "precision.json"
-GROUP, LENGTH, STEPS = 2, 256, 3
+GROUP, STEPS = 4, 3
 LEARNING_RATE = 1e-6  # TRL's default, and the paper's
 CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.28}
 TASKS = (
     "Explain step by step how to find the area of a circle whose diameter is 14 cm, then check the result.",
     "A train leaves at 9:40 and takes 2 hours and 35 minutes. When does it arrive? Think aloud.",
-    "Write a long story about a lighthouse keeper who learns to count the ships that pass at night.",
-    "Compare the fractions 3/7 and 5/12 in three different ways and explain each of them.",
 )
 # name: (dtype of the weights, computed in, head in float32)
 FORMATS = {
@@ -65,7 +63,7 @@ def dithered(weights: dict) -> dict:
     return moved
 
 
-def sample(model, tokenizer) -> dict[str, torch.Tensor]:
+def sample(model, tokenizer, length: int) -> dict[str, torch.Tensor]:
     """Completions at temperature 1 from the whole distribution; ids, and what is theirs: (B, P + T)."""
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": task}], tokenize=False, add_generation_prompt=True)
@@ -75,7 +73,7 @@ def sample(model, tokenizer) -> dict[str, torch.Tensor]:
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     with torch.no_grad():
         ids = model.generate(
-            **inputs, do_sample=True, top_k=0, max_new_tokens=LENGTH, pad_token_id=tokenizer.pad_token_id
+            **inputs, do_sample=True, top_k=0, max_new_tokens=length, pad_token_id=tokenizer.pad_token_id
         )
     start = inputs["input_ids"].shape[1]
     is_end = ids[:, start:] == model.generation_config.eos_token_id
@@ -204,7 +202,7 @@ def updates(weights: dict, gradients: list[dict]) -> list[dict]:
     return rows
 
 
-def run(path: Path, seed: int) -> dict:
+def run(path: Path, seed: int, length: int) -> dict:
     set_seed(seed)
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -214,11 +212,10 @@ def run(path: Path, seed: int) -> dict:
     before = dithered(original)
     before["lm_head.weight"] = before["model.embed_tokens.weight"]  # tied
     model.load_state_dict(before)
-    batch = sample(model, tokenizer)
+    batch = sample(model, tokenizer, length)
     n = len(batch["ids"])
-    # No reward is needed to see rounding: verdicts are drawn, of the first half of the prompts rarely correct.
-    chance = torch.where(torch.arange(n) < n // 2, 0.3, 0.8)
-    correct = torch.rand(n) < chance
+    # No reward is needed to see rounding: of the first prompt one response is correct, of the second all but one.
+    correct = torch.tensor([i in (0, *range(GROUP, 2 * GROUP - 1)) for i in range(n)])
     rewards = correct.float().view(-1, GROUP)
     batch |= {
         "is_correct": correct,
@@ -270,18 +267,52 @@ def run(path: Path, seed: int) -> dict:
     }
 
 
+def tables(runs: list[dict]) -> str:
+    """Means over the seeds, with their smallest and largest value."""
+
+    def cell(values: list[float], text: str = "{:.2%}") -> str:
+        low, high = text.format(min(values)), text.format(max(values))
+        return text.format(sum(values) / len(values)) + (f" ({low} to {high})" if low != high else "")
+
+    columns = ("log_prob_error_mean", "log_ratio_error_mean", "log_ratio_error_p99")
+    decided = ("ratio_outside", "clip_differs", "group_differs", "kept_differs", "detached_differs")
+    lines = []
+    for i, first in enumerate(runs[0]["formats"]):
+        rows = [run["formats"][i] for run in runs]
+        cells = [cell([row[name] for row in rows], "{:.4f}") for name in columns]
+        cells += [cell([row[name] for row in rows]) for name in decided]
+        lines.append(f"| {first['start']} | {first['format']} | {' | '.join(cells)} |")
+    for i, first in enumerate(runs[0]["formats"]):
+        metrics = [run["formats"][i]["metrics"] for run in runs]
+        names = ("clip_ratio/low", "clip_ratio/high", *(name for name in metrics[0] if name.startswith("special/")))
+        cells = [cell([metric[name] for metric in metrics]) for name in names]
+        lines.append(f"| {first['start']} | {first['format']} | {' | '.join(cells)} |")
+    for i, first in enumerate(runs[0]["updates"]):
+        rows = [run["updates"][i] for run in runs]
+        names = ("changed", "update_norm_against_float32", "cosine_to_float32")
+        cells = [cell([row[name] for row in rows]) for name in names if name in first]
+        lines.append(f"| {first['learning_rate']:g} | {first['weights']} | {' | '.join(cells)} |")
+    starts = [cell([run["weights_changed_in_bfloat16"][s] for run in runs]) for s in ("checkpoint", "in training")]
+    return "\n".join([*lines, f"weights that differ in bfloat16 after the steps: {', '.join(starts)}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of SmolLM2-135M-Instruct")
+    parser.add_argument("--model", type=Path, help="directory of SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256, help="of a response, at most")
+    parser.add_argument("--table", action="store_true", help="print the tables of the docs from --output, run nothing")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.table:
+        print(tables(json.loads(args.output.read_text())["runs"]))
+        return
     runs = []
     for seed in range(args.seeds):
-        runs.append(run(args.model, seed))
+        runs.append(run(args.model, seed, args.length))
         settings = {
             "responses": len(TASKS) * GROUP,
-            "max_tokens": LENGTH,
+            "max_tokens": args.length,
             "steps": STEPS,
             "learning_rate": LEARNING_RATE,
             **CLIP,

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from .config import HTPOConfig
-from .objective.rules import KeepGradient
 from .objective.transform import Control, control, token_sums
-from .training import checks
+from .training import checks, precision, truncation
 from .training.console import NothingLearnt
 from .training.model_card import write_model_card
+from .training.optimization import told_on_policy
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
 from .training.sampling import DynamicSampler, Generated, Sampled
@@ -123,6 +123,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
             peft_config=kwargs.get("peft_config"),
             has_own_rollouts=has_own_rollouts,
         )
+        precision.check_precision(args, model, kwargs.get("peft_config"))
+        self.args = args
+        self._tell(precision.told_of_device(args))
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *other_args, **kwargs
         )
@@ -137,17 +140,15 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self._correctness_columns = checks.correctness_columns(args.correctness_names, self.reward_func_names)
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
-        keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
-        if args.is_on_policy and keeps and self.accelerator.is_main_process:
-            warnings.warn(
-                f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
-                f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
-                f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of objective="
-                f"{args.objective!r} beyond the clip range never act. Set steps_per_generation="
-                f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
-                "num_iterations.",
-                stacklevel=2,
-            )
+        if getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False):
+            precision.float32_adapters(self.model)
+        defaults = getattr(self.model, "generation_config", None)
+        self._tell(truncation.told(args, defaults), precision.told(self), told_on_policy(args))
+
+    def _tell(self, *lines: str) -> None:
+        """Warn, on one process, of what is no error and yet not what a user may think."""
+        for line in filter(None, lines if self.args.process_index == 0 else ()):
+            warnings.warn(line, stacklevel=3)
 
     @property
     def correctness_names(self) -> list[str]:
