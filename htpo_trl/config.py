@@ -59,6 +59,7 @@ CHOICES: dict[str, tuple] = {
     "vllm_mode": ("colocate", "server"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
+_BF16 = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
 
 
 @dataclass(repr=False)
@@ -170,7 +171,7 @@ class HTPOConfig(Discreet, GRPOConfig):
             if "by num_generations" not in str(error) or not group or not batch:
                 # transformers tells a name that it does not know, and not of which option.
                 unknown = (f"{f.name}: " for f in fields(self) if str(error).startswith(_unknown(self, f.name)))
-                raise UsageError(f"{next(unknown, '')}{error}") from error
+                raise UsageError(f"{next(unknown, '')}{error}{_BF16 * ('bf16' in str(error))}") from error
             # Groups do not fit the generation batch: these numbers would.
             per_row = batch // size  # of the generation batch, per row on each device
             rows = group // math.gcd(group, per_row)
