@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
+from .advantages import Estimator, check_options, get_estimator
 from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
 from .output.reading import parse_json
@@ -59,7 +60,6 @@ CHOICES: dict[str, tuple] = {
     "vllm_mode": ("colocate", "server"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
-_BF16 = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
 
 
 @dataclass(repr=False)
@@ -82,7 +82,7 @@ class HTPOConfig(Discreet, GRPOConfig):
         UsageError: for a number out of its range, or an option that contradicts the objective, with the mend.
     """
 
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides"]
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides", "advantage_kwargs"]
 
     # Defaults of the recipe
     epsilon_high: float | None = option(0.28, "Upper-bound epsilon value for clipping (DAPO's clip-higher).")
@@ -132,12 +132,22 @@ class HTPOConfig(Discreet, GRPOConfig):
         0.5, "A response is correct when the correctness reward exceeds this. The default fits 1/0 and +1/-1 rewards."
     )
 
+    # From rewards to advantages
+    advantage: str = option(
+        "grpo",
+        "How rewards become advantages: 'grpo' (TRL's, with `scale_rewards`), 'dr_grpo', 'rloo', 'maxrl', 'a-grae', "
+        "'hapo' or 'wapo'; from verdicts alone 'w-reinforce', 'psr' or 'nsr'; or a function, 'path/mine.py:name'.",
+    )
+    advantage_kwargs: dict[str, Any] | str | None = option(
+        None, "Parameters of `advantage` to set, e.g. `{\"alpha\": 0.5}` for 'a-grae'."
+    )
+
     # Dynamic sampling
     dynamic_sampling: bool = option(
         False,
-        "Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate "
-        "for fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions that "
-        "costs is logged. Worth it when many prompts are too easy or too hard for the model.",
+        "Whether to discard, in training, the groups that teach nothing, by most estimators those whose responses are "
+        "all correct or all wrong, and to generate for fresh prompts until the batch is full (DAPO). How many more "
+        "completions that costs is logged. Worth it when many prompts are too easy or too hard for the model.",
     )
     max_sampling_rounds: int = option(10, "Rounds of generation per batch with dynamic sampling, the first included.")
     on_sampling_exhausted: str = option(
@@ -171,7 +181,7 @@ class HTPOConfig(Discreet, GRPOConfig):
             if "by num_generations" not in str(error) or not group or not batch:
                 # transformers tells a name that it does not know, and not of which option.
                 unknown = (f"{f.name}: " for f in fields(self) if str(error).startswith(_unknown(self, f.name)))
-                raise UsageError(f"{next(unknown, '')}{error}{_BF16 * ('bf16' in str(error))}") from error
+                raise UsageError(f"{next(unknown, '')}{error}") from error
             # Groups do not fit the generation batch: these numbers would.
             per_row = batch // size  # of the generation batch, per row on each device
             rows = group // math.gcd(group, per_row)
@@ -199,6 +209,7 @@ class HTPOConfig(Discreet, GRPOConfig):
             )
         if not table.is_plain:  # one that is changes nothing: every option is TRL's own
             self._check_contradictions(table)
+        check_options(self)
 
     def _check_contradictions(self, table: Table) -> None:
         """Refuse what cannot go together with an advantage and an old log-probability of each token's own."""
@@ -281,6 +292,11 @@ class HTPOConfig(Discreet, GRPOConfig):
         """The names in `correctness_reward`, one or several; none where it is left to the first reward function."""
         names: Any = self.correctness_reward or []
         return [names] if isinstance(names, str) or callable(names) else names
+
+    @property
+    def estimator(self) -> Estimator:
+        """The advantage estimator in use, with its parameters."""
+        return get_estimator(self.advantage, self.advantage_kwargs)
 
     @property
     def table(self) -> Table:

@@ -6,13 +6,13 @@ What differs from `GRPOTrainer`:
 1. After scoring, each response is labelled: is its prompt hard, is it correct (`_generate_and_score_completions`)?
 2. In the loss, between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by
    the effective ones of the objective table (`_compute_loss`, `objective/`). Nothing of TRL's loss is copied.
-3. Before scoring, dynamic sampling can discard groups that teach nothing (`training/sampling.py`).
+3. Before scoring, dynamic sampling can discard groups that teach nothing (`training/sampling.py`); after it another
+   estimator's advantages can take the place of TRL's (`training/advantages.py`).
 4. A run resumes exactly at any step (`training/resume.py`), an error of a reward function ends it on all processes
    (`training/reward_errors.py`), and the model card says what was trained (`training/model_card.py`).
 """
 
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from .config import HTPOConfig
 from .objective.transform import Control, control, token_sums
-from .training import checks, precision, truncation
-from .training.console import NothingLearnt
+from .training import advantages, checks, precision, truncation
+from .training.console import NothingLearnt, tell
 from .training.model_card import write_model_card
 from .training.optimization import told_on_policy
 from .training.resume import ResumableGRPOTrainer
@@ -81,6 +81,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     _correctness_columns: Sequence[int] = (0,)  # of the rewards, in the order in which they judge
     _unjudged: UnjudgedTeller | None = None
     _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
+    _lengths: Sequence[int] = ()  # of this process's completions of that batch
     _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
     _sums: tuple[dict[str, Tensor], ...] = ()  # of the micro-batches of the optimizer step under way, on the device
 
@@ -124,8 +125,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
             has_own_rollouts=has_own_rollouts,
         )
         precision.check_precision(args, model, kwargs.get("peft_config"))
-        self.args = args
-        self._tell(precision.told_of_device(args))
+        tell(args, precision.told_of_device(args))
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *other_args, **kwargs
         )
@@ -138,17 +138,12 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self.loss_observers = []
         self.add_callback(NothingLearnt())
         self._correctness_columns = checks.correctness_columns(args.correctness_names, self.reward_func_names)
+        advantages.check_rewards(args, self.reward_func_names, self._correctness_columns)  # an environment's too
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
-        if getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False):
-            precision.float32_adapters(self.model)
+        precision.float32_adapters(self.model)
         defaults = getattr(self.model, "generation_config", None)
-        self._tell(truncation.told(args, defaults), precision.told(self), told_on_policy(args))
-
-    def _tell(self, *lines: str) -> None:
-        """Warn, on one process, of what is no error and yet not what a user may think."""
-        for line in filter(None, lines if self.args.process_index == 0 else ()):
-            warnings.warn(line, stacklevel=3)
+        tell(args, truncation.told(args, defaults), precision.told(self), told_on_policy(args))
 
     @property
     def correctness_names(self) -> list[str]:
@@ -173,9 +168,10 @@ class HTPOTrainer(ResumableGRPOTrainer):
             raise Generated(prompts, generated)
         return generated
 
-    def _calculate_rewards(self, *args, **kwargs):
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self._lengths = [*map(len, completion_ids_list)]
         if self._sampled is None:
-            self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+            self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             if self._reward_errors is not None:
                 self._reward_errors.raise_if_any(save=self.save_last_step)
             if self._unjudged is not None and self._mode() == "train" and self.accelerator.is_main_process:
@@ -214,6 +210,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
         output["is_hard"] = hard.repeat_interleave(len(correct) // len(hard))[local]
         output["is_correct"] = correct[local]
         output["is_judged"] = judged[local]
+        if self.args.advantage != "grpo":
+            output["advantages"] = advantages.replaced(self, mode, correct, judged)[local]
         output["rewards_per_func"] = self._rewards_per_func[local]  # for those who look at the loss, TRL's has no use
 
         counts = torch.stack([hard.sum(), (~accuracy.isnan()).sum(), correct.sum(), judged.sum()]).tolist()

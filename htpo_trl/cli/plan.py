@@ -63,6 +63,7 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
         f"model       {model.model_name_or_path}, {kind}, weights loaded in {model.dtype}",
         f"objective   {args.objective}" + (f" with {args.objective_overrides}" if args.objective_overrides else ""),
         f"rewards     {rewards}; correct: {correct}",
+        *([f"advantage   {args.estimator}"] if args.advantage != "grpo" else []),
         f"generation  {generation}, up to {args.max_completion_length} tokens, temperature {args.temperature:g}",
         f"output      {args.output_dir}",
     ]

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, TypeGuard
@@ -52,8 +53,8 @@ class ConsoleLog(TrainerCallback):
 
 class NothingLearnt(TrainerCallback):
     """
-    Says once, in one line, that no group of the last [`PATIENCE`] generation batches had two different rewards: every
-    advantage is 0 then, and the loss with it.
+    Says once, in one line, that no group of the last [`PATIENCE`] generation batches had two different rewards, or
+    that an estimator other than TRL's gave no advantage: every advantage is 0 then, and the loss with it.
     """
 
     _is_said = False
@@ -62,7 +63,8 @@ class NothingLearnt(TrainerCallback):
         self._last_signal = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        share = (logs or {}).get("frac_reward_zero_std")
+        logs = logs or {}
+        share = logs.get("htpo/frac_zero_advantage", logs.get("frac_reward_zero_std"))
         if not _is_number(share):  # no batch was generated since the last row
             return
         if share < 1:
@@ -84,6 +86,12 @@ class NothingLearnt(TrainerCallback):
             f"group all rewards are equal{f' ({kind})' if kind else ''}, so that every advantage is 0.{mend} See 'The "
             "loss is 0' in docs/troubleshooting.md."
         )
+
+
+def tell(args: Any, *lines: str) -> None:
+    """Warn, on one process and at the caller's caller, of what is no error and yet not what a user may think."""
+    for line in filter(None, lines if args.process_index == 0 else ()):
+        warnings.warn(line, stacklevel=3)
 
 
 def _evaluation(logs: Mapping[str, Any]) -> str:

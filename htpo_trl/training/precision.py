@@ -119,8 +119,10 @@ def _steps_by_rate(args: Any) -> bool:
 def float32_adapters(model: Any) -> None:
     """
     Adapters of quantized weights in float32, as PEFT makes them. TRL casts them to bfloat16, in which small updates
-    are lost, and which the gradient scaler of float16 does not take.
+    are lost, and which the gradient scaler of float16 does not take. Other models are left as they are.
     """
+    if not any(getattr(model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8)):
+        return
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in _SMALL:
             parameter.data = parameter.data.float()

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..utils import UsageError
+from ..utils import UsageError, main_process_decides
 from . import rollouts
+from .advantages import teaching_groups
 from .collect import Batch, Round, collect, informative_groups
 from .prompts import PromptStream
 
@@ -84,14 +85,19 @@ class DynamicSampler:
                 # A round counts as often as it has rows.
                 logged.setdefault(name, []).extend(values * len(rows))
             trainer._pending_metrics.clear()
-            accuracy = trainer._labels("train")[2].tolist()
-            return Round(found, rewards, accuracy, informative_groups(accuracy, rewards, trainer.reward_weights))
+            correct, judged, shares = trainer._labels("train")
+            accuracy, weights = shares.tolist(), trainer.reward_weights
+            if trainer.args.advantage == "grpo":
+                informative = informative_groups(accuracy, rewards, weights)
+            else:
+                labels = (correct, judged, trainer.num_generations)
+                informative = teaching_groups(trainer.args.estimator, rewards, weights, *labels)
+            return Round(found, rewards, accuracy, informative)
 
         def draw(n, held):
             # One process reads, so that all have the same prompts, whatever the data set does.
             held = None if trainer.environment_factories else held
-            drawn = self.prompts.draw(n, held) if accelerator.is_main_process else []
-            (drawn,) = broadcast_object_list([drawn])
+            drawn = main_process_decides(lambda: self.prompts.draw(n, held))
             return [{name: example[name] for name in inputs[0]} for example in drawn]
 
         batch = collect(

@@ -17,8 +17,9 @@ FOR_ALL = {"utils", "palette", "objects", "output"}
 # What a room may import of the package, imports within functions and for type checkers included.
 MAY_IMPORT = {
     "objective": set(),
-    "config": {"objective"},
-    "training": {"objective"},
+    "advantages": set(),
+    "config": {"advantages", "objective"},
+    "training": {"advantages", "objective"},
     "trainer": {"config", "objective", "training"},
     "verifier": set(),
     "rewards": {"verifier"},
@@ -30,7 +31,12 @@ MAY_IMPORT = {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
     },
+    "check": {
+        *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
+        "verifier",
+    },
     "demo": {
+        "check",
         "config",
         "data",
         "evaluation",
@@ -43,7 +49,19 @@ MAY_IMPORT = {
         "training",
     },
     "cli": {
-        *("config", "data", "demo", "evaluation", "objective", "report", "scripts", "tokens", "training", "verifier"),
+        *(
+            "check",
+            "config",
+            "data",
+            "demo",
+            "evaluation",
+            "objective",
+            "report",
+            "scripts",
+            "tokens",
+            "training",
+            "verifier",
+        ),
     },
     "__main__": {"cli"},
     "__init__": {"config", "trainer"},
