@@ -6,8 +6,7 @@ What differs from `GRPOTrainer`:
 1. After scoring, each response is labelled: is its prompt hard, is it correct (`_generate_and_score_completions`)?
 2. In the loss, between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by
    the effective ones of the objective table (`_compute_loss`, `objective/`). Nothing of TRL's loss is copied.
-3. Before scoring, dynamic sampling can discard groups that teach nothing (`training/sampling.py`); after it another
-   estimator's advantages can take the place of TRL's (`training/advantages.py`).
+3. Groups that teach nothing can be discarded (`training/sampling.py`), advantages replaced (`training/advantages.py`).
 4. A run resumes exactly at any step (`training/resume.py`), an error of a reward function ends it on all processes
    (`training/reward_errors.py`), and the model card says what was trained (`training/model_card.py`).
 """
@@ -49,6 +48,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
       `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
+      `htpo/frac_zero_advantage`: share with advantage 0, where `advantage` is not "grpo";
     - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:

@@ -21,6 +21,8 @@ def get_estimator(name: str, parameters: Mapping[str, float] | str | None = None
     Raises:
         UsageError: for an unknown name or parameter, with the nearest known one.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"advantage={name!r:.60} must be a name: one of {', '.join(ESTIMATORS)}, or file.py:name.")
     if ":" in name:
         found = import_object(name, "advantage")
         known = (each for each in ESTIMATORS.values() if each.function is found)  # with what it needs
@@ -38,8 +40,10 @@ def get_estimator(name: str, parameters: Mapping[str, float] | str | None = None
         if key not in estimator.parameters:
             near, all_of_them = nearest(key, estimator.parameters), ", ".join(estimator.parameters) or "none"
             raise UsageError(f"advantage_kwargs: {near}{key!r} is no parameter of {name!r}, which has {all_of_them}.")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise UsageError(f"advantage_kwargs: {key}={value!r} must be a number above 0.")
+        is_positive = estimator.parameters[key] > 0
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or (is_positive and value <= 0):
+            raise UsageError(f"advantage_kwargs: {key}={value!r} must be a number{' above 0' * is_positive}.")
     return replace(estimator, parameters={**estimator.parameters, **(parameters or {})})
 
 
@@ -93,7 +97,10 @@ def estimate(
         )
     if estimator.needs_two and (Grouping(groups, torch.zeros_like(rewards)).n < 2).any():
         raise UsageError(f"{what} compares responses of a group, and there is a group of one: sample two or more.")
-    return estimator(rewards, groups, lengths)
+    advantages = estimator(rewards, groups, lengths)
+    if not advantages.isfinite().all():
+        raise UsageError(f"{what} gives NaN or infinity. Correct the function, so that its divisors cannot be 0.")
+    return advantages
 
 
 def check_options(config: Any) -> None:

@@ -30,7 +30,7 @@ REWARDS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Estimator:
-    """A function of rewards (B,) and their [`Grouping`], with what it asks for. Called, it checks nothing."""
+    """A function of rewards (B,) and their [`Grouping`], with what it asks for. Called, it looks at no value."""
 
     name: str
     function: Callable[..., Tensor]
@@ -40,9 +40,18 @@ class Estimator:
     by_deviation: bool = False  #: it divides by the deviation of the group
     needs_two: bool = False  #: it has no meaning in a group of one
 
+    def __post_init__(self) -> None:
+        if self.takes not in REWARDS:
+            raise UsageError(
+                f"advantage={self.name!r}: takes={self.takes!r} is none of {', '.join(map(repr, REWARDS))}."
+            )
+
     def __call__(self, rewards: Tensor, groups: Tensor, lengths: Tensor | None = None) -> Tensor:
         grouping = Grouping(groups, rewards, None if lengths is None else lengths.to(rewards))
-        return torch.where(grouping.counted, self.function(rewards, grouping, **self.parameters), 0.0)
+        advantages = self.function(rewards, grouping, **self.parameters)
+        if advantages.shape != rewards.shape:
+            raise UsageError(f"advantage={self.name!r} gives {tuple(advantages.shape)} for {len(rewards)} responses.")
+        return torch.where(grouping.counted, advantages, 0.0)
 
     @property
     def from_verdicts(self) -> bool:
@@ -59,7 +68,11 @@ def defaults(function: Any) -> dict[str, float]:
     if not callable(function):
         raise UsageError(f"advantage: {function!r:.60} is no function of rewards and grouping.")
     parameters = inspect.signature(function).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    found = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    for name, default in found.items():
+        if not isinstance(default, int | float):
+            raise UsageError(f"advantage: {name} of {function.__name__} must have a number as its default.")
+    return found
 
 
 #: Name → estimator.
@@ -108,7 +121,7 @@ def a_grae(rewards: Tensor, group: Grouping, *, alpha: float = 1.0, epsilon: flo
     a / 2 · ((1 - M) / (1 - √μ + epsilon) + M / (√μ + epsilon)) with a = (reward - μ) / (σ + epsilon) and M, the mean
     of all groups' μ; above 0 times min(1, M / alpha). arXiv 2602.05548, as if active (the released code never is).
     """
-    mean = group.mean(rewards).clamp(0, 1)
+    mean = group.mean(rewards)
     batch, root = group.over_groups(mean), mean.sqrt()
     asymmetric = (1 - batch) / (1 - root + epsilon) + batch / (root + epsilon)
     advantages = asymmetric / 2 * grpo(rewards, group, epsilon=epsilon)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htpo_trl.advantages import ESTIMATORS, estimate, get_estimator
+from htpo_trl.advantages import ESTIMATORS, estimate, get_estimator, register
 from htpo_trl.utils import UsageError
 
 from ..advantage_reference import estimated
@@ -171,6 +171,7 @@ def test_parameters():
         ("a-grae", [1.0, 1.5], "'a-grae' is made for rewards that are between 0 and 1. "),
         ("psr", [1.0, -1.0], "'psr' is made for rewards that are verdicts, 0 or 1"),
         ("w-reinforce", [1.0, 0.5], "'w-reinforce' is made for rewards that are verdicts"),
+        ("maxrl", [1.0, math.inf], "'maxrl' is made for rewards that are at least 0. Give it such"),
         ("rloo", [1.0, math.inf], "'rloo' is made for rewards that are finite"),
         ("maxrl", [1.0], "'maxrl' compares responses of a group, and there is a group of one"),
         ("hapi", [1.0, 0.0], "advantage='hapi' is none of grpo, dr_grpo, .*Did you mean 'hapo'"),
@@ -208,6 +209,10 @@ def test_a_function_of_ones_own(tmp_path):
         "@register('cautious', takes='verdicts, 0 or 1')\n"
         "def cautious(rewards, group):\n    return rewards - 0.5\n"
         "constant = 3\n"
+        "def shifted(rewards, group, *, by=0.0):\n    return rewards - by\n"
+        "def nan(rewards, group):\n    return rewards / 0\n"
+        "def single(rewards, group):\n    return rewards[:1]\n"
+        "def named(rewards, group, *, kind):\n    return rewards\n"
     )
     assert of(f"{file}:halved", [1.0, 0.0]) == [0.25, -0.25]
     assert of(f"{file}:halved", [1.0, 0.0], part=2.0) == [1.0, -1.0]
@@ -217,7 +222,31 @@ def test_a_function_of_ones_own(tmp_path):
             of(f"{file}:cautious", [1.0, 2.0])
     finally:
         del ESTIMATORS["cautious"]
+    assert of(f"{file}:shifted", [1.0, 0.0], by=-1.0) == [2.0, 1.0]
+    with pytest.raises(UsageError, match="nan' gives NaN or infinity"):
+        of(f"{file}:nan", [1.0, 0.0, 0.0])
+    with pytest.raises(UsageError, match=r"single' gives \(1,\) for 3 responses"):
+        of(f"{file}:single", [1.0, 0.0, 0.0])
+    with pytest.raises(UsageError, match="kind of named must have a number as its default"):
+        get_estimator(f"{file}:named")
+    with pytest.raises(UsageError, match="must be a name: one of grpo, "):
+        get_estimator(3)
+    with pytest.raises(UsageError, match="takes='verdict' is none of 'finite', "):
+        register("careless", takes="verdict")(lambda rewards, group: rewards)
     with pytest.raises(UsageError, match="3 is no function of rewards and grouping"):
         get_estimator(f"{file}:constant")
     with pytest.raises(UsageError, match=r"advantage: .* there is no 'halve' in it. Did you mean 'halved'"):
         get_estimator(f"{file}:halve")
+
+
+def test_the_docs_list_them():
+    """Name, parameters, what it takes, and its source, as the page has them."""
+    page = (Path(__file__).parents[2] / "docs" / "advantages.md").read_text()
+    table = page.split("| --- | --- | --- | --- | --- |\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in ESTIMATORS]
+    for (_, _, parameters, takes, source), estimator in zip(rows, ESTIMATORS.values(), strict=True):
+        written = ", ".join(f"`{key}={value:g}`" for key, value in estimator.parameters.items())
+        assert parameters == (written if estimator.name != "grpo" else "none: it is TRL's")
+        assert estimator.takes.startswith({"any": "finite"}.get(takes, takes))
+        assert f"arXiv {source[1:11]}" in estimator.function.__doc__
