@@ -113,21 +113,24 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    rows = []
+    result = {
+        "settings": {"max_tokens": LENGTH, "prompts": len(TASKS), "per_prompt": PER_TASK},
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "rows": [],
+    }
+    if args.output.exists():  # what it holds is not run again
+        result["rows"] = json.loads(args.output.read_text())["rows"]
     for name, setting in SETTINGS.items():
+        if name in [row["setting"] for row in result["rows"]]:
+            continue
         parts = []
         for seed in range(args.seeds):
             set_seed(seed)
             with torch.no_grad():
                 parts.append(log_ratios(model, tokenizer, setting))
-        rows.append(summary(name, parts))
-        print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "settings": {"max_tokens": LENGTH, "seeds": args.seeds, "prompts": len(TASKS), "per_prompt": PER_TASK},
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-        "rows": rows,
-    }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+        result["rows"].append({**summary(name, parts), "seeds": args.seeds})
+        print(json.dumps(result["rows"][-1]), flush=True)
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
