@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from htpo_trl import HTPOTrainer
 from htpo_trl.cli.launch import Parallelism
 from htpo_trl.cli.plan import plan_run
 from htpo_trl.scripts import htpo
@@ -133,13 +132,13 @@ class TestDevices:
         assert any(line.startswith("fp16=True does nothing on a CPU") for line in warned(make_trainer, fp16=True))
         assert warned(make_trainer) == []
 
-    def test_it_is_told_before_the_model_is_loaded(self, make_config, tmp_path, monkeypatch):
-        def load(*args, **kwargs):
-            raise AssertionError("loaded")
+    def test_it_is_told_before_trl_does_anything(self, make_trainer, monkeypatch):
+        def begin(*args, **kwargs):
+            raise AssertionError("begun")
 
-        monkeypatch.setattr("trl.trainer.grpo_trainer.GRPOTrainer.__init__", load)
-        with pytest.warns(UserWarning, match="fp16=True does nothing"), pytest.raises(AssertionError, match="loaded"):
-            HTPOTrainer(SimpleNamespace(parameters=list, config=None), lambda **_: [0], make_config(fp16=True))
+        monkeypatch.setattr("trl.trainer.grpo_trainer.GRPOTrainer.__init__", begin)
+        with pytest.warns(UserWarning, match="fp16=True does nothing"), pytest.raises(AssertionError, match="begun"):
+            make_trainer(fp16=True)
 
 
 class TestFloat16Weights:
