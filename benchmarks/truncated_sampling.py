@@ -5,8 +5,8 @@ How far truncated sampling moves the policy that samples, μ, from that of train
 
 Responses are sampled by transformers under each setting. Per token log ρ = log π_old - log μ, where log π_old is that
 of training (the logits, divided by the temperature) and log μ that of the scores that were sampled from. For top_p,
-top_k and min_p ρ is the probability of the tokens that were kept. `docs/vllm.md` shows the results; what vLLM reports
-as μ is checked by `--vllm`, in the environment of `scripts/test_vllm_cpu.sh`. Ten minutes on one idle core.
+top_k and min_p ρ is the probability of the tokens that were kept. `docs/vllm.md` shows the results. vLLM itself is not
+run: ρ is what an exact engine would give. Ten minutes on one idle core; what is in FILE already is not run again.
 """
 
 import argparse
