@@ -12,7 +12,6 @@ What differs from `GRPOTrainer`:
 """
 
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
@@ -21,11 +20,11 @@ import torch
 from torch import Tensor
 
 from .config import HTPOConfig
-from .objective.rules import KeepGradient
 from .objective.transform import Control, control, token_sums
-from .training import advantages, checks
-from .training.console import NothingLearnt
+from .training import advantages, checks, precision, truncation
+from .training.console import NothingLearnt, tell
 from .training.model_card import write_model_card
+from .training.optimization import told_on_policy
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
 from .training.sampling import DynamicSampler, Generated, Sampled
@@ -125,6 +124,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
             peft_config=kwargs.get("peft_config"),
             has_own_rollouts=has_own_rollouts,
         )
+        precision.check_precision(args, model, kwargs.get("peft_config"))
+        tell(args, precision.told_of_device(args))
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *other_args, **kwargs
         )
@@ -140,17 +141,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
         advantages.check_rewards(args, self.reward_func_names, self._correctness_columns)  # an environment's too
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
-        keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
-        if args.is_on_policy and keeps and self.accelerator.is_main_process:
-            warnings.warn(
-                f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
-                f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
-                f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of objective="
-                f"{args.objective!r} beyond the clip range never act. Set steps_per_generation="
-                f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
-                "num_iterations.",
-                stacklevel=2,
-            )
+        precision.float32_adapters(self.model)
+        defaults = getattr(self.model, "generation_config", None)
+        tell(args, truncation.told(args, defaults), precision.told(self), told_on_policy(args))
 
     @property
     def correctness_names(self) -> list[str]:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, TypeGuard
@@ -85,6 +86,12 @@ class NothingLearnt(TrainerCallback):
             f"group all rewards are equal{f' ({kind})' if kind else ''}, so that every advantage is 0.{mend} See 'The "
             "loss is 0' in docs/troubleshooting.md."
         )
+
+
+def tell(args: Any, *lines: str) -> None:
+    """Warn, on one process and at the caller's caller, of what is no error and yet not what a user may think."""
+    for line in filter(None, lines if args.process_index == 0 else ()):
+        warnings.warn(line, stacklevel=3)
 
 
 def _evaluation(logs: Mapping[str, Any]) -> str:
