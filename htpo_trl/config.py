@@ -13,7 +13,7 @@ from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
 from .objective.table import Table, get_table
 from .output.reading import parse_json
 from .output.redaction import Discreet
-from .utils import UsageError, check_numbers, nearest, option
+from .utils import UsageError, check_numbers, nearest, option, out_of_range
 
 
 #: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
@@ -49,6 +49,11 @@ RANGES = {
     "[0, 1)": ("adam_beta1", "adam_beta2"),
     "[1, 65535]": ("vllm_server_port", "vllm_group_port"),
     "[0, 4294967295]": ("seed", "data_seed"),  # NumPy's
+}
+#: Where numbers in `generation_kwargs` must lie. What transformers or vLLM would refuse later is refused at once.
+GENERATION_RANGES = {
+    **{"top_p": "(0, 1]", "min_p": "[0, 1]", "top_k": "-1 or [0, inf)"},
+    **{"temperature": "[0, inf)", "repetition_penalty": "(0, inf)"},
 }
 #: Names that nobody else checks before the model is loaded.
 CHOICES: dict[str, tuple] = {
@@ -174,8 +179,7 @@ class HTPOConfig(Discreet, GRPOConfig):
         try:
             super().__post_init__()
             get_reporting_integration_callbacks(self.report_to)
-            if not self.use_vllm:  # whose engine has options of its own
-                self._check_generation()
+            self._check_generation()
         except ValueError as error:
             group, batch, size = self.num_generations, self.generation_batch_size, self.per_device_train_batch_size
             if "by num_generations" not in str(error) or not group or not batch:
@@ -265,6 +269,14 @@ class HTPOConfig(Discreet, GRPOConfig):
 
     def _check_generation(self) -> None:
         given: Any = self.generation_kwargs or {}
+        if not isinstance(given, dict):
+            raise UsageError(f"generation_kwargs={given!r:.80} must be a mapping.")
+        for name, within in GENERATION_RANGES.items():
+            value = given.get(name)
+            if value is not None and (reason := out_of_range(value, within)):
+                raise UsageError(f"generation_kwargs: {name}={value!r:.80} must {reason}.")
+        if self.use_vllm:  # whose engine has options of its own
+            return
         known = vars(GenerationConfig())
         for name in given.keys() - known.keys():
             raise UsageError(

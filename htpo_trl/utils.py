@@ -114,13 +114,13 @@ def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
             continue
         for number in value if isinstance(value, list | tuple) else [value]:
             if not (isinstance(number, str) and "str" in kinds):
-                reason = _reason(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
+                reason = out_of_range(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
                 if reason:
                     raise UsageError(f"{each.name}={value!r} must {reason}.")
 
 
-def _reason(value: Any, within: str, is_whole: bool) -> str:
-    """What a number must be, if it is not; or nothing."""
+def out_of_range(value: Any, within: str, is_whole: bool = False) -> str:
+    """What a number must do, if it does not, "lie in (0, 1]"; or nothing. Ranges are those of [`check_numbers`]."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return "be a number"
     try:

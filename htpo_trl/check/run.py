@@ -29,6 +29,9 @@ SCHEMA = 1
 #: Lines of a failed part's output that are shown and kept.
 LAST_LINES = 15
 _MARKS = {True: "ok", False: "RED", None: "--"}
+# A file's folders, but for those that every machine has. A name follows them, or nothing.
+_FOLDERS = re.compile(r"(?<![\w.:/>~])/(?!(?:usr|bin|lib\w*|etc|dev|proc|sys)/)(?:[^\s/\"'<>:;,()]+/)+")
+_FOLDER = re.compile(r"<path>/[^\s/.\"'<>:;,()]+(?![\w./])")
 # Of a launcher in which the check may have been started: a part is one process, or starts its own.
 _OF_LAUNCHERS = re.compile(
     r"(ACCELERATE|FSDP|TORCHELASTIC|PARALLELISM_CONFIG)_\w+|MASTER_(ADDR|PORT)|\w*WORLD_SIZE|(LOCAL_|GROUP_|ROLE_|NODE_)?RANK"
@@ -74,7 +77,7 @@ def run_check(
     """
     names = chosen(parts, skip)
     if not 0 < deadline < math.inf:
-        raise UsageError(f"--deadline={deadline} must be above 0.")
+        raise UsageError(f"--deadline={deadline} must be finite and above 0.")
     if output.suffix != ".json":
         raise UsageError(f"--output {output} must name a JSON file, FILE.json.")
     check_writable("--output", output.parent)
@@ -231,15 +234,19 @@ def _public(value: Any) -> Any:
         sys.prefix: "<environment>",
         sys.base_prefix: "<python>",
         os.getcwd(): ".",
-        str(Path.home()): "~",
         tempfile.gettempdir(): "<tmp>",
     }
+    with suppress(RuntimeError):  # a container's user may have neither a home nor a name
+        places[str(Path.home())] = "~"
+    known = (*places, sys.base_exec_prefix)
+    places |= {path: "<path>" for path in sys.path if os.path.isabs(path) and not path.startswith(known)}
     for path in sorted(places, key=len, reverse=True):
         if path != os.sep:
             value = value.replace(path, places[path])
     value = re.sub(r"/(home|Users)/[^/\s\"']+", "~", value)
+    value = _FOLDER.sub("<path>", _FOLDERS.sub("<path>/", value))
     for stand_in, ask in (("<user>", getpass.getuser), ("<host>", socket.gethostname)):
-        with suppress(OSError, KeyError):  # a container's user may have no name
+        with suppress(OSError, KeyError):
             name = ask()
             if len(name) > 2 and name not in ("root", "localhost"):
                 value = re.sub(rf"\b{re.escape(name)}\b", stand_in, value)

@@ -236,7 +236,9 @@ class Check(Command):
     def run(self, args: Namespace) -> None:
         from ..check.run import run_check
 
-        if not run_check(Path(args.output), args.parts, args.skip, args.device, args.deadline):
+        with mendable("htpo check", OSError):
+            is_well = run_check(Path(args.output), args.parts, args.skip, args.device, args.deadline)
+        if not is_well:
             sys.exit(1)
 
 

@@ -25,7 +25,7 @@ from ..output.reading import read_yaml
 from ..output.terminal import WARNINGS
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
 from ..utils import UsageError
-from .machines import together
+from .machines import patience, together
 
 
 class Parallelism(NamedTuple):
@@ -100,6 +100,10 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         )
     if spread.machines > 1 and not 0 <= (filled.machine_rank or 0) < spread.machines:
         raise UsageError(f"machine_rank={filled.machine_rank} must lie in 0..{spread.machines - 1}.")
+    low, port = 1 if spread.machines > 1 else 0, filled.main_process_port
+    if port is not None and not low <= port <= 65535:
+        raise UsageError(f"main_process_port={port} must lie in {low}..65535.")
+    patience(accelerate)  # raises for what is no time
     return spread
 
 

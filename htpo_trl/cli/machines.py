@@ -41,6 +41,18 @@ _ANSWER = timedelta(seconds=30)  # of the store
 _COMPUTES = ("htpo_trl", "trl", "transformers", "accelerate", "torch", "deepspeed", "peft", "vllm")
 
 
+def patience(arguments: Namespace) -> float:
+    """Seconds that a machine waits for the others. Raises a [`UsageError`] for what is no time."""
+    seconds = math.nan
+    with suppress(ValueError):
+        seconds = float(_parse_rendezvous_config(arguments.rdzv_conf or "").get("timeout", PATIENCE))
+    if not 0 <= seconds < math.inf:
+        raise UsageError(
+            f"rdzv_conf={arguments.rdzv_conf!r}: its timeout must be a number of seconds, as timeout={PATIENCE}."
+        )
+    return seconds
+
+
 @contextmanager
 def together(arguments: Namespace, command: str) -> Iterator["Machines | None"]:
     """
@@ -79,7 +91,7 @@ class Machines:
         self.rank, self.count = int(arguments.machine_rank or 0), int(arguments.num_machines)
         self.host, self.address = socket.gethostname(), (str(arguments.main_process_ip), arguments.main_process_port)
         self.name = f"{command}, machine {self.rank} ({self.host})"
-        self.patience = float(_parse_rendezvous_config(arguments.rdzv_conf or "").get("timeout", PATIENCE))
+        self.patience = patience(arguments)
         self.agreed = {
             "num_machines": self.count,
             "num_processes": arguments.num_processes,

@@ -1,5 +1,6 @@
 """Files are written in one step; what keeps one from being written is told with the free space there."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..utils import UsageError
 
@@ -61,15 +62,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
+            with _alone(partial) as stream:
                 stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(partial, path)
+                os.replace(partial, path)
         except OSError:
             with suppress(OSError):
                 partial.unlink()  # or it would take the space that is missing
             raise
+
+
+def _alone(path: Path) -> BinaryIO:
+    """An empty file to write to, which no other process or thread is writing to meanwhile."""
+    for is_last in (*[False] * 100, True):
+        stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # another one has just moved it to its place
+            if os.path.samestat(os.stat(path), found := os.fstat(stream.fileno())) or is_last:
+                if found.st_size:  # left by one that was killed
+                    stream.truncate(0)
+                break
+        stream.close()
+    return stream
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -85,7 +101,11 @@ def check_writable(option: str, directory: str | Path) -> None:
         raise UsageError(
             f"{option}={str(directory)!r}: no shell has put in what {directory!s:.1} stands for. Write it out."
         )
-    path = Path(directory).absolute()
+    try:
+        working = Path.cwd()
+    except OSError as error:
+        raise UsageError("the working directory was removed. Change to one that is there.") from error
+    path = working / directory
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

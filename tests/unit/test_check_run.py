@@ -1,5 +1,6 @@
 """What a part of `htpo check` is started with, and what of its output is published."""
 
+import math
 import re
 import sys
 import tempfile
@@ -10,6 +11,8 @@ import pytest
 import htpo_trl
 from htpo_trl.check import run
 from htpo_trl.check.parts import PARTS
+from htpo_trl.cli.commands import main
+from htpo_trl.utils import UsageError
 
 
 class TestEnvironment:
@@ -77,6 +80,55 @@ def test_what_is_published(monkeypatch, tmp_path):
     }
     monkeypatch.setattr(run.getpass, "getuser", lambda: (_ for _ in ()).throw(KeyError("uid")))  # of a container
     assert run._public("for alice on login-7") == "for alice on <host>"
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ('File "/srv/secret-plan/lib/peft/__init__.py", line 1', 'File "<path>/__init__.py", line 1'),
+        ("libfoo.so: in (/srv/secret-plan/lib/libfoo.so.1)", "libfoo.so: in (<path>/libfoo.so.1)"),
+        ("HF_HOME=/data/secret-plan", "HF_HOME=<path>"),
+        ("/mine/a secret plan/x.py", "<path>/x.py"),
+        (
+            "/usr/bin/ld: 3 s/step, 1/2, https://pytorch.org/docs/x",
+            "/usr/bin/ld: 3 s/step, 1/2, https://pytorch.org/docs/x",
+        ),
+    ],
+)
+def test_places_of_this_machine_are_not_published(monkeypatch, text, published):
+    """Wherever modules, caches and libraries lie."""
+    monkeypatch.syspath_prepend("/mine/a secret plan")
+    assert run._public(text) == published
+
+
+def test_a_user_without_a_home(monkeypatch):
+    """And without a name: of a container, with HOME unset."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert run._public("/home/bob/model") == "~/model"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("deadline", [0, -1, math.nan, math.inf])
+    def test_deadline(self, tmp_path, deadline):
+        with pytest.raises(UsageError, match=r"^--deadline=\S+ must be finite and above 0\.$"):
+            run.run_check(tmp_path / "a.json", ["versions"], deadline=deadline)
+
+    @pytest.mark.parametrize("is_absolute", [False, True])
+    def test_a_working_directory_that_was_removed(self, tmp_path, monkeypatch, is_absolute):
+        (gone := tmp_path / "gone").mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        with pytest.raises(UsageError, match="the working directory was removed"):
+            run.run_check(tmp_path / "a.json" if is_absolute else Path("a.json"), ["versions"])
+
+    def test_no_place_for_temporary_files(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+        with pytest.raises(SystemExit) as ended:
+            main(["check", "--parts", "versions", "--output", str(tmp_path / "a.json")])
+        assert ended.value.code == 2
+        assert "No usable temporary directory found" in capsys.readouterr().err
 
 
 def test_chosen():

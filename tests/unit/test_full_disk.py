@@ -6,6 +6,7 @@ before is as it was, and training goes on without a diagnosis.
 import json
 import re
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -62,6 +63,20 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path):
     assert (file.read_text(), [*file.parent.iterdir()]) == ("old", [file])
     with pytest.raises(WriteError, match=r"file/below could not be written: (Not a directory|File exists)"):
         write_atomically(file / "below", "new")
+
+
+def test_several_write_the_same_file(tmp_path):
+    """Such as two commands with one --output: each is content with what the last one left, whole."""
+    contents = [f"{i}" * (1 + 5000 * i) for i in range(6)]
+
+    def write_often(content):
+        for _ in range(30):
+            write_atomically(tmp_path / "file", content)
+            assert (tmp_path / "file").read_text() in contents
+
+    with ThreadPoolExecutor() as pool:
+        assert [*pool.map(write_often, contents)] == [None] * len(contents)
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
 
 def test_pages_and_pictures(tmp_path):

@@ -54,6 +54,14 @@ MACHINES = ["train", "--config", "smollm2-135m-cpu", "--accelerate_config", "ddp
         ),
         ([*MACHINES, "--machine_rank", "2"], "machine_rank=2 must lie in 0..1."),
         ([*MACHINES, "--machine_rank", "-1"], "machine_rank=-1 must lie in 0..1."),
+        ([*MACHINES, "--main_process_port", "70000"], "main_process_port=70000 must lie in 1..65535."),
+        ([*MACHINES, "--main_process_port", "-5"], "main_process_port=-5 must lie in 1..65535."),
+        ([*MACHINES, "--main_process_port", "0"], "main_process_port=0 must lie in 1..65535."),
+        ([*MACHINES[:-2], "--main_process_port", "70000"], "main_process_port=70000 must lie in 0..65535."),
+        *(
+            ([*MACHINES, "--rdzv_conf", conf], f"rdzv_conf={conf!r}: its timeout must be a number of seconds")
+            for conf in ("timeout=abc", "timeout=nan", "timeout=inf", "timeout=-1", "timeout")
+        ),
     ],
 )
 def test_machines_that_cannot_be(argv, message, is_plan, capsys):

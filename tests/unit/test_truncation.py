@@ -13,6 +13,7 @@ from htpo_trl.cli.plan import plan_run
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
 from htpo_trl.training.truncation import reshaped, told
+from htpo_trl.utils import UsageError
 
 
 VLLM = {"use_vllm": True, "max_completion_length": 1024}
@@ -79,6 +80,25 @@ def test_it_is_told_with_the_numbers_and_the_mend(make_config, options, parts):
 )
 def test_nothing_is_told_where_the_distributions_are_one(make_config, options):
     assert told(make_config(**options)) == ""
+
+
+@pytest.mark.parametrize("engine", [{}, VLLM])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"top_p": 0.0}, r"generation_kwargs: top_p=0\.0 must lie in \(0, 1\]\."),
+        ({"top_p": 1.5}, r"generation_kwargs: top_p=1\.5 must lie in \(0, 1\]\."),
+        ({"top_p": math.nan}, r"generation_kwargs: top_p=nan must lie in \(0, 1\]\."),
+        ({"top_p": "0.9"}, r"generation_kwargs: top_p='0\.9' must be a number\."),
+        ({"top_k": -2}, r"generation_kwargs: top_k=-2 must be -1 or at least 0\."),
+        ({"min_p": [0.1]}, r"generation_kwargs: min_p=\[0\.1\] must be a number\."),
+        ([1], r"generation_kwargs=\[1\] must be a mapping\."),
+    ],
+)
+def test_values_that_cannot_be(make_config, engine, given, message):
+    """Of which no share that is kept could be told."""
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        make_config(**engine, generation_kwargs=given)
 
 
 def test_what_a_models_own_file_adds(make_config, make_trainer, model):
