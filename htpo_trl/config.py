@@ -8,8 +8,10 @@ from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
-from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
-from .objective.table import Table, get_table
+from .objective.presets import get_table
+from .objective.rules import KeepGradient, Rule, rule_spec
+from .objective.selections import check_choice
+from .objective.table import Table
 from .output.reading import parse_json
 from .output.redaction import Discreet
 from .utils import UsageError, check_numbers, nearest, option

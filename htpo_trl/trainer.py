@@ -271,11 +271,17 @@ class HTPOTrainer(ResumableGRPOTrainer):
         clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
         labels = {name: inputs[name] for name in ("advantages", "is_hard", "is_correct", "is_judged")}
         result = control(
-            **tokens, **clip_range, **labels, table=self.table, top_entropy_share=self.args.top_entropy_share
+            **tokens,
+            **clip_range,
+            **labels,
+            table=self.table,
+            top_entropy_share=self.args.top_entropy_share,
+            delta=self.args.delta,
         )
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)
-        sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
+        given = {"advantages": inputs["advantages"], "effects": self.table.effects}
+        sums = token_sums(result, **tokens, **clip_range, **given)
         self._sums = (*self._sums, sums) if self._mode() == "train" else (sums,)
         if not self.table.is_plain:  # one that is leaves every option of TRL's its own way
             inputs["advantages"] = result.advantages

@@ -11,7 +11,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..objective.table import EFFECTS, GROUPS, Table, get_table
+from ..objective.presets import get_table
+from ..objective.table import EFFECTS, GROUPS, Table
 from ..output.writing import write_atomically
 from ..palette import group_colour, group_label, ink
 from ..utils import MissingPackageError
