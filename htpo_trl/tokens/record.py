@@ -164,7 +164,7 @@ class Record(NamedTuple):
             names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
             inputs: dict[str, Any] = {name: columns[name] for name in names}
             inputs |= {name: torch.tensor([getattr(completion, name)]) for name in LABELS}
-            result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share)
+            result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share, delta=s.delta)
         effective = result.old_per_token_logps, result.advantages
         weights = effective_weight(columns["per_token_logps"], *effective, **clip_range, delta=s.delta)
         mask = columns["mask"]
