@@ -63,10 +63,6 @@ CHOICES: dict[str, tuple] = {
 }
 
 
-def _by_default(name: str) -> str:
-    return f"By default that of the objective as it was published, or else the recipe's {SETTINGS[name]!r}."
-
-
 @dataclass(repr=False)
 class HTPOConfig(Discreet, GRPOConfig):
     r"""
@@ -92,19 +88,23 @@ class HTPOConfig(Discreet, GRPOConfig):
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides"]
 
     # Defaults of the recipe
-    epsilon: float | None = option(
-        None, f"Lower-bound epsilon value for clipping: the ratio from 1-epsilon on. {_by_default('epsilon')}"
+    epsilon: float | None = option(  # type: ignore[assignment]
+        None,
+        "Lower-bound epsilon value for clipping: the ratio from 1-epsilon on. By default that of the objective as it "
+        f"was published, or else the recipe's {SETTINGS['epsilon']}.",
     )
     epsilon_high: float | None = option(
         None,
-        f"Upper-bound epsilon value for clipping: the ratio up to 1+epsilon_high. {_by_default('epsilon_high')} Where "
-        "every row is `clip` (objective 'none' or 'dapo') and loss_type is 'cispo' it is TRL's, the cap of the ratio "
-        "itself: TRL's 5.0 is 4.0 with objective 'cispo', whose cap is 1+epsilon_high.",
+        "Upper-bound epsilon value for clipping: the ratio up to 1+epsilon_high. By default that of the objective as "
+        f"it was published, or else the recipe's {SETTINGS['epsilon_high']}, DAPO's clip-higher. Where every row is "
+        "`clip` (objective 'none' or 'dapo') and loss_type is 'cispo' it is TRL's, the cap of the ratio itself: TRL's "
+        "5.0 is 4.0 with objective 'cispo', whose cap is 1+epsilon_high.",
     )
-    loss_type: str | None = option(
+    loss_type: str | None = option(  # type: ignore[assignment]
         None,
-        f"How tokens become one loss: {', '.join(map(repr, PPO_LOSS_TYPES))}. {_by_default('loss_type')} TRL's other "
-        "loss types, 'cispo', 'sapo' and 'vespo', go with objective 'none'; as objectives they have the same names.",
+        f"How tokens become one loss: {', '.join(PPO_LOSS_TYPES)}. By default that of the objective as it was "
+        f"published, or else the recipe's {SETTINGS['loss_type']}. TRL's cispo, sapo and vespo go with objective "
+        "'none'; as objectives they have the same names.",
     )
     delta: float | None = option(
         10.0, "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."
@@ -184,8 +184,8 @@ class HTPOConfig(Discreet, GRPOConfig):
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
         if isinstance(self.resume_from_checkpoint, str):  # as recipes and flags write a bool
-            given: dict[str, Any] = {"true": True, "false": None}
-            self.resume_from_checkpoint = given.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
+            written: dict[str, Any] = {"true": True, "false": None}
+            self.resume_from_checkpoint = written.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
         try:
             super().__post_init__()
             get_reporting_integration_callbacks(self.report_to)
