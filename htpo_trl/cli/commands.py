@@ -3,10 +3,11 @@
 import inspect
 import platform
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..check.parts import PARTS
 from ..output.reading import MAX_YAML_BYTES, read_text
 from ..output.redaction import redact_text
 from ..output.terminal import printable, steady_streams, stoppable
@@ -212,9 +213,36 @@ class Env(Command):
         print("\n".join(f"- {name}: {value}" for name, value in rows.items()))
 
 
+class Check(Command):
+    """
+    Prove this installation on this machine, offline, in a few minutes.
+
+    Prints what was looked at, expected and found, and writes it as JSON, for bug reports. The exit code is 0 if all
+    is well and 1 if something is red or nothing was checked. The parts:
+
+    {parts}
+    """
+
+    when_stopped = "Its JSON has what was found so far."
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--parts", nargs="+", metavar="PART", help="only these, which must be able to run here")
+        add("--skip", nargs="+", default=[], metavar="PART", help="all but these")
+        add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="by default a GPU, if there is one")
+        add("--deadline", type=float, default=300.0, help="seconds that a part may take, 300 by default")
+        add("--output", default="htpo_check.json", help="JSON file, by default htpo_check.json")
+
+    def run(self, args: Namespace) -> None:
+        from ..check.run import run_check
+
+        if not run_check(Path(args.output), args.parts, args.skip, args.device, args.deadline):
+            sys.exit(1)
+
+
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Env)
+    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Check, Env)
 }
 
 
@@ -223,10 +251,16 @@ def make_parser() -> ArgumentParser:
     parser = strict(ArgumentParser(prog="htpo", description="HTPO for TRL: every token learns by its group."))
     subparsers = parser.add_subparsers(dest="command", required=True)
     packaged = {"recipes": ", ".join(names(RECIPES)), "accelerate": ", ".join(names(ACCELERATE_CONFIGS))}
+    packaged["parts"] = "\n".join(f"  {name:12} {part.title}" for name, part in PARTS.items())
     for name, command in COMMANDS.items():
         text = (inspect.getdoc(command) or "").format(**packaged)
         own = subparsers.add_parser(
-            name, help=text.splitlines()[0], description=text, usage=command.usage, allow_abbrev=False
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            usage=command.usage,
+            allow_abbrev=False,
+            formatter_class=RawDescriptionHelpFormatter,
         )
         if command.titles:
             own.format_help = lambda own=own, text=text, titles=command.titles: (  # type: ignore[misc, method-assign]
