@@ -1,6 +1,7 @@
 """The `htpo` command: a small class for each sub-command. Nothing here needs torch before there is work to do."""
 
 import inspect
+import json
 import platform
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -196,6 +197,33 @@ class Recipes(Command):
         print(f"{target}: change it, then htpo train --config {target}")
 
 
+class Objectives(Command):
+    """List and show the published objectives, or a table of your own."""
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        every = actions.add_parser("list", help="name, source and rule of each")
+        one = actions.add_parser("show", help="table, formulas, source, settings, what it needs, what is left out")
+        strict(one).add_argument("objective", metavar="NAME", help="a preset, or mine.py:TABLE")
+        for action in (every, one):
+            strict(action).add_argument("--json", action="store_true", help="as JSON")
+
+    def run(self, args: Namespace) -> None:
+        from ..objective import description
+        from ..objective.presets import PRESETS, get_table
+
+        is_list = args.action == "list"
+        tables = list(PRESETS.values()) if is_list else [get_table(args.objective)]
+        if args.json:
+            told = [*map(description.describe, tables)]
+            print(json.dumps(told if is_list else told[0], indent=1, ensure_ascii=False))
+        elif is_list:
+            for table in tables:
+                print(f"{table.name:18}  {table.source:28}  {description.summary(table)}")
+        else:
+            print(printable(description.show(tables[0])))
+
+
 class Env(Command):
     """Show versions and devices, for bug reports."""
 
@@ -242,7 +270,7 @@ class Check(Command):
 
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Check, Env)
+    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
 }
 
 
