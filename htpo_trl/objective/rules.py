@@ -156,7 +156,7 @@ class Named:
 
     def __str__(self) -> str:
         given = ", ".join(f"{name} {value:g}" for name, value in self.options)
-        what = "w" if self.function.kind == "gate" else "Â"
+        what = "w" if self.function.kind == "gate" else "Â′"
         return f"{self.name}{f' ({given})' if given else ''}: {what} = {self.function.formula}"
 
 
