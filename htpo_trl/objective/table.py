@@ -66,7 +66,9 @@ class Table:
                 f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}."
             )
         check_choice("Table", "selection", self.selection, ("exact", "released", "quantile"))
-        object.__setattr__(self, "settings", tuple((name, value) for name, value in self.settings))
+        object.__setattr__(self, "settings", tuple((str(name), value) for name, value in self.settings))
+        if any(not isinstance(value, int | float | str) for _, value in self.settings):
+            raise UsageError(f"Table {self.name!r}: settings={self.settings!r:.80} must be numbers and names.")
         if unknown := ", ".join(sorted({name for name, _ in self.settings} - SETTINGS.keys())):
             raise UsageError(f"Table {self.name!r}: settings can hold {', '.join(SETTINGS)}, not {unknown}.")
 
