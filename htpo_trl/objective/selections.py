@@ -122,7 +122,7 @@ class Detach(Selection):
     its defaults 0.006 bites from 167 tokens of a response in the group on, 0.02 from 50, and 1 detaches the group.
     """
 
-    share: float
+    share: float = field()  # without a default, which it would have from `Selection`
 
     @property
     def is_ranked_by_entropy(self) -> bool:
