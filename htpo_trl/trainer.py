@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .config import HTPOConfig
-from .objective.rules import KeepGradient
+from .objective.rules import waits_for_drift
 from .objective.transform import Control, control, token_sums
 from .training import checks
 from .training.console import NothingLearnt
@@ -137,8 +137,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self._correctness_columns = checks.correctness_columns(args.correctness_names, self.reward_func_names)
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
-        keeps = any(isinstance(row, KeepGradient) for row in self.table.rows)
-        if args.is_on_policy and keeps and self.accelerator.is_main_process:
+        if args.is_on_policy and any(map(waits_for_drift, self.table.rows)) and self.accelerator.is_main_process:
             warnings.warn(
                 f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
                 f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
@@ -280,8 +279,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
         )
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)
-        given = {"advantages": inputs["advantages"], "effects": self.table.effects}
-        sums = token_sums(result, **tokens, **clip_range, **given)
+        given = {"advantages": inputs["advantages"]}
+        counted: dict[str, Any] = {"effects": self.table.effects, "of_response": self.table.of_response}
+        sums = token_sums(result, **tokens, **clip_range, **given, **counted)
         self._sums = (*self._sums, sums) if self._mode() == "train" else (sums,)
         if not self.table.is_plain:  # one that is leaves every option of TRL's its own way
             inputs["advantages"] = result.advantages

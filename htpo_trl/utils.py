@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
 from functools import cache
 from importlib.metadata import distributions
@@ -40,6 +40,25 @@ class MissingFileError(UsageError, FileNotFoundError):
 
 class MissingPackageError(UsageError, ImportError):
     """A package that an option needs is not installed; the message has the command that installs it."""
+
+
+def main_process_decides(decide: Callable[[], Any]) -> Any:
+    """
+    What the main process finds, for all processes, each of which calls this; a [`UsageError`] of its is raised by all.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    found, refusal = None, None
+    if PartialState().is_main_process:
+        try:
+            found = decide()
+        except UsageError as error:
+            refusal = error
+    found, refusal = broadcast_object_list([found, refusal])
+    if refusal is not None:
+        raise refusal
+    return found
 
 
 @cache
@@ -121,6 +140,34 @@ def _reason(value: Any, within: str, is_whole: bool) -> str:
     least = f"{'at least' if interval[0] == '[' else 'above'} {low:g}"
     parts = ["" if math.isfinite(number) else "finite", least if low > -math.inf else ""]
     return "be " + f"{other} or " * bool(other) + " and ".join(filter(None, parts))
+
+
+def check_vocabulary(config: Any, processing_class: Any, what: str) -> None:
+    """
+    Refuse a tokenizer of other weights: one with tokens beyond the model's embeddings. Of its special tokens those
+    count that are met with, which are the ends of texts, padding, and what its chat template names.
+
+    Args:
+        config (`PreTrainedConfig`):
+            The model's.
+        processing_class:
+            Tokenizer or processor.
+        what (`str`):
+            How the message names the model.
+    """
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if size is None or not hasattr(tokenizer, "added_tokens_decoder"):
+        return
+    template = str(getattr(processing_class, "chat_template", None))
+    ids = {tokenizer.vocab_size - 1, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if not token.special or token.content in template}
+    if (last := max(ids)) >= size:
+        raise UsageError(
+            f"{what} has embeddings of {size} tokens, and its tokenizer has others: "
+            f"{tokenizer.convert_ids_to_tokens(last)!r} is number {last}. Take the tokenizer of the weights; for new "
+            "tokens call model.resize_token_embeddings(len(tokenizer)) and save both."
+        )
 
 
 def check_prompt(prompt: Any, place: str) -> None:

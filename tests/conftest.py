@@ -1,10 +1,14 @@
 import gc
 import os
+import signal
 import string
+import sys
 
 import pytest
 from hypothesis import settings
 
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 # Before torch and TRL are imported, which is done where they are used: the process that divides the tests among others
 # needs neither.
@@ -26,6 +30,23 @@ def freeze_imports():
     gc.enable()
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing(tmp_path_factory):
+    """What a test imports from its own files, and what it does to the process, is not there for the next one."""
+    directory, path, modules = os.getcwd(), [*sys.path], {*sys.modules}
+    handlers = {signum: handler for signum in SIGNALS if (handler := signal.getsignal(signum)) is not None}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+    os.chdir(directory)
+    sys.path[:] = path
+    root = str(tmp_path_factory.getbasetemp())
+    for name in {*sys.modules} - modules:
+        module = vars(sys.modules[name])
+        if any(str(place).startswith(root) for place in (module.get("__file__"), *module.get("__path__", ()))):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .reference import reference as paper
+from htpo_trl.check.reference import reference as paper
 
 
 @dataclass

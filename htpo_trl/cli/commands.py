@@ -1,12 +1,14 @@
 """The `htpo` command: a small class for each sub-command. Nothing here needs torch before there is work to do."""
 
 import inspect
+import json
 import platform
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..check.parts import PARTS
 from ..output.reading import MAX_YAML_BYTES, read_text
 from ..output.redaction import redact_text
 from ..output.terminal import printable, steady_streams, stoppable
@@ -195,6 +197,33 @@ class Recipes(Command):
         print(f"{target}: change it, then htpo train --config {target}")
 
 
+class Objectives(Command):
+    """List and show the published objectives, or a table of your own."""
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        every = actions.add_parser("list", help="name, source and rule of each")
+        one = actions.add_parser("show", help="table, formulas, source, settings, what it needs, what is left out")
+        strict(one).add_argument("objective", metavar="NAME", help="a preset, or mine.py:TABLE")
+        for action in (every, one):
+            strict(action).add_argument("--json", action="store_true", help="as JSON")
+
+    def run(self, args: Namespace) -> None:
+        from ..objective import description
+        from ..objective.presets import PRESETS, get_table
+
+        is_list = args.action == "list"
+        tables = list(PRESETS.values()) if is_list else [get_table(args.objective)]
+        if args.json:
+            told = [*map(description.describe, tables)]
+            print(json.dumps(told if is_list else told[0], indent=1, ensure_ascii=False))
+        elif is_list:
+            for table in tables:
+                print(f"{table.name:18}  {table.source:28}  {description.summary(table)}")
+        else:
+            print(printable(description.show(tables[0])))
+
+
 class Env(Command):
     """Show versions and devices, for bug reports."""
 
@@ -212,9 +241,36 @@ class Env(Command):
         print("\n".join(f"- {name}: {value}" for name, value in rows.items()))
 
 
+class Check(Command):
+    """
+    Prove this installation on this machine, offline, in a few minutes.
+
+    Prints what was looked at, expected and found, and writes it as JSON, for bug reports. The exit code is 0 if all
+    is well and 1 if something is red or nothing was checked. The parts:
+
+    {parts}
+    """
+
+    when_stopped = "Its JSON has what was found so far."
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--parts", nargs="+", metavar="PART", help="only these, which must be able to run here")
+        add("--skip", nargs="+", default=[], metavar="PART", help="all but these")
+        add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="by default a GPU, if there is one")
+        add("--deadline", type=float, default=300.0, help="seconds that a part may take, 300 by default")
+        add("--output", default="htpo_check.json", help="JSON file, by default htpo_check.json")
+
+    def run(self, args: Namespace) -> None:
+        from ..check.run import run_check
+
+        if not run_check(Path(args.output), args.parts, args.skip, args.device, args.deadline):
+            sys.exit(1)
+
+
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Env)
+    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
 }
 
 
@@ -223,10 +279,16 @@ def make_parser() -> ArgumentParser:
     parser = strict(ArgumentParser(prog="htpo", description="HTPO for TRL: every token learns by its group."))
     subparsers = parser.add_subparsers(dest="command", required=True)
     packaged = {"recipes": ", ".join(names(RECIPES)), "accelerate": ", ".join(names(ACCELERATE_CONFIGS))}
+    packaged["parts"] = "\n".join(f"  {name:12} {part.title}" for name, part in PARTS.items())
     for name, command in COMMANDS.items():
         text = (inspect.getdoc(command) or "").format(**packaged)
         own = subparsers.add_parser(
-            name, help=text.splitlines()[0], description=text, usage=command.usage, allow_abbrev=False
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            usage=command.usage,
+            allow_abbrev=False,
+            formatter_class=RawDescriptionHelpFormatter,
         )
         if command.titles:
             own.format_help = lambda own=own, text=text, titles=command.titles: (  # type: ignore[misc, method-assign]

@@ -5,25 +5,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, ProgressCallback, Qwen3Config, Qwen3ForCausalLM, set_seed
+from transformers import ProgressCallback, Qwen3Config, Qwen3ForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from ..data.countdown import SYMBOLS, problems, write_search
+from ..check.tiny import build_tokenizer
+from ..data.countdown import problems, write_search
 
 
 ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
-
-
-def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
-    """One token per character, plus padding, end and unknown; 22 tokens for the task's own characters."""
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
 
 
 def build_model() -> Qwen3ForCausalLM:

@@ -22,7 +22,7 @@ from .judges import Judge, check_columns, judge_of_run
 from .parallel import Processes
 from .results import check_ks
 from .runner import Problems, SamplingRun, has_pictures, pictures_of
-from .sampling import Sampling
+from .sampling import Sampling, as_sampling
 
 
 _OTHERS = ("truncated", "mean_tokens", "unparsable")  # metrics of a benchmark, beside those of its verdicts
@@ -62,7 +62,7 @@ class EvaluationCallback(TrainerCallback):
         self,
         trainer: Any,
         benchmarks: Mapping[str, Problems],
-        sampling: Sampling | None = None,
+        sampling: Sampling | Mapping[str, Any] | None = None,
         judge: Judge | Literal["verifier"] | None = None,
         ks: Iterable[int] | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class EvaluationCallback(TrainerCallback):
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():
             check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)
-        self.sampling = sampling or Sampling()
+        self.sampling = as_sampling(sampling)
         self.ks = check_ks(self.sampling.num_samples, ks)
         check_best_metric(
             trainer.args, self.benchmarks, self.sampling, self.judge, self.ks, self._is_the_only_one(trainer.args)

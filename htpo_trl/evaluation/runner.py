@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from ..output.lock import held
 from ..output.writing import WriteError, write_json, writing
-from ..utils import UsageError, check_prompt, content_digest
+from ..utils import UsageError, check_prompt, check_vocabulary, content_digest
 from ..verifier import configuration
 from . import results
-from .generation import Generator, load_generator
+from .generation import Generator, TransformersGenerator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
 from .parallel import Processes, joined
-from .sampling import Sampling
+from .sampling import Sampling, as_sampling
 
 
 _logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def evaluate(
     model: Any,
     benchmarks: Mapping[str, Problems],
     output_dir: str | Path,
-    sampling: Sampling | None = None,
+    sampling: Sampling | Mapping[str, Any] | None = None,
     judge: Judge | None = None,
     ks: Iterable[int] | None = None,
     disable_tqdm: bool = False,
@@ -54,8 +54,8 @@ def evaluate(
         output_dir (`str` or `Path`):
             Gets `<benchmark>.jsonl`, one sample a line, and `<benchmark>.json`, settings and summary. A digest of the
             weights is among the settings: other weights of the same name are refused.
-        sampling ([`Sampling`], *optional*):
-            How to sample; by default as the paper does.
+        sampling ([`Sampling`] or `Mapping`, *optional*):
+            How to sample, or some of its options by name; by default as the paper does.
         judge (`Callable`, *optional*, defaults to the math verifier):
             Called like a TRL reward function, with the columns of the problems, `prompts` and `completions` as lists.
             Returns per completion a [`~htpo_trl.verifier.Judgement`], or a number: correct if above 0.5, `None` if the
@@ -85,13 +85,15 @@ def evaluate(
         )
     if judge is not None and not callable(judge):
         raise UsageError(f"judge={judge!r} is not a function. Pass one, such as htpo_trl.rewards.last_number_reward.")
-    sampling = sampling or Sampling()
+    sampling = as_sampling(sampling)
     results.check_ks(sampling.num_samples, ks)
     directory = Path(output_dir)
     with ExitStack() as stack:
         processes = stack.enter_context(joined()) if distributed else Processes()
         is_first = processes.process_index == 0
         generator = load_generator(model)
+        if isinstance(generator, TransformersGenerator):
+            check_vocabulary(generator.model.config, generator.tokenizer, generator.name)
         weights = getattr(generator, "weights", None)
         if is_first:
             stack.enter_context(held(directory, "evaluate()"))

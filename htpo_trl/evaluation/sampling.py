@@ -1,9 +1,10 @@
 """How completions are sampled for evaluation. No torch: the command line reads its options here."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ..utils import UsageError, check_numbers, option
+from ..utils import UsageError, check_numbers, nearest, option
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,32 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_numbers(self, self.RANGES)
+        kwargs = self.chat_template_kwargs
+        if not (kwargs is None or (isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs))):
+            raise UsageError(
+                f"chat_template_kwargs={kwargs!r} must be a dictionary with names, such as "
+                "{'enable_thinking': False}."
+            )
         if self.temperature == 0 and self.num_samples > 1:
             raise UsageError(
                 f"temperature=0 decodes greedily: num_samples={self.num_samples} samples of a problem would all be "
                 "the same. Set num_samples=1, or a temperature above 0."
             )
+
+
+def as_sampling(given: Sampling | Mapping[str, Any] | None) -> Sampling:
+    """What an option `sampling` means, which may be a dictionary, as YAML has it; without one the defaults."""
+    if isinstance(given, Sampling):
+        return given
+    known = [field.name for field in fields(Sampling)]
+    if not isinstance(given, Mapping | None):
+        raise UsageError(
+            f"sampling={given!r:.80} is a `{type(given).__name__}`: pass a Sampling, or a dictionary of its options: "
+            f"{', '.join(known)}."
+        )
+    for name in given or {}:
+        if name not in known:
+            raise UsageError(
+                f"sampling: {nearest(str(name), known)}{name!r} is none of its options: {', '.join(known)}."
+            )
+    return Sampling(**(given or {}))

@@ -33,6 +33,10 @@ class Function:
     options: MappingProxyType[str, float]  #: and their defaults
     #: May a token with Â > 0 learn downwards, or the reverse, or one with Â = 0?
     changes_sign: bool = False
+    #: Is it a gate that is 1 where r = 1?
+    waits_for_drift: bool = False
+    #: Is it a gate on the ratio of the whole response?
+    of_response: bool = False
 
 
 #: Name of the rule → gate or scale.
@@ -49,9 +53,9 @@ def _registered(kind: Literal["gate", "scale"], formula: str, source: str, **tra
     return register
 
 
-def gate(formula: str, source: str, **traits: bool) -> Callable:
+def gate(formula: str, source: str, waits_for_drift: bool = True, **traits: bool) -> Callable:
     """Register a function of tokens that returns the weight w."""
-    return _registered("gate", formula, source, **traits)
+    return _registered("gate", formula, source, waits_for_drift=waits_for_drift, **traits)
 
 
 def scale(formula: str, source: str, **traits: bool) -> Callable:
@@ -91,12 +95,16 @@ def dppo_kl(b: "Batch", *, threshold_low: float = 0.05, threshold_high: float = 
     return b.ratio.clamp(max=cap) * ~drop
 
 
-@gate("r if Â > 0 and r ≤ 1+clip, else 0", "arXiv 2606.16154")
+@gate("r if Â > 0 and r ≤ 1+clip, else 0", "arXiv 2606.16154", waits_for_drift=False)
 def wapo(b: "Batch", *, clip: float = 9.0) -> "Tensor":
     return b.ratio * ((b.ratio <= 1 + clip) & b.positive)
 
 
-@gate("(1+h)·r within a clip range by the entropy's place h in the batch", "arXiv 2509.16591, as released")
+@gate(
+    "(1+h)·r within a clip range by the entropy's place h in the batch",
+    "arXiv 2509.16591, as released",
+    waits_for_drift=False,
+)
 def hapo_released(b: "Batch", *, pivot: float = 0.8) -> "Tensor":
     h = b.place_in_batch(b.entropies.clamp(min=1e-8).log(), pivot)  # kernels give 0 for peaked tokens
     low, high = b.epsilon_low * (1 - h.clamp(max=0)), b.epsilon_high * (1 + h.clamp(min=0))
@@ -107,18 +115,22 @@ def hapo_released(b: "Batch", *, pivot: float = 0.8) -> "Tensor":
 # The ratio of the response.
 
 
-@gate("s in the clip range, s = exp(mean log r) of the response", "arXiv 2507.18071")
+@gate("s in the clip range, s = exp(mean log r) of the response", "arXiv 2507.18071", of_response=True)
 def gspo(b: "Batch") -> "Tensor":
     return b.ppo(b.epsilon_low, b.epsilon_high, math.inf, ratio=b.mean(b.log_ratio).exp())
 
 
-@gate("R where |log r| ≤ clip on the side of Â, R = exp(mean log r, so clipped) of the response", "arXiv 2507.20673")
+@gate(
+    "R where |log r| ≤ clip on the side of Â, R = exp(mean log r, so clipped) of the response",
+    "arXiv 2507.20673",
+    of_response=True,
+)
 def gmpo(b: "Batch", *, clip: float = 0.4) -> "Tensor":
     kept = b.by_sign(b.log_ratio.clamp(max=clip), b.log_ratio.clamp(min=-clip))
     return b.mean(kept).exp() * (kept == b.log_ratio)
 
 
-@gate("W^k·exp(λ·(1-W)), W = Π r of the response", "arXiv 2602.10693")
+@gate("W^k·exp(λ·(1-W)), W = Π r of the response", "arXiv 2602.10693", of_response=True)
 def vespo(
     b: "Batch", *, k_pos: float = 2.0, lambda_pos: float = 3.0, k_neg: float = 3.0, lambda_neg: float = 2.0
 ) -> "Tensor":

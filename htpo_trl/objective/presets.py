@@ -190,7 +190,7 @@ PRESETS: dict[str, Table] = {
 }
 
 
-def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = None) -> Table:
+def get_table(name: str, overrides: Mapping[str, Any] | None = None) -> Table:
     """
     The preset called `name`, or a table of your own by `file.py:TABLE` or `module:TABLE`, with the rows in `overrides`
     replaced.
@@ -211,4 +211,7 @@ def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = 
             f"Unknown objective {name!r}. {nearest(name, PRESETS)}The presets are {', '.join(PRESETS)}; a table of "
             "your own is named by its file, as in mine.py:TABLE, or its module, as in package.mine:TABLE."
         )
-    return table.replace(overrides or {})
+    try:
+        return table.replace(overrides or {})
+    except UsageError as error:
+        raise UsageError(f"objective_overrides: {error}") from error

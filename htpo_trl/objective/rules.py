@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..utils import UsageError, nearest
 from .gates import FUNCTIONS, Function
-from .selections import Detach, Penalty, Scale, check_choice, check_number
+from .selections import Detach, Penalty, Scale, check_choice, check_number, given
 
 
 #: Of a kept gradient; see [`KeepGradient`].
@@ -43,9 +43,12 @@ class Clip:
             if (value := getattr(self, name)) not in (None, "none"):
                 check_number("Clip", name, value, 0)
 
+    def __repr__(self) -> str:
+        return given(self)
+
     def __str__(self) -> str:
-        given = {"ε_lo": self.epsilon_low, "ε_hi": self.epsilon_high, "dual clip": self.delta}
-        own = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        values = {"ε_lo": self.epsilon_low, "ε_hi": self.epsilon_high, "dual clip": self.delta}
+        own = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
         return f"J_PPO with {own}" if own else "J_PPO"
 
 
@@ -153,7 +156,7 @@ class Named:
 
     def __str__(self) -> str:
         given = ", ".join(f"{name} {value:g}" for name, value in self.options)
-        what = "w" if self.function.kind == "gate" else "Â"
+        what = "w" if self.function.kind == "gate" else "Â′"
         return f"{self.name}{f' ({given})' if given else ''}: {what} = {self.function.formula}"
 
 
@@ -221,6 +224,16 @@ def changes_sign(rule: Rule) -> bool:
         isinstance(part, Penalty)
         or (isinstance(part, KeepGradient) and part.sign < 0)
         or (isinstance(part, Named) and part.function.changes_sign)
+        for part in parts_of(rule)
+    )
+
+
+def waits_for_drift(rule: Rule) -> bool:
+    """Whether a rule other than J_PPO is J_PPO as long as every importance ratio is 1."""
+    return rule != Clip() and all(
+        isinstance(part, Penalty | Clip)
+        or (isinstance(part, KeepGradient) and part.inside in (None, "inverse_ratio", 1))
+        or (isinstance(part, Named) and part.function.waits_for_drift)
         for part in parts_of(rule)
     )
 

@@ -5,7 +5,7 @@ tokens are chosen in `parts.py`.
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -38,6 +38,13 @@ def check_number(owner: str, name: str, value: Any, least: float = -math.inf) ->
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < least:
         bound = "" if math.isinf(least) else f" of at least {least:g}"
         raise UsageError(f"{owner}: {name}={value!r} must be a number{bound}.")
+
+
+def given(rule: Any, always: tuple[str, ...] = ()) -> str:
+    """A rule as it would be written in Python: with the options that have not their default, and some always."""
+    values = {each.name: getattr(rule, each.name) for each in fields(rule)}
+    shown = (each.name for each in fields(rule) if each.name in always or values[each.name] != each.default)
+    return f"{type(rule).__name__}({', '.join(f'{name}={values[name]!r}' for name in shown)})"
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,9 @@ class Selection:
             if getattr(self, bound) is not None:
                 check_number(name, bound, getattr(self, bound))
 
+    def __repr__(self) -> str:  # checkpoints hold it, and those from before there were more options do
+        return given(self, ("share", "which"))
+
     @property
     def is_whole(self) -> bool:
         """Whether it chooses all tokens."""
@@ -115,14 +125,14 @@ class Selection:
         return "all" if self.is_whole else part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detach(Selection):
     """
     The chosen tokens get no gradient. They still count in the denominator of a token-mean loss. See [`Selection`]: by
     its defaults 0.006 bites from 167 tokens of a response in the group on, 0.02 from 50, and 1 detaches the group.
     """
 
-    share: float = field()  # without a default, which it would have from `Selection`
+    share: float = field()  # no default
 
     @property
     def is_ranked_by_entropy(self) -> bool:
@@ -133,7 +143,7 @@ class Detach(Selection):
         return "detached" if self.is_whole else f"J_PPO; {self.words} detached"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scale(Selection):
     """
     The advantage of the chosen tokens is multiplied. See [`Selection`]; by default all tokens are chosen.
@@ -159,7 +169,7 @@ class Scale(Selection):
         return f"Â·{self.factor:g}" + ("" if self.is_whole else f" for {self.words}") + only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Penalty(Selection):
     """
     The chosen tokens are drawn back to π_old: β·|log r| is taken from their objective (arXiv 2505.22617, KL-Cov). See

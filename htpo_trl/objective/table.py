@@ -8,13 +8,13 @@ are in `presets.py`.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, product
 from typing import Any, Literal
 
 from ..utils import UsageError
-from .rules import Clip, KeepGradient, Rule, effects_of, parse_rule
+from .rules import Clip, KeepGradient, Named, Rule, effects_of, parse_rule, parts_of
 from .selections import Detach, check_choice, fraction, share_of
 
 
@@ -22,6 +22,8 @@ from .selections import Detach, check_choice, fraction, share_of
 GROUPS: tuple[str, ...] = tuple(
     "_".join(names) for names in product(("hard", "easy"), ("correct", "wrong"), ("low", "high"))
 )
+#: The options of `HTPOConfig` that an objective can bring, and the recipe's values.
+SETTINGS: dict[str, Any] = {"epsilon": 0.2, "epsilon_high": 0.28, "loss_type": "dapo"}
 #: What a rule can do to a token; `control` returns place + 1, and 0 where the token keeps plain J_PPO.
 EFFECTS: tuple[str, ...] = (
     *("detach_lowest", "detach_highest", "keep_below", "keep_inside", "keep_above"),
@@ -45,8 +47,8 @@ class Table:
             join the high and the highest set and leave the lowest. `"quantile"`: high is what lies strictly above the
             linearly interpolated quantile of the response, none of a single token (arXiv 2507.15778).
         settings (`tuple` of pairs, *optional*):
-            Options of [`HTPOConfig`] that are part of the objective as it was published, and their values: clip
-            range, `loss_type`. They hold where the user leaves these options alone.
+            Options of [`HTPOConfig`] that are part of the objective as it was published, and their values:
+            `epsilon`, `epsilon_high`, `loss_type`. They hold where the user leaves these options alone.
         source, note (`str`, *optional*):
             Where it comes from, and what of it is not reproduced.
     """
@@ -64,6 +66,11 @@ class Table:
                 f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}."
             )
         check_choice("Table", "selection", self.selection, ("exact", "released", "quantile"))
+        object.__setattr__(self, "settings", tuple((str(name), value) for name, value in self.settings))
+        if any(not isinstance(value, int | float | str) for _, value in self.settings):
+            raise UsageError(f"Table {self.name!r}: settings={self.settings!r:.80} must be numbers and names.")
+        if unknown := ", ".join(sorted({name for name, _ in self.settings} - SETTINGS.keys())):
+            raise UsageError(f"Table {self.name!r}: settings can hold {', '.join(SETTINGS)}, not {unknown}.")
 
     @property
     def is_plain(self) -> bool:
@@ -77,6 +84,16 @@ class Table:
             return EFFECTS[:5]
         found = set().union(*map(effects_of, self.rows))
         return tuple(effect for effect in EFFECTS if effect in found)
+
+    @property
+    def of_response(self) -> tuple[int, ...]:
+        """Places of rows whose gate is on the ratio of the whole response."""
+        parts = [parts_of(row) for row in self.rows]
+        return tuple(
+            place
+            for place, row in enumerate(parts)
+            if any(isinstance(part, Named) and part.function.of_response for part in row)
+        )
 
     @property
     def mixed(self) -> dict[Rule, tuple[int, ...]]:
@@ -105,14 +122,15 @@ class Table:
                     found[group] = next(t for t in lengths if t - max(share_of(top_entropy_share, t), 1) >= n)
         return found
 
-    def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
+    def replace(self, overrides: Mapping[str, Rule | str | Mapping | Sequence]) -> "Table":
         """
-        A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules. Where they do
-        differ it is called `<name>*`: it is no longer the objective of that name.
+        A copy in which the rows named in `overrides` have other rules. A name is that of a group
+        (`{"hard_correct_low": "clip"}`), or some of its words, as in `"hard_wrong"` or `"high"`, for all groups that
+        have them, or `"all"`; the name with more words holds. Where rows do differ it is called `<name>*`: it is no
+        longer the objective of that name.
         """
-        if unknown := sorted(set(overrides) - set(GROUPS)):
-            raise UsageError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
-        rows = tuple(parse_rule(overrides.get(group, row)) for group, row in zip(GROUPS, self.rows, strict=True))
+        rules = {name: _rule_of(name, spec) for name, spec in overrides.items()}
+        rows = tuple(_chosen(group, rules, row) for group, row in zip(GROUPS, self.rows, strict=True))
         name = self.name if rows == self.rows or self.name.endswith("*") else f"{self.name}*"
         return dataclasses.replace(self, name=name, rows=rows)
 
@@ -120,3 +138,35 @@ class Table:
         names = [" · ".join(group.split("_")) for group in GROUPS]
         lines = [f"{i:2}  {name:<21}  {row}" for i, (name, row) in enumerate(zip(names, self.rows, strict=True), 1)]
         return "\n".join([self.name, *lines])
+
+
+def _words(name: str) -> list[str]:
+    return [] if name == "all" else name.split("_")
+
+
+def _rule_of(name: Any, spec: Rule | str | Mapping | Sequence) -> Rule:
+    words = _words(name) if isinstance(name, str) else []
+    if name != "all" and not (words and any({*words} <= {*group.split("_")} for group in GROUPS)):
+        raise UsageError(
+            f"No such group: {name}. The groups are {', '.join(GROUPS)}; some of the words, as in high or hard_wrong, "
+            "name all groups that have them, all names all."
+        )
+    try:
+        return parse_rule(spec)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def _chosen(group: str, rules: Mapping[str, Rule], row: Rule) -> Rule:
+    """The rule under the name with the most words, of those that name the group; `row` where none does."""
+    words = group.split("_")
+    naming = [name for name in rules if {*_words(name)} <= {*words}]
+    if not naming:
+        return row
+    most = max(len({*_words(name)}) for name in naming)
+    nearest = [name for name in naming if len({*_words(name)}) == most]
+    if len({rules[name] for name in nearest}) > 1:
+        both = "_".join(word for word in words if any(word in _words(name) for name in nearest))
+        mend = "Leave one out" if both in nearest else f"Add {both!r}, which goes before"
+        raise UsageError(f"{' and '.join(map(repr, nearest))} name {group} with different rules. {mend}.")
+    return rules[nearest[0]]

@@ -213,6 +213,7 @@ def token_sums(
     epsilon_low: float,
     epsilon_high: float,
     effects: Sequence[str] = EFFECTS,
+    of_response: Sequence[int] = (),
 ) -> dict[str, Float[Tensor, ""]]:
     """
     What the trainer logs, as sums over tokens: processes and micro-batches add up, a mean is a sum by another one.
@@ -222,22 +223,33 @@ def token_sums(
             What [`control`] returned for these tokens; other arguments are those that it was given.
         effects (`Sequence` of `str`, *optional*, defaults to all):
             Those that are counted.
+        of_response (`Sequence` of `int`, *optional*):
+            Places of groups that have a gate on the ratio of the whole response, [`Table.of_response`].
 
     Returns:
         `dict` of scalar tensors. Numbers of tokens: `tokens` that are trained on, `not_finite`, those of them without
         a finite log-probability or entropy, `clip_ratio/low` and `clip_ratio/high`, which plain PPO-clip would clip,
-        `special/<effect>`, whose objective a rule changed, `share/<group>`; and `entropy/<group>`, in nats.
+        or, where the gate is on the ratio of the response, which the gate cuts off, `special/<effect>`, whose
+        objective a rule changed, `share/<group>`; and `entropy/<group>`, in nats.
     """
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
     dtype = torch.promote_types(entropies.dtype, torch.float32)  # bfloat16 counts no further than 256
     log_ratio = torch.where(mask, per_token_logps - old_per_token_logps, 0.0)
     entropies = torch.where(mask, entropies, 0.0)
     ratio = log_ratio.exp()
+    too_low, too_high = ratio < 1 - epsilon_low, ratio > 1 + epsilon_high
+    if of_response:
+        places = torch.tensor(of_response, dtype=torch.int8).to(mask.device, non_blocking=True)
+        gated = torch.isin(result.groups, places) if len(of_response) < len(GROUPS) else mask
+        detached = (result.effects > 0) & (result.effects <= 1 + EFFECTS.index("detach_highest"))
+        detached |= result.effects == 1 + EFFECTS.index("detach_random")
+        cut = gated & (result.advantages == 0) & ~detached
+        too_low, too_high = torch.where(gated, cut, too_low), torch.where(gated, cut, too_high)
     counts = {
         "tokens": mask,
         "not_finite": ((log_ratio + entropies) * 0).isnan(),  # one of the three is
-        "clip_ratio/low": (ratio < 1 - epsilon_low) & (advantages < 0),
-        "clip_ratio/high": (ratio > 1 + epsilon_high) & (advantages > 0),
+        "clip_ratio/low": too_low & (advantages < 0),
+        "clip_ratio/high": too_high & (advantages > 0),
     }
     sums = {name: tokens.sum().to(dtype) for name, tokens in counts.items()}
     codes = torch.tensor([1 + EFFECTS.index(effect) for effect in effects], dtype=torch.int8)

@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from ..utils import UsageError
+from ..utils import UsageError, main_process_decides
 from .lock import OutputError, check_not_held, held
 from .reading import read_json
 from .writing import check_writable
@@ -107,19 +107,11 @@ def one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(train)
     def held_train(trainer: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        from accelerate.utils import broadcast_object_list
-
-        refusal = None
+        directory, holder = trainer.args.output_dir, f"{type(trainer).__name__}.train()"
         with ExitStack() as stack:
+            main_process_decides(lambda: stack.enter_context(held(directory, holder)))
             if trainer.accelerator.is_main_process:
-                try:
-                    stack.enter_context(held(trainer.args.output_dir, f"{type(trainer).__name__}.train()"))
-                except OutputError as error:
-                    refusal = str(error)
-                _warn_of_checkpoints(Path(trainer.args.output_dir), resume_from_checkpoint)
-            (refusal,) = broadcast_object_list([refusal])
-            if refusal:
-                raise OutputError(refusal)
+                _warn_of_checkpoints(Path(directory), resume_from_checkpoint)
             return train(trainer, resume_from_checkpoint, *args, **kwargs)
 
     return held_train

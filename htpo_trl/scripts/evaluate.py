@@ -144,8 +144,8 @@ def prepare(args: EvalArguments, sampling: Any, is_plan: bool = False) -> Parts:
     from ..evaluation.generation import choose_backend
     from ..evaluation.judges import check_columns
     from ..evaluation.results import check_ks
-    from ..training.checks import check_chat_template, check_model
-    from ..training.model_files import check_tokenizer_files
+    from ..training.checks import check_model
+    from ..training.model_files import check_chat_template, check_tokenizer
     from ..training.prompts import check_prompt_values
 
     model = args.model or ""
@@ -164,9 +164,8 @@ def prepare(args: EvalArguments, sampling: Any, is_plan: bool = False) -> Parts:
     others = {name: Path(args.against, f"{name}.jsonl") for name in benchmarks} if args.against else {}
     if missing := [str(path) for path in others.values() if not os.path.isfile(path)]:
         raise UsageError(f"against={args.against!r}: there is no {', '.join(missing)}.")
-    check_model(model, "model", is_plan=is_plan)
-    check_tokenizer_files(model, f"model={model!r}")
     loading = {"local_files_only": True} if is_plan else {}
+    check_tokenizer(model, check_model(model, "model", is_plan=is_plan), None, f"model={model!r}", **loading)
     if any(isinstance(problems[0]["prompt"], list) for problems in benchmarks.values()):
         check_chat_template(model, option="model", **loading)
     return Parts(

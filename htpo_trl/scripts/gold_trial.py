@@ -8,7 +8,7 @@ from typing import Any
 from ..data.names import golds_of_file, result_names
 from ..data.prompts import PromptArguments
 from ..data.trial import try_golds
-from ..utils import UsageError
+from ..utils import main_process_decides
 from ..verifier import VerifierConfig
 from .arguments import HTPOScriptArguments
 
@@ -39,18 +39,7 @@ def try_golds_of(
     Try the golds of data sets, each by its name, its rows, and the path of its copy. The first process tries, for no
     longer than this call; all processes are told.
     """
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    error = None
-    if PartialState().is_main_process:
-        try:
-            try_here(sets, prompts, config, allow_unmatched)
-        except UsageError as failure:
-            error = str(failure)
-    (error,) = broadcast_object_list([error])
-    if error:
-        raise UsageError(error)
+    main_process_decides(lambda: try_here(sets, prompts, config, allow_unmatched))
 
 
 def try_here(

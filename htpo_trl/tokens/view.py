@@ -141,10 +141,13 @@ class View(NamedTuple):
             other = get_table(versus) if isinstance(versus, str) else versus
             name = visible(other.name)
             tables[f"{name}, for comparison" if name == trained else name] = other
+        stored = [record.outcome(row) for row in record.completions]
+        outcomes = [stored if name == trained else record.outcomes(table) for name, table in tables.items()]
         rows = [
-            (row, {name: record.outcome(row, None if name == trained else tables[name]) for name in tables})
-            for row in sorted(record.completions, key=lambda row: -np.count_nonzero(row.values["effects"]))
+            (row, dict(zip(tables, each, strict=True)))
+            for row, *each in zip(record.completions, *outcomes, strict=True)
         ]
+        rows.sort(key=lambda row: -np.count_nonzero(row[0].values["effects"]))
         return cls(record, tables, rows)
 
     @property

@@ -20,13 +20,13 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..output.writing import check_writable
-from ..utils import UsageError, nearest
+from ..utils import UsageError, check_vocabulary, nearest
 from . import checkpoint, settings
-from .model_files import check_tokenizer_files, check_weight_files
+from .model_files import check_chat_template, check_tokenizer, check_weight_files
 from .optimization import check_optimization
 from .prompts import check_dataset, check_prompt_values
 from .verdicts import check_reward_funcs
@@ -72,8 +72,7 @@ def check_run(
     loading |= {"local_files_only": True} if is_plan else {}
     if isinstance(model, str):
         config = check_model(model, is_plan=is_plan, **loading)
-        if processing_class is None:
-            check_tokenizer_files(model, f"model_name_or_path={model!r}")
+        check_tokenizer(model, config, processing_class, f"model_name_or_path={model!r}", **loading)
         if config is not None and peft_config is not None:
             check_adapter(config, peft_config)
         if args.router_aux_loss_coef and config and not hasattr(config.get_text_config(), "output_router_logits"):
@@ -81,6 +80,8 @@ def check_run(
                 f"router_aux_loss_coef={args.router_aux_loss_coef} weighs a loss of mixtures of experts, which "
                 f"{model!r} is not. Leave it out."
             )
+    elif model is not None:
+        check_vocabulary(model.config, processing_class, "model")
     if peft_config is not None and args.sync_ref_model:
         raise UsageError(
             "sync_ref_model=True needs a reference model of its own; with an adapter it is the model without it. Set "
@@ -178,28 +179,6 @@ def check_adapter(config: Any, peft_config: Any) -> None:
         raise UsageError(
             "An adapter of lm_head would never be trained: TRL computes with its weight directly. Take 'lm_head' out "
             "of lora_target_modules."
-        )
-
-
-def check_chat_template(
-    model: str, processing_class: Any = None, option: str = "model_name_or_path", **loading: Any
-) -> None:
-    """Conversations need the chat template of a tokenizer or processor, by default the model's."""
-    if processing_class is None:
-        kept = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only")
-        try:
-            processing_class = AutoProcessor.from_pretrained(
-                model, **{key: loading[key] for key in kept if key in loading}
-            )
-        except (OSError, ValueError) as error:
-            is_remote = loading.get("local_files_only") and not os.path.isdir(model)
-            if is_remote or os.path.isfile(os.path.join(model, "adapter_config.json")):  # the tokenizer is elsewhere
-                return
-            raise UsageError(f"{option}={model!r} has no tokenizer that can be loaded: {error}") from error
-    if not getattr(processing_class, "chat_template", None):
-        raise UsageError(
-            f"The prompts are conversations, and the tokenizer of {model!r} has no chat template. Set chat=False "
-            "(--chat false), so that prompts are plain text, or give the tokenizer a chat_template."
         )
 
 

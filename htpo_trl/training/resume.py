@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..output.directory import one_at_a_time
 from ..output.writing import writing
+from ..utils import main_process_decides
 from . import adapters, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
 from .logs import LoggingGRPOTrainer
@@ -76,16 +76,8 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
                 `True` takes the last complete checkpoint of `output_dir`, with a warning for each newer one that is
                 skipped; `"auto"` does if there is one, and starts from the beginning if not; a path takes that one.
         """
-        # One process chooses, so that all take the same one.
-        directory, error = None, None
-        if self.accelerator.is_main_process:
-            try:
-                directory = checkpoint.chosen(resume_from_checkpoint, str(self.args.output_dir))
-            except CheckpointError as raised:
-                error = str(raised)
-        directory, error = broadcast_object_list([directory, error])
-        if error:
-            raise CheckpointError(error)
+        output_dir = str(self.args.output_dir)
+        directory = main_process_decides(lambda: checkpoint.chosen(resume_from_checkpoint, output_dir))
         self._described, self._state, self._resumed = settings.describe(self), None, None
         if directory is not None:
             self._state = self._read_state(directory)

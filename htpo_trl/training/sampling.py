@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..utils import UsageError
+from ..utils import UsageError, main_process_decides
 from . import rollouts
 from .collect import Batch, Round, collect, informative_groups
 from .prompts import PromptStream
@@ -90,8 +90,7 @@ class DynamicSampler:
         def draw(n, held):
             # One process reads, so that all have the same prompts, whatever the data set does.
             held = None if trainer.environment_factories else held
-            drawn = self.prompts.draw(n, held) if accelerator.is_main_process else []
-            (drawn,) = broadcast_object_list([drawn])
+            drawn = main_process_decides(lambda: self.prompts.draw(n, held))
             return [{name: example[name] for name in inputs[0]} for example in drawn]
 
         batch = collect(

@@ -59,7 +59,7 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     page = (run / "report" / "index.html").read_text()
     assert page.count("<img src=") == len(list((run / "report").glob("*.png")))
     # Weights are safetensors; the arguments are what transformers writes beside a model.
-    assert [path.name for path in root.rglob("*.bin")] == ["training_args.bin"]
+    assert {path.name for path in root.rglob("*.bin")} == {"training_args.bin"}
     weights = load_file(run / "model.safetensors")
     assert AutoModelForCausalLM.from_pretrained(run).num_parameters() == 593_728
     assert weights

@@ -15,6 +15,7 @@ from htpo_trl.output.directory import check_free
 from htpo_trl.output.lock import OutputError, held
 from htpo_trl.scripts import htpo
 from htpo_trl.training.checkpoint import check
+from htpo_trl.utils import UsageError
 
 from ..forks import Forks
 from ..other_process import holder
@@ -165,7 +166,7 @@ def test_an_evaluation_that_is_stopped_goes_on(here, capsys, signum):
     assert len((here / out / "sums.jsonl").read_text().splitlines()) == 16
 
 
-def refused(directory):
+def refused(directory, output_dir):
     trainer = HTPOTrainer(
         tiny_model(),
         even_digits,
@@ -173,7 +174,8 @@ def refused(directory):
         Dataset.from_list(prompts(32)),
         processing_class=build_tokenizer("0123456789"),
     )
-    with pytest.raises(OutputError) as raised:
+    trainer.args.output_dir = str(output_dir)
+    with pytest.raises(UsageError) as raised:
         trainer.train()
     (directory / f"refused-{trainer.accelerator.process_index}").write_text(str(raised.value))
 
@@ -181,9 +183,18 @@ def refused(directory):
 def test_both_processes_of_a_trainer_are_refused(tmp_path):
     """The first alone looks; the other would wait for it."""
     with held(tmp_path / "run", "this test"):
-        Forks(refused, tmp_path, output=tmp_path / "output.txt", n_processes=2).finish()
+        Forks(refused, tmp_path, tmp_path / "run", output=tmp_path / "output.txt", n_processes=2).finish()
     lines = [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)]
     assert f"is in use by this test, process {os.getpid()} on " in lines[0]
+    assert lines[0] == lines[1]
+
+
+def test_both_processes_of_a_trainer_are_told_what_cannot_be_written(tmp_path):
+    """That is no other run's fault: another class of error, which ends both just so."""
+    (tmp_path / "file").touch()
+    Forks(refused, tmp_path, tmp_path / "file", output=tmp_path / "output.txt", n_processes=2).finish()
+    lines = [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert lines[0].startswith("output_dir=")
     assert lines[0] == lines[1]
 
 

@@ -332,22 +332,6 @@ def test_progress_and_table(run, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_samples": 0}, "num_samples=0"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"top_p": 0.0}, "top_p=0.0"),
-        ({"temperature": 0.0, "num_samples": 2}, "num_samples=2"),
-    ],
-)
-def test_impossible_sampling_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Sampling(**options)
-
-
 def test_models_by_path_backend_and_dtype(tiny_chat_model, monkeypatch):
     monkeypatch.setattr(
         "htpo_trl.evaluation.generation.find_spec", lambda name: None

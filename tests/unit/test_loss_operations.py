@@ -7,9 +7,8 @@ import pytest
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
+from htpo_trl.check.operations import watched
 from htpo_trl.objective import PRESETS, control, token_sums
-
-from ..operations import watched
 
 
 N_TOKENS = 300  # long enough for every detach rule to rank

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 
+from htpo_trl.check.reference import reference
 from htpo_trl.objective import (
     EFFECTS,
     GROUPS,
@@ -25,8 +26,6 @@ from htpo_trl.objective import (
     parse_rule,
 )
 from htpo_trl.objective.rules import is_gate, parts_of
-
-from ..reference import reference
 
 
 # Inputs, loss and gradient of the loss released with the paper (github.com/xcyao00/HTPO), computed in float64.

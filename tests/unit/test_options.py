@@ -23,11 +23,11 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.check.reference import reference
 from htpo_trl.objective.table import GROUPS
 
 from ..losses import forward, loss_and_grads
 from ..option_cases import CONTINUOUS_BATCHING, EXERCISED, PLAIN
-from ..reference import reference
 
 
 ALL_CLIP = dict.fromkeys(GROUPS, "clip")
@@ -220,7 +220,7 @@ def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypat
     case = {name: value.tolist() for name, value in batch.items()}
     case |= {"mask": case["completion_mask"], "per_token_logps": logps.tolist(), "entropies": entropies.tolist()}
     with_defaults, *_ = reference(case)
-    monkeypatch.setattr("tests.reference.DUAL_CLIP", clip["delta"] or math.inf)
+    monkeypatch.setattr("htpo_trl.check.reference.DUAL_CLIP", clip["delta"] or math.inf)
     expected, *_ = reference(case, clip=(trainer.args.epsilon, clip["epsilon_high"] or trainer.args.epsilon))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert abs(with_defaults - expected) > 1e-3

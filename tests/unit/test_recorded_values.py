@@ -7,11 +7,11 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.check.reference import reference
 from htpo_trl.objective import GROUPS
 from htpo_trl.tokens import read_record
 from htpo_trl.tokens.callback import TokenRecorder
 
-from ..reference import reference
 from ..rollouts import scripted_rollout
 from ..tiny import CPU_ARGUMENTS, tiny_model
 

@@ -30,7 +30,12 @@ MAY_IMPORT = {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
     },
+    "check": {
+        *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
+        "verifier",
+    },
     "demo": {
+        "check",
         "config",
         "data",
         "evaluation",
@@ -43,7 +48,19 @@ MAY_IMPORT = {
         "training",
     },
     "cli": {
-        *("config", "data", "demo", "evaluation", "objective", "report", "scripts", "tokens", "training", "verifier"),
+        *(
+            "check",
+            "config",
+            "data",
+            "demo",
+            "evaluation",
+            "objective",
+            "report",
+            "scripts",
+            "tokens",
+            "training",
+            "verifier",
+        ),
     },
     "__main__": {"cli"},
     "__init__": {"config", "trainer"},

@@ -16,13 +16,13 @@ from pyarrow import parquet
 from rich.console import Console
 
 from htpo_trl import cli
+from htpo_trl.check.reference import reference
 from htpo_trl.objective import GROUPS, PRESETS, control, effective_weight
 from htpo_trl.palette import group_colour, ink
 from htpo_trl.tokens import RecordSettings, print_token_map, read_record, write_token_map
 from htpo_trl.tokens.record import recorded_steps
 from htpo_trl.tokens.view import DARK, LIGHT, visible
 
-from ..reference import reference
 from ..token_records import completion_row, write, write_all
 from .test_objective import cases, ppo_clip, tensors
 

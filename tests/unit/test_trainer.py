@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.check.reference import reference
 from htpo_trl.objective import EFFECTS, GROUPS, control
 
 from ..losses import forward, loss_and_grads
-from ..reference import reference
 
 
 PPO_LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"]

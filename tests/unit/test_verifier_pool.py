@@ -56,7 +56,7 @@ def obey(pipe):
             os.write(pipe.fileno(), reply)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pool():
     here, there = socket.socketpair()
 

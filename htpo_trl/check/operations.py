@@ -1,6 +1,7 @@
 """What a piece of code asks of the device: operations on tensors of a size, and values that the host reads."""
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ READS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__", "__ar
 
 
 class Asked(NamedTuple):
+    """What was counted."""
+
     operations: Counter  #: that take or give a tensor of the size; without views, which cost a device nothing
     reads: Counter  #: of the host
 
@@ -49,7 +52,7 @@ class _Reads(TorchFunctionMode):
 
 
 @contextmanager
-def watched(numel):
+def watched(numel: int) -> Iterator[Asked]:
     """Within, operations on tensors of `numel` elements or more, and reads of the host, are counted."""
     asked = Asked(Counter(), Counter())
     with _Reads(asked), _Operations(numel, asked):

@@ -1,16 +1,19 @@
-"""The objective, written a second time: one Python loop over tokens, straight from the paper's table.
+"""
+The objective, written a second time: one Python loop over tokens, straight from the paper's table.
 
-Nothing is shared with `htpo_trl`, and nothing goes through effective advantages: each token's objective J and its
-derivative dJ/dlogπ are computed from their definitions.
+Nothing is shared with `htpo_trl.objective`, and nothing goes through effective advantages: each token's objective J
+and its derivative dJ/dlogπ are computed from their definitions.
 """
 
 import math
+from collections.abc import Mapping
 
 
+#: Above this ratio a token with a negative advantage is clipped.
 DUAL_CLIP = 10.0
 
 
-def j_ppo(r, a, low, high):
+def j_ppo(r: float, a: float, low: float, high: float) -> tuple[float, float]:
     """PPO-clip with dual clip, and its derivative by log π (dr/dlogπ = r)."""
     if a > 0:
         return (r * a, r * a) if r <= high else (high * a, 0.0)
@@ -19,16 +22,19 @@ def j_ppo(r, a, low, high):
     return (r * a, r * a) if r <= DUAL_CLIP else (DUAL_CLIP * a, 0.0)
 
 
-def kept(weight, a):
+def kept(weight: float, a: float) -> tuple[float, float]:
     """w·π/sg[π]·Â: its value and its derivative are both w·Â."""
     return weight * a, weight * a
 
 
-def floor_share(numerator, denominator, n):
-    return numerator * n // denominator
+def floor_share(share: tuple[int, int], n: int) -> int:
+    """⌊share·n⌋, of a share that is a numerator and a denominator."""
+    return share[0] * n // share[1]
 
 
-def token_objective(preset, group, r, a, detached, low, high):
+def token_objective(
+    preset: str, group: tuple[bool, bool, bool], r: float, a: float, detached: bool, low: float, high: float
+) -> tuple[float, float]:
     """J and dJ/dlogπ of one token; `detached` says whether a detach rule with a share picked it."""
     hard, correct, is_high = group
     plain = j_ppo(r, a, low, high)
@@ -57,7 +63,14 @@ def token_objective(preset, group, r, a, detached, low, high):
     return plain
 
 
-def reference(case, preset="htpo", top=(1, 5), lowest=(6, 1000), highest=(2, 100), clip=(0.2, 0.28)):
+def reference(
+    case: Mapping[str, list],
+    preset: str = "htpo",
+    top: tuple[int, int] = (1, 5),
+    lowest: tuple[int, int] = (6, 1000),
+    highest: tuple[int, int] = (2, 100),
+    clip: tuple[float, float] = (0.2, 0.28),
+) -> tuple[float, list[list[float]], list[list[tuple[bool, bool, bool] | None]]]:
     """
     Loss (token mean over the batch), dloss/dlogπ as nested lists, and each token's (hard, correct, high) or None.
     `case` holds nested lists; shares are pairs (numerator, denominator), `clip` is (ε_lo, ε_hi).
@@ -66,22 +79,22 @@ def reference(case, preset="htpo", top=(1, 5), lowest=(6, 1000), highest=(2, 100
     n_tokens = sum(map(sum, case["mask"]))
     loss = 0.0
     grad = [[0.0] * n_columns for _ in range(n_rows)]
-    groups = [[None] * n_columns for _ in range(n_rows)]
+    groups: list[list[tuple[bool, bool, bool] | None]] = [[None] * n_columns for _ in range(n_rows)]
     for i in range(n_rows):
         valid = [t for t in range(n_columns) if case["mask"][i][t]]
         entropy = case["entropies"][i]
         # Ties go to the earlier token.
         descending = sorted(valid, key=lambda t: (-entropy[t], t))
-        n_high = max(floor_share(*top, len(valid)), 1)
+        n_high = max(floor_share(top, len(valid)), 1)
         high = set(descending[:n_high])
         low_ascending = sorted((t for t in valid if t not in high), key=lambda t: (entropy[t], t))
         high_descending = [t for t in descending if t in high]
         hard, correct = case["is_hard"][i], case["is_correct"][i]
         detached = set()
         if hard and correct:
-            detached = set(low_ascending[: floor_share(*lowest, len(low_ascending))])
+            detached = set(low_ascending[: floor_share(lowest, len(low_ascending))])
         if not hard and correct:
-            detached = set(high_descending[: floor_share(*highest, len(high_descending))])
+            detached = set(high_descending[: floor_share(highest, len(high_descending))])
         for t in valid:
             r = math.exp(case["per_token_logps"][i][t] - case["old_per_token_logps"][i][t])
             group = (hard, correct, t in high)
