@@ -18,7 +18,7 @@ from .selections import fraction
 class Batch:
     """
     The tokens of a loss call, a micro-batch. (B, T) unless said otherwise, and neutral where masked: probability 1,
-    ratio 1, entropy 0, no advantage.
+    ratio 1, entropy 0, no advantage. In single precision at least.
 
     Args:
         per_token_logps, old_per_token_logps, entropies, advantages, mask:
@@ -42,6 +42,11 @@ class Batch:
         epsilon_high: float,
         delta: float,
     ) -> None:
+        # Sums over a response, and a clip range of 0.0004, take more than half precision.
+        tokens = (per_token_logps, old_per_token_logps, entropies, advantages)
+        per_token_logps, old_per_token_logps, entropies, advantages = (
+            each.to(torch.promote_types(each.dtype, torch.float32)) for each in tokens
+        )
         self.mask = mask
         self.logps = per_token_logps.where(mask, 0.0)
         self.log_ratio = (per_token_logps - old_per_token_logps).where(mask, 0.0)
@@ -63,13 +68,13 @@ class Batch:
 
     @property
     def p(self) -> Tensor:
-        """π of the token."""
-        return self.logps.exp()
+        """π of the token; no more than 1, although rounding can make log π positive."""
+        return self.logps.exp().clamp(max=1)
 
     @property
     def q(self) -> Tensor:
-        """π_old of the token."""
-        return (self.logps - self.log_ratio).exp()
+        """π_old of the token, likewise."""
+        return (self.logps - self.log_ratio).exp().clamp(max=1)
 
     @property
     def positive(self) -> Tensor:

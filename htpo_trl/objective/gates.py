@@ -78,8 +78,8 @@ def cispo(b: "Batch") -> "Tensor":
 
 @gate("4·s·(1-s)·r, s = sigmoid(τ·(r-1))", "arXiv 2511.20347")
 def sapo(b: "Batch", *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> "Tensor":
-    s = (b.by_sign(tau_pos, tau_neg) * (b.ratio - 1)).sigmoid()
-    return 4 * s * (1 - s) * b.ratio
+    x = b.by_sign(tau_pos, tau_neg) * (b.ratio - 1)
+    return 4 * x.sigmoid() * (-x).sigmoid() * b.ratio  # 1-s would be 0 too soon
 
 
 @gate("min(r, cap) while π-π_old has not moved by more than the threshold in the direction of Â", "arXiv 2602.04879")

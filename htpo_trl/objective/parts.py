@@ -36,7 +36,8 @@ def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
                 chosen = chosen & (batch.batch_mean(batch.entropies) < part.entropy_below)
             batch = batch.with_advantages(torch.where(chosen, batch.advantages * part.factor, batch.advantages))
         elif isinstance(part, Named) and not is_gate(part):
-            batch = batch.with_advantages(part.function.function(batch, **dict(part.options)))
+            scaled = part.function.function(batch, **dict(part.options))
+            batch = batch.with_advantages(torch.where(among, scaled, batch.advantages))
     effects = torch.zeros_like(among, dtype=torch.int8)
     effects.masked_fill_(batch.advantages != given, _code("scaled"))
 
