@@ -44,9 +44,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
 
     - `htpo/share/<group>`: tokens in each of the eight groups (`hard_correct_low` ... `easy_wrong_high`);
     - `htpo/entropy/<group>`: mean entropy of each group that has tokens, in nats;
-    - `htpo/special/<rule>`: tokens whose objective a rule really changed (`detach_lowest`, `keep_above`, ...);
-    - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
-      not see those whose gradient is kept;
+    - `htpo/special/<effect>`: tokens whose objective a rule really changed (`detach_lowest`, `gate_keeps`, ...);
+    - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip, or a gate on the ratio of
+      the response cuts off. TRL's `clip_ratio/*` does not see those whose gradient is kept or weighed;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
       `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
     - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].

@@ -1,12 +1,17 @@
 """Whole runs of published objectives: against TRL's own where it has them, and stopped and resumed."""
 
+import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from htpo_trl.objective import PRESETS
+from htpo_trl.objective import PRESETS, Clip, Detach
+from htpo_trl.tokens.callback import TokenRecorder
+from htpo_trl.tokens.record import RecordSettings, read_record
 
 from ..distributed_run import ROUND_OFF
 from ..tiny import same_parameters
@@ -144,3 +149,68 @@ def test_a_run_resumes_within_a_generation_batch(make_trainer, make_model, tmp_p
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     assert resumed.state.global_step == 3
     assert same_parameters(resumed, whole)
+
+
+MIXED = {
+    "archer": {"objective": "archer", "epsilon": 0.01, "epsilon_high": 0.01},
+    "gspo": {"objective": "gspo"},
+    "kl-cov": {"objective": "kl-cov"},
+    "mixed rows": {
+        "objective": "htpo",
+        "objective_overrides": {
+            "high": ["verdict", "cispo"],
+            "low": [{"rule": "ar", "alpha": 0.5}, {"rule": "clip", "delta": "none"}, {"rule": "penalty", "beta": 0.1}],
+            "hard_wrong_low": {"rule": "detach", "share": 0.3, "by": "drift", "which": "highest"},
+        },
+    },
+    "no dual clip": {"objective": "cispo", "delta": None},
+    "a near dual clip": {"objective": "hapo-released", "delta": 1.3},
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_record_knows_the_objective_and_computes_it_again(make_trainer, tmp_path, case):
+    """All completions of the loss call are in it, so that statistics of the batch are what they were."""
+    options = {"learning_rate": 3e-2, "max_steps": 4, "steps_per_generation": 4, "num_generations": 8}
+    trainer = make_trainer(**options | MIXED[case])
+    trainer.add_callback(TokenRecorder(trainer, 4, 8))
+    trainer.train()
+    record = read_record(tmp_path / "run")
+    assert record.settings.table == trainer.table
+    assert hash(record.settings.table) == hash(trainer.table)
+    assert (record.settings.delta, record.settings.epsilon_low) == (trainer.args.delta, trainer.args.epsilon)
+    effects = set()
+    for completion, again in zip(record.completions, record.outcomes(record.settings.table), strict=True):
+        stored = record.outcome(completion)
+        effects |= {*stored.effects}
+        np.testing.assert_array_equal(stored.groups, again.groups)
+        np.testing.assert_array_equal(stored.effects, again.effects)
+        np.testing.assert_allclose(stored.weights, again.weights, rtol=1e-4, atol=1e-5)
+    assert len(effects) > 1
+    pairs = ((record.outcome(each), record.outcome(each, PRESETS["dapo"])) for each in record.completions)
+    assert any((mine.weights != other.weights).any() for mine, other in pairs)
+    # A card of the run: rules hold bars, which would end a cell.
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    rows = [line for line in card.splitlines() if line.startswith(("| hard · ", "| easy · "))]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3] * 8
+    cells = [row.split(" | ")[1].removesuffix(" |").replace("\\|", "|") for row in rows]
+    assert cells == [*map(str, trainer.table.rows)]
+
+
+def test_a_record_from_before_presets_had_settings(make_trainer, tmp_path):
+    trainer = make_trainer(objective="gspo")
+    trainer.add_callback(TokenRecorder(trainer, 4, 2))
+    trainer.train()
+    settings = read_record(tmp_path / "run").settings
+    written = json.loads(settings.to_json())
+    assert RecordSettings.from_json(json.dumps(written)) == settings
+    for name in ("settings", "source", "note"):
+        del written["table"][name]
+    written["table"]["rows"] = [{"rule": "detach", "share": 0.5}] + [{"rule": "clip"}] * 7
+    older = RecordSettings.from_json(json.dumps(written))
+    assert older.table.rows == (Detach(0.5), *(Clip(),) * 7)
+    written["table"]["settings"] = [["epsilon", [1]]]
+    with pytest.raises(ValueError, match="must be numbers and names"):
+        RecordSettings.from_json(json.dumps(written))
