@@ -42,16 +42,9 @@ class Batch:
         epsilon_high: float,
         delta: float,
     ) -> None:
-        # Sums over a response, and a clip range of 0.0004, take more than half precision.
-        tokens = (per_token_logps, old_per_token_logps, entropies, advantages)
-        per_token_logps, old_per_token_logps, entropies, advantages = (
-            each.to(torch.promote_types(each.dtype, torch.float32)) for each in tokens
-        )
         self.mask = mask
-        self.logps = per_token_logps.where(mask, 0.0)
-        self.log_ratio = (per_token_logps - old_per_token_logps).where(mask, 0.0)
-        self.entropies = entropies.where(mask, 0.0)
-        self.advantages = advantages.where(mask, 0.0)
+        self._logps, self._old_logps = per_token_logps, old_per_token_logps
+        self._entropies, self._advantages = entropies, advantages
         self.is_correct, self.is_judged = is_correct.unsqueeze(1), is_judged.unsqueeze(1)  # (B, 1)
         self.epsilon_low, self.epsilon_high, self.delta = epsilon_low, epsilon_high, delta
 
@@ -60,6 +53,30 @@ class Batch:
         other = copy.copy(self)
         other.advantages = advantages
         return other
+
+    def _neutral_where_masked(self, values: Tensor) -> Tensor:
+        # Sums over a response, and a clip range of 0.0004, take more than half precision.
+        return _single(values).where(self.mask, 0.0)
+
+    @cached_property
+    def logps(self) -> Tensor:
+        """log π."""
+        return self._neutral_where_masked(self._logps)
+
+    @cached_property
+    def log_ratio(self) -> Tensor:
+        """log r."""
+        return self._neutral_where_masked(_single(self._logps) - _single(self._old_logps))
+
+    @cached_property
+    def entropies(self) -> Tensor:
+        """In nats."""
+        return self._neutral_where_masked(self._entropies)
+
+    @cached_property
+    def advantages(self) -> Tensor:
+        """Â, or what a scale has made of it."""
+        return self._neutral_where_masked(self._advantages)
 
     @cached_property
     def ratio(self) -> Tensor:
@@ -124,7 +141,9 @@ class Batch:
         # left out, so that the rounds do not grow with the length.
         tokens = values.shape[1]
         farthest = tokens
-        if discount < 1:
+        if discount == 0:
+            farthest = 1
+        elif discount < 1:
             farthest = min(tokens, math.ceil(math.log(torch.finfo(values.dtype).eps / 16) / math.log(discount)))
         summed, span = values, 1
         while span < farthest:
@@ -152,10 +171,14 @@ class Batch:
         """
         flat = values.where(self.mask, math.inf).flatten().sort().values
         n = self.mask.sum()
-        at = ((n - 1).double() * pivot).round().long().clamp(min=0)
+        at = ((n - 1).double() * pivot).round().long().clamp(0, flat.numel() - 1)
         x = (values - flat.gather(0, at.unsqueeze(0))).where(self.mask, 0.0)
         z = x / (self.batch_mean(x.square())).sqrt()
         return torch.where(z > 0, z / z.amax(), z / z.amin()).where(self.mask, 0.0).nan_to_num(0.0)
+
+
+def _single(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def select(
