@@ -100,11 +100,7 @@ def wapo(b: "Batch", *, clip: float = 9.0) -> "Tensor":
     return b.ratio * ((b.ratio <= 1 + clip) & b.positive)
 
 
-@gate(
-    "(1+h)·r within a clip range by the entropy's place h in the batch",
-    "arXiv 2509.16591, as released",
-    waits_for_drift=False,
-)
+@gate("(1+h)·r within a clip range by the entropy's place h in the batch", "arXiv 2509.16591, as released")
 def hapo_released(b: "Batch", *, pivot: float = 0.8) -> "Tensor":
     h = b.place_in_batch(b.entropies.clamp(min=1e-8).log(), pivot)  # kernels give 0 for peaked tokens
     low, high = b.epsilon_low * (1 - h.clamp(max=0)), b.epsilon_high * (1 + h.clamp(min=0))

@@ -41,7 +41,7 @@ def test_generation_batch_size_is_respected(make_config):
     ("options", "message"),
     [
         ({"objective": "ppo"}, "'ppo'.*The presets are"),
-        ({"objective_overrides": {"hard_low": "clip"}}, "hard_low.*The groups are"),
+        ({"objective_overrides": {"hart_low": "clip"}}, "hart_low.*The groups are"),
         ({"objective_overrides": "hard_correct_low=clip"}, "objective_overrides=.*JSON"),
         ({"difficulty_threshold": 0.0}, "difficulty_threshold=0.0"),
         ({"top_entropy_share": 1.2}, "top_entropy_share=1.2"),
