@@ -51,9 +51,9 @@ def test_operations_beyond_those_of_trls_loss(make_trainer, make_grpo, long_batc
     }
     assert theirs > 100
     assert 40 < more["htpo"] <= 80, more
-    # A ranking over the batch, a draw, or two gates; no more than twice what HTPO takes.
-    dear = {"archer", "clip-cov", "kl-cov", "dppo-kl", "hapo-released"}
-    assert max(n for name, n in more.items() if name not in dear) <= 90, more
+    # Two gates, a draw, a suffix sum, a ranking over the batch; no more than twice what HTPO takes.
+    dear = {"archer", "clip-cov", "fipo", "hapo-released", "kl-cov"}
+    assert max(n for name, n in more.items() if name not in dear) <= 95, more
     assert max(more.values()) <= 120, more
 
 
