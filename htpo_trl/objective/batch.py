@@ -42,16 +42,9 @@ class Batch:
         epsilon_high: float,
         delta: float,
     ) -> None:
-        # Sums over a response, and a clip range of 0.0004, take more than half precision.
-        tokens = (per_token_logps, old_per_token_logps, entropies, advantages)
-        per_token_logps, old_per_token_logps, entropies, advantages = (
-            each.to(torch.promote_types(each.dtype, torch.float32)) for each in tokens
-        )
         self.mask = mask
-        self.logps = per_token_logps.where(mask, 0.0)
-        self.log_ratio = (per_token_logps - old_per_token_logps).where(mask, 0.0)
-        self.entropies = entropies.where(mask, 0.0)
-        self.advantages = advantages.where(mask, 0.0)
+        self._logps, self._old_logps = per_token_logps, old_per_token_logps
+        self._entropies, self._advantages = entropies, advantages
         self.is_correct, self.is_judged = is_correct.unsqueeze(1), is_judged.unsqueeze(1)  # (B, 1)
         self.epsilon_low, self.epsilon_high, self.delta = epsilon_low, epsilon_high, delta
 
@@ -59,24 +52,49 @@ class Batch:
         """The same tokens with other advantages."""
         other = copy.copy(self)
         other.advantages = advantages
+        other.__dict__.pop("positive", None)
         return other
+
+    def _neutral_where_masked(self, values: Tensor) -> Tensor:
+        # Sums over a response, and a clip range of 0.0004, take more than half precision.
+        return _single(values).where(self.mask, 0.0)
+
+    @cached_property
+    def logps(self) -> Tensor:
+        """log π."""
+        return self._neutral_where_masked(self._logps)
+
+    @cached_property
+    def log_ratio(self) -> Tensor:
+        """log r."""
+        return self._neutral_where_masked(_single(self._logps) - _single(self._old_logps))
+
+    @cached_property
+    def entropies(self) -> Tensor:
+        """In nats."""
+        return self._neutral_where_masked(self._entropies)
+
+    @cached_property
+    def advantages(self) -> Tensor:
+        """Â, or what a scale has made of it."""
+        return self._neutral_where_masked(self._advantages)
 
     @cached_property
     def ratio(self) -> Tensor:
         """r = π/π_old."""
         return self.log_ratio.exp()
 
-    @property
+    @cached_property
     def p(self) -> Tensor:
         """π of the token; no more than 1, although rounding can make log π positive."""
         return self.logps.exp().clamp(max=1)
 
-    @property
+    @cached_property
     def q(self) -> Tensor:
         """π_old of the token, likewise."""
         return (self.logps - self.log_ratio).exp().clamp(max=1)
 
-    @property
+    @cached_property
     def positive(self) -> Tensor:
         """Whether Â > 0."""
         return self.advantages > 0
@@ -124,7 +142,9 @@ class Batch:
         # left out, so that the rounds do not grow with the length.
         tokens = values.shape[1]
         farthest = tokens
-        if discount < 1:
+        if discount == 0:
+            farthest = 1
+        elif discount < 1:
             farthest = min(tokens, math.ceil(math.log(torch.finfo(values.dtype).eps / 16) / math.log(discount)))
         summed, span = values, 1
         while span < farthest:
@@ -150,12 +170,17 @@ class Batch:
         Deviation from the `pivot`-quantile of all tokens' values, over its largest where it is above 0 and over its
         smallest elsewhere (arXiv 2509.16591, as released: the smallest is negative, so that no place is).
         """
-        flat = values.where(self.mask, math.inf).flatten().sort().values
-        n = self.mask.sum()
-        at = ((n - 1).double() * pivot).round().long().clamp(min=0)
-        x = (values - flat.gather(0, at.unsqueeze(0))).where(self.mask, 0.0)
+        flat, n = values.where(self.mask, -math.inf).reshape(1, -1), self.mask.sum()
+        # The place from below, nearest rank and half to even, is one from above: at most so many.
+        place = ((n - 1).double() * pivot).round().long().minimum(n - 1).clamp(min=0)
+        most = min(max(math.floor(1.5 + (flat.numel() - 1) * (1 - pivot)), 1), flat.numel())
+        x = (values - _largest_at(flat, (n - place).reshape(1, 1), most)).where(self.mask, 0.0)
         z = x / (self.batch_mean(x.square())).sqrt()
         return torch.where(z > 0, z / z.amax(), z / z.amin()).where(self.mask, 0.0).nan_to_num(0.0)
+
+
+def _single(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def select(
@@ -184,12 +209,8 @@ def select_n(
     ties: Tensor | bool | None,
 ) -> Bool[Tensor, "row cell"]:
     """As [`select`], with the numbers of cells, (B, 1), of which none is above `most`."""
-    # Each row has a rank of its own, but a ranking takes one for all: with `most - count` infinities appended, a row's
-    # count-th largest value becomes its most-th largest.
-    infinite = torch.arange(most, device=values.device) < most - count
-    padding = torch.where(infinite, math.inf, -math.inf).to(values.dtype)  # (B, most)
     values = torch.where(eligible, values, -math.inf)
-    threshold = _nth_largest(torch.cat([values, padding], dim=1), most)  # above -inf: no other cell reaches it
+    threshold = _largest_at(values, count, most)  # above -inf: no other cell reaches it
     larger, tied = values > threshold, values == threshold
     if ties is None:
         room = count.int() - larger.sum(dim=1, keepdim=True, dtype=torch.int32)
@@ -206,6 +227,15 @@ def above_quantile(
     count = (top[0] * (n - 1) + top[1] - 1) // top[1] + 1
     most = (top[0] * (values.shape[1] - 1) + top[1] - 1) // top[1] + 1
     return select_n(values, eligible, count, most, ties=False)
+
+
+def _largest_at(values: Float[Tensor, "row cell"], count: Tensor, most: int) -> Float[Tensor, "row 1"]:
+    """The count-th largest value of each row, (B, 1); infinity for the one of count 0."""
+    # Each row has a rank of its own, but a ranking takes one for all: with `most - count` infinities appended, a row's
+    # count-th largest value becomes its most-th largest.
+    infinite = torch.arange(most, device=values.device) < most - count
+    padding = torch.where(infinite, math.inf, -math.inf).to(values.dtype)  # (B, most)
+    return _nth_largest(torch.cat([values, padding], dim=1), most)
 
 
 def _nth_largest(values: Float[Tensor, "row cell"], n: int) -> Float[Tensor, "row 1"]:

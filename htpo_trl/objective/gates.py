@@ -156,7 +156,7 @@ def fipo(
     b: "Batch", *, half_life: float = 32.0, low: float = 1.0, high: float = 1.2, safety: float = 10.0
 ) -> "Tensor":
     beyond = b.mask & (b.ratio > safety)
-    future = b.future_sum(b.log_ratio.masked_fill(beyond, 0.0), 0.5 ** (1 / half_life))
+    future = b.future_sum(b.log_ratio.masked_fill(beyond, 0.0), 0.5 ** (1 / half_life) if half_life else 0.0)
     factor = future.exp().clamp(low, high)
     down = b.advantages < 0
     factor = factor.clamp(0.8, 1.0).where(beyond & down, factor)

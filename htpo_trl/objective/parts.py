@@ -39,16 +39,17 @@ def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
             scaled = part.function.function(batch, **dict(part.options))
             batch = batch.with_advantages(torch.where(among, scaled, batch.advantages))
     effects = torch.zeros_like(among, dtype=torch.int8)
-    effects.masked_fill_(batch.advantages != given, _code("scaled"))
+    if batch.advantages is not given:
+        effects.masked_fill_(batch.advantages != given, _code("scaled"))
 
     gate = next(filter(is_gate, parts), Clip())
     advantages, is_explicit = batch.advantages, gate != Clip() or any(isinstance(part, Penalty) for part in parts)
     if is_explicit:
         plain, weight = batch.ppo(), _weight(gate, batch)
-        learns = batch.advantages != 0
-        effects.masked_fill_(learns & (weight != plain), _code("gate_weighs"))
-        effects.masked_fill_(learns & (weight != 0) & (plain == 0), _code("gate_keeps"))
-        effects.masked_fill_(learns & (weight == 0) & (plain != 0), _code("gate_drops"))
+        changed = (batch.advantages != 0) & (weight != plain)
+        effects.masked_fill_(changed, _code("gate_weighs"))
+        effects.masked_fill_(changed & (plain == 0), _code("gate_keeps"))
+        effects.masked_fill_(changed & (weight == 0), _code("gate_drops"))
         advantages = weight * batch.advantages
     for part in parts:
         if isinstance(part, Detach):

@@ -145,7 +145,7 @@ class Named:
             takes = ", ".join(known) or "none"
             raise UsageError(f"Rule {self.name!r} has no option {', '.join(unknown)}; it takes {takes}.")
         for name, value in given.items():
-            check_number(self.name, name, value)
+            check_number(self.name, name, value, -math.inf if FUNCTIONS[self.name].changes_sign else 0)
         changed = {name: float(given[name]) for name in known if given.get(name, known[name]) != known[name]}
         object.__setattr__(self, "options", tuple(changed.items()))
 

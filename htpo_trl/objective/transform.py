@@ -156,11 +156,13 @@ def control(
         batch = Batch(*of_policy, epsilon_low, epsilon_high, dual_clip)
         for rule, places in mixed.items():
             if len(places) == len(GROUPS):
-                among = mask
-            else:
-                pairs = [(low in places, low + 1 in places) for low in range(0, len(GROUPS), 2)]
-                in_low, in_high = of_response(pairs, torch.bool)
-                among = torch.where(is_high, in_high, in_low) & grouped
+                result = outcome(rule, batch, mask)
+                new_advantages, effects = result.advantages, result.effects
+                new_old = per_token_logps.detach() if result.is_explicit else old_per_token_logps
+                break
+            pairs = [(low in places, low + 1 in places) for low in range(0, len(GROUPS), 2)]
+            in_low, in_high = of_response(pairs, torch.bool)
+            among = torch.where(is_high, in_high, in_low) & grouped
             result = outcome(rule, batch, among)
             new_advantages = torch.where(among, result.advantages, new_advantages)
             effects = torch.where(among, result.effects, effects)
