@@ -62,7 +62,7 @@ WEIGHT = "tests/unit/test_token_map.py::test_effective_weight"
 VERIFIER = "tests/processes/test_verifier.py"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 TARGETS = (
-    ("htpo_trl/objective/table.py", None, ["tests/unit/test_objective.py"]),
+    ("htpo_trl/objective/table.py", None, ["tests/unit/test_objective.py", "tests/unit/test_objective_table.py"]),
     (
         "htpo_trl/objective/transform.py",
         None,
@@ -73,7 +73,11 @@ TARGETS = (
             f"{WEIGHT}_is_the_derivative",
         ],
     ),
-    ("htpo_trl/objective/rules.py", None, ["tests/unit/test_objective.py", "tests/unit/test_rules.py"]),
+    (
+        "htpo_trl/objective/rules.py",
+        None,
+        [f"tests/unit/test_{name}.py" for name in ("objective", "objective_table", "rules")],
+    ),
     (
         "htpo_trl/trainer.py",
         LABELS,
