@@ -12,7 +12,6 @@ What differs from `GRPOTrainer`:
 """
 
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
@@ -21,10 +20,9 @@ import torch
 from torch import Tensor
 
 from .config import HTPOConfig
-from .objective.rules import waits_for_drift
 from .objective.transform import Control, control, token_sums
 from .training import advantages, checks
-from .training.console import NothingLearnt
+from .training.console import NothingLearnt, warn_on_policy
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
@@ -140,16 +138,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
         advantages.check_rewards(args, self.reward_func_names, self._correctness_columns)  # an environment's too
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
-        if args.is_on_policy and any(map(waits_for_drift, self.table.rows)) and self.accelerator.is_main_process:
-            warnings.warn(
-                f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
-                f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
-                f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of objective="
-                f"{args.objective!r} beyond the clip range never act. Set steps_per_generation="
-                f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
-                "num_iterations.",
-                stacklevel=2,
-            )
+        if self.accelerator.is_main_process:
+            warn_on_policy(args, self.table)
 
     @property
     def correctness_names(self) -> list[str]:

@@ -1,13 +1,17 @@
-"""What a run says on the terminal: one short line for each row of its log; and once, that it learns nothing."""
+"""What a run says on the terminal: a short line for each row of its log; once, that it learns nothing, or like PPO."""
 
 import logging
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, TypeGuard
 
 from transformers import TrainerCallback
+
+from ..objective.rules import waits_for_drift
+from ..objective.table import Table
 
 
 _logger = logging.getLogger(__name__)
@@ -104,3 +108,17 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+def warn_on_policy(args: Any, table: Table) -> None:
+    """Of rules that go by the importance ratio, where it is always 1."""
+    if args.is_on_policy and any(map(waits_for_drift, table.rows)):
+        warnings.warn(
+            f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
+            f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
+            f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of objective="
+            f"{args.objective!r} beyond the clip range never act. Set steps_per_generation="
+            f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
+            "num_iterations.",
+            stacklevel=3,
+        )

@@ -80,8 +80,9 @@ def test_overrides():
         ),
         (
             lambda: get_table("htpo", {"hard_right_low": "clip", "easy": "clip"}),
-            "No such group: easy, hard_right_low. The groups are hard_correct_low, hard_correct_high, hard_wrong_low, "
-            "hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high.",
+            "objective_overrides: No such group: hard_right_low. The groups are hard_correct_low, hard_correct_high, "
+            "hard_wrong_low, hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high; "
+            "some of the words, as in high or hard_wrong, name all groups that have them, all names all.",
         ),
         (lambda: parse_rule("drop"), f"Unknown rule 'drop' in 'drop'; the rules are {RULES}."),
         (

@@ -152,7 +152,7 @@ def test_a_run_resumes_within_a_generation_batch(make_trainer, make_model, tmp_p
 
 
 MIXED = {
-    "archer": {"objective": "archer", "epsilon": 0.01, "epsilon_high": 0.01},
+    "archer": {"objective": "archer", "epsilon": 0.01, "epsilon_high": 0.01, "learning_rate": 5e-3},
     "gspo": {"objective": "gspo"},
     "kl-cov": {"objective": "kl-cov"},
     "mixed rows": {
