@@ -183,9 +183,15 @@ PRESETS: dict[str, Table] = {
             _everywhere(Named("gspo")),
             settings=(("epsilon", 3e-4), ("epsilon_high", 4e-4), ("loss_type", "grpo")),
             source="arXiv 2507.18071",
+            note="TRL's correction for vLLM by token weighs each token; its own gspo takes the mean of a response.",
         ),
         _preset("gmpo", _everywhere(Named("gmpo")), settings=(("loss_type", "grpo"),), source="arXiv 2507.20673"),
-        _preset("vespo", _everywhere(Named("vespo")), source="arXiv 2602.10693"),
+        _preset(
+            "vespo",
+            _everywhere(Named("vespo")),
+            source="arXiv 2602.10693",
+            note="TRL's correction for vLLM multiplies it; TRL's own vespo has it within the ratio of the response.",
+        ),
     )
 }
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
+from htpo_trl import HTPOTrainer
 from htpo_trl.objective import PRESETS, Clip, Detach
 from htpo_trl.tokens.callback import TokenRecorder
 from htpo_trl.tokens.record import RecordSettings, read_record
 
 from ..distributed_run import ROUND_OFF
+from ..option_cases import OtherSampler
 from ..tiny import same_parameters
 
 
@@ -63,6 +65,30 @@ def flat(trainer):
 
 def logged(trainer, name):
     return [row[name] for row in trainer.state.log_history if name in row]
+
+
+@pytest.mark.parametrize("pair", ["cispo", "gspo", "none"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_run_is_trls_beside_an_engine(make_trainer, cpu_arguments, pair):
+    """That samples from a distribution of its own, for which TRL corrects."""
+    ends = []
+    shape = {"max_steps": 4, "steps_per_generation": 4, "learning_rate": 3e-3}
+    options, ours, _ = PAIRS[pair]
+    # TRL's sequence ratio takes the mean of a correction by token, before its gradient: ours corrects each token.
+    level = "sequence" if pair == "gspo" else "token"
+    for mode in (f"{level}_truncate", f"{level}_mask"):
+        correction = shape | {"vllm_importance_sampling_mode": mode}
+        for cls, given in (
+            (GRPOTrainer, {"config": GRPOConfig(**cpu_arguments | TRL | correction | options)}),
+            (HTPOTrainer, correction | ours),
+        ):
+            trainer = make_trainer(cls, **given)
+            trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, OtherSampler(), -1
+            trainer.rollout_func = trainer.vllm_generation
+            trainer.train()
+            ends.append(flat(trainer))
+        assert (ends[-1] - ends[-2]).abs().max() < ROUND_OFF
+    assert (ends[0] - ends[2]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -197,6 +223,7 @@ def test_a_record_knows_the_objective_and_computes_it_again(make_trainer, tmp_pa
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3] * 8
     cells = [row.split(" | ")[1].removesuffix(" |").replace("\\|", "|") for row in rows]
     assert cells == [*map(str, trainer.table.rows)]
+    assert f"`{trainer.table.name}` ({trainer.table.source})" in card
 
 
 def test_a_record_from_before_presets_had_settings(make_trainer, tmp_path):
