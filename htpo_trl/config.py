@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
+from .advantages import Estimator, check_advantage, get_estimator
 from .objective.compatibility import PPO_LOSS_TYPES, check_options
 from .objective.presets import PRESETS, get_table
 from .objective.rules import Rule, rule_spec
@@ -85,7 +86,7 @@ class HTPOConfig(Discreet, GRPOConfig):
         UsageError: for a number out of its range, or an option that contradicts the objective, with the mend.
     """
 
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides"]
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides", "advantage_kwargs"]
 
     # Defaults of the recipe
     epsilon: float | None = option(  # type: ignore[assignment]
@@ -153,12 +154,22 @@ class HTPOConfig(Discreet, GRPOConfig):
         0.5, "A response is correct when the correctness reward exceeds this. The default fits 1/0 and +1/-1 rewards."
     )
 
+    # From rewards to advantages
+    advantage: str = option(
+        "grpo",
+        "How rewards become advantages: 'grpo' (TRL's, with `scale_rewards`), 'dr_grpo', 'rloo', 'maxrl', 'a-grae', "
+        "'hapo' or 'wapo'; from verdicts alone 'w-reinforce', 'psr' or 'nsr'; or a function, 'path/mine.py:name'.",
+    )
+    advantage_kwargs: dict[str, Any] | str | None = option(
+        None, "Parameters of `advantage` to set, e.g. `{\"alpha\": 0.5}` for 'a-grae'."
+    )
+
     # Dynamic sampling
     dynamic_sampling: bool = option(
         False,
-        "Whether to discard, in training, the groups whose responses are all correct or all wrong, and to generate "
-        "for fresh prompts until the batch is full (DAPO). Such groups teach nothing; how many more completions that "
-        "costs is logged. Worth it when many prompts are too easy or too hard for the model.",
+        "Whether to discard, in training, the groups that teach nothing, by most estimators those whose responses are "
+        "all correct or all wrong, and to generate for fresh prompts until the batch is full (DAPO). How many more "
+        "completions that costs is logged. Worth it when many prompts are too easy or too hard for the model.",
     )
     max_sampling_rounds: int = option(10, "Rounds of generation per batch with dynamic sampling, the first included.")
     on_sampling_exhausted: str = option(
@@ -221,6 +232,7 @@ class HTPOConfig(Discreet, GRPOConfig):
                 "sync_ref_model=False."
             )
         check_options(table, self)
+        check_advantage(self)
         if self.process_index == 0:
             self._tell_of_settings(table, published, given)
 
@@ -272,6 +284,11 @@ class HTPOConfig(Discreet, GRPOConfig):
         """The names in `correctness_reward`, one or several; none where it is left to the first reward function."""
         names: Any = self.correctness_reward or []
         return [names] if isinstance(names, str) or callable(names) else names
+
+    @property
+    def estimator(self) -> Estimator:
+        """The advantage estimator in use, with its parameters."""
+        return get_estimator(self.advantage, self.advantage_kwargs)
 
     @property
     def table(self) -> Table:

@@ -6,7 +6,7 @@ What differs from `GRPOTrainer`:
 1. After scoring, each response is labelled: is its prompt hard, is it correct (`_generate_and_score_completions`)?
 2. In the loss, between TRL's forward pass and TRL's PPO-clip, the advantages and old log-probabilities are replaced by
    the effective ones of the objective table (`_compute_loss`, `objective/`). Nothing of TRL's loss is copied.
-3. Before scoring, dynamic sampling can discard groups that teach nothing (`training/sampling.py`).
+3. Groups that teach nothing can be discarded (`training/sampling.py`), advantages replaced (`training/advantages.py`).
 4. A run resumes exactly at any step (`training/resume.py`), an error of a reward function ends it on all processes
    (`training/reward_errors.py`), and the model card says what was trained (`training/model_card.py`).
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from .config import HTPOConfig
 from .objective.rules import waits_for_drift
 from .objective.transform import Control, control, token_sums
-from .training import checks
+from .training import advantages, checks
 from .training.console import NothingLearnt
 from .training.model_card import write_model_card
 from .training.resume import ResumableGRPOTrainer
@@ -49,6 +49,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
       not see those whose gradient is kept;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
       `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
+      `htpo/frac_zero_advantage`: share with advantage 0, where `advantage` is not "grpo";
     - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
@@ -81,6 +82,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
     _correctness_columns: Sequence[int] = (0,)  # of the rewards, in the order in which they judge
     _unjudged: UnjudgedTeller | None = None
     _rewards_per_func: Tensor  # (P·B, F), of the batch that is being scored
+    _lengths: Sequence[int] = ()  # of this process's completions of that batch
     _loss_inputs: dict | None = None  # inputs of the loss whose forward pass is under way
     _sums: tuple[dict[str, Tensor], ...] = ()  # of the micro-batches of the optimizer step under way, on the device
 
@@ -135,6 +137,7 @@ class HTPOTrainer(ResumableGRPOTrainer):
         self.loss_observers = []
         self.add_callback(NothingLearnt())
         self._correctness_columns = checks.correctness_columns(args.correctness_names, self.reward_func_names)
+        advantages.check_rewards(args, self.reward_func_names, self._correctness_columns)  # an environment's too
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
         if args.is_on_policy and any(map(waits_for_drift, self.table.rows)) and self.accelerator.is_main_process:
@@ -171,9 +174,10 @@ class HTPOTrainer(ResumableGRPOTrainer):
             raise Generated(prompts, generated)
         return generated
 
-    def _calculate_rewards(self, *args, **kwargs):
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self._lengths = [*map(len, completion_ids_list)]
         if self._sampled is None:
-            self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+            self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             if self._reward_errors is not None:
                 self._reward_errors.raise_if_any(save=self.save_last_step)
             if self._unjudged is not None and self._mode() == "train" and self.accelerator.is_main_process:
@@ -212,6 +216,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
         output["is_hard"] = hard.repeat_interleave(len(correct) // len(hard))[local]
         output["is_correct"] = correct[local]
         output["is_judged"] = judged[local]
+        if self.args.advantage != "grpo":
+            output["advantages"] = advantages.replaced(self, mode, correct, judged)[local]
         output["rewards_per_func"] = self._rewards_per_func[local]  # for those who look at the loss, TRL's has no use
 
         counts = torch.stack([hard.sum(), (~accuracy.isnan()).sum(), correct.sum(), judged.sum()]).tolist()

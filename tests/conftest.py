@@ -36,10 +36,16 @@ def freeze_imports():
 def leave_nothing(tmp_path_factory):
     """What a test imports from its own files, and what it does to the process, is not there for the next one."""
     directory, path, modules = os.getcwd(), [*sys.path], {*sys.modules}
+    verifier = "htpo_trl.verifier.client"  # whose configuration is the process's
+    limits = sys.modules[verifier].configuration() if verifier in sys.modules else None
     handlers = {signum: handler for signum in SIGNALS if (handler := signal.getsignal(signum)) is not None}
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
+    if client := sys.modules.get(verifier):
+        limits = limits or client.VerifierConfig()
+        if client.configuration() != limits:
+            client.configure(limits)
     os.chdir(directory)
     sys.path[:] = path
     root = str(tmp_path_factory.getbasetemp())

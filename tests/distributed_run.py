@@ -123,7 +123,8 @@ class Recorder(HTPOTrainer):
                 mine = places == group
                 accuracy = output["is_correct"][mine].float().mean()
                 output["is_hard"][mine] = accuracy < self.args.difficulty_threshold
-        self.labels.append({name: output[name].tolist() for name in ("is_hard", "is_correct", "is_judged")})
+        names = ("is_hard", "is_correct", "is_judged", "advantages")
+        self.labels.append({name: output[name].tolist() for name in names})
         return output
 
     def _control_objective(self, inputs, **kwargs):
@@ -220,6 +221,10 @@ def trained(directory: Path, arguments: dict, **options) -> Run:
     """A run in this process."""
     trainer = build(directory, arguments, **options)
     trainer.train()
+    return run_of(trainer)
+
+
+def run_of(trainer) -> Run:
     return _run(trainer.state.log_history, dict(trainer.model.named_parameters()))
 
 

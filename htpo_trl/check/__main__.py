@@ -5,6 +5,7 @@ What it finds goes, a line of JSON each, to DIRECTORY/findings.jsonl. It lives n
 of its standard input.
 """
 
+import gc
 import json
 import os
 import signal
@@ -31,7 +32,10 @@ def main() -> None:
         machine = Machine({"auto": None}.get(device, device), Path(directory), tell)
         module, function = PARTS[name].place.split(":")
         try:
-            for finding in getattr(import_module(f".{module}", __package__), function)(machine):
+            find = getattr(import_module(f".{module}", __package__), function)
+            gc.collect()
+            gc.freeze()  # accelerate collects garbage after each run, and would look through all that was imported
+            for finding in find(machine):
                 tell(**finding._asdict())
         except CannotRunError as reason:
             tell(skipped=str(reason))

@@ -30,10 +30,15 @@ class Part(NamedTuple):
 
 #: The parts, in the order in which they run.
 PARTS: dict[str, Part] = {
-    "versions": Part("packages are of the versions that this one asks for, devices are seen", "versions:find", True),
-    "transform": Part(
-        "the objective's transform: right, never waits for the device, and what it costs", "transform:find"
-    ),
+    "versions": Part("packages have the versions that this one asks for, devices are seen", "versions:find", True),
+    "transform": Part("the objective's transform is right, never waits for the device; its cost", "transform:find"),
+    "parity": Part("objective='dapo' is TRL's GRPOTrainer, bit for bit", "parity:find"),
+    "resume": Part("a run stopped within a generation batch ends, resumed, as one that was not", "resume:find"),
+    "sampling": Part("dynamic sampling trains on groups with both verdicts alone", "sampling:find"),
+    "policy": Part("the policy that generates is the one that is trained, and it learns", "policy:find"),
+    "peft": Part("LoRA trains its matrices alone, and what is saved is what was trained", "peft:find"),
+    "verifier": Part("the math verifier: verdicts, deadlines, nothing left behind", "verdicts:find"),
+    "step-time": Part("a step takes no longer than GRPOTrainer's", "step_time:find"),
 }
 
 
@@ -43,7 +48,7 @@ class Finding(NamedTuple):
     what: str
     expected: str
     found: str
-    ok: bool | None  #: `None` where it was not looked at, as on the CPU what needs a GPU; `found` says why
+    ok: bool | None  #: `None` where there is no verdict: a mere figure, or what cannot be looked at here
     figures: dict[str, Any] = {}  #: the numbers behind it, for the JSON
 
 

@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, Qwen3ForCausalLM
+from trl import GRPOConfig
 
+from ..config import HTPOConfig
 from ..data.countdown import SYMBOLS
+from ..trainer import HTPOTrainer
 from .parts import Machine
 
 
@@ -27,8 +30,8 @@ def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(seed: int = 0, **config: Any) -> Qwen3ForCausalLM:
-    """A Qwen3 of 60 thousand parameters for a tokenizer of `DIGITS`; heads are as small as vLLM's kernels take."""
+def build_model(seed: int = 0, **config: Any) -> Any:
+    """A `Qwen3ForCausalLM` of 60 thousand parameters for `DIGITS`, whose heads are as small as vLLM's kernels take."""
     shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
     ends = {"vocab_size": 13, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
@@ -46,6 +49,11 @@ def prompts(n: int = 64) -> Dataset:
 def even_digits(completions: list[str], **kwargs: Any) -> list[float]:
     """1 where most characters of a completion are even digits: of a random model's about a third."""
     return [float(sum(c in "02468" for c in text) * 2 > len(text)) for text in completions]
+
+
+def solvable_even_digits(prompts: list[str], completions: list[str], **kwargs: Any) -> list[float]:
+    """[`even_digits`] of an even prompt; an odd one has no answer that is right."""
+    return [x * (int(p) % 2 == 0) for p, x in zip(prompts, even_digits(completions), strict=True)]
 
 
 def options(machine: Machine, **others: Any) -> dict[str, Any]:
@@ -67,3 +75,47 @@ def options(machine: Machine, **others: Any) -> dict[str, Any]:
         "learning_rate": 1e-2,
         **others,
     }
+
+
+def make_trainer(cls: Any, machine: Machine, model: Any = None, reward: Any = even_digits, **others: Any) -> Any:
+    """
+    A trainer of the tiny task.
+
+    Args:
+        cls (`type`):
+            `GRPOTrainer`, `HTPOTrainer` or a class of either.
+        machine ([`~htpo_trl.check.parts.Machine`]):
+            What the part was given.
+        model (*optional*):
+            Model, by default one from [`build_model`].
+        reward (`Callable`, *optional*):
+            Reward function, by default [`even_digits`].
+        **others:
+            `callbacks`, `peft_config`, `train_dataset`, and options of the run beyond [`options`].
+    """
+    keywords = {name: others.pop(name) for name in ("callbacks", "peft_config", "train_dataset") if name in others}
+    config: Any = GRPOConfig
+    if issubclass(cls, HTPOTrainer):
+        config = HTPOConfig
+    else:  # HTPO's defaults
+        others = {"epsilon_high": 0.28, "delta": 10.0, "use_bias_correction_kl": False, **others}
+    trainer = cls(
+        build_model() if model is None else model,
+        reward,
+        config(**options(machine, **others)),
+        processing_class=build_tokenizer(DIGITS),
+        **{"train_dataset": prompts(), **keywords},
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def same_weights(model: Any, other: Any) -> bool:
+    """Whether two models have the same parameters, bit for bit."""
+    return all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+def logged(trainer: Any) -> list[dict[str, Any]]:
+    """What a run has logged for each step, without times."""
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    return [{name: value for name, value in row.items() if "time" not in name} for row in rows]

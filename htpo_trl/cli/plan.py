@@ -59,6 +59,7 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
         f"objective   {args.objective}" + (f" with {args.objective_overrides}" if args.objective_overrides else ""),
         f"loss        {args.loss_type}, clip range 1-{args.epsilon:g} to 1+{args.epsilon_high:g}, dual clip {delta}",
         f"rewards     {rewards}; correct: {correct}",
+        *([f"advantage   {args.estimator}"] if args.advantage != "grpo" else []),
         f"generation  {generation}, up to {args.max_completion_length} tokens, temperature {args.temperature:g}",
         f"output      {args.output_dir}",
     ]

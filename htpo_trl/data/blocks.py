@@ -106,7 +106,7 @@ def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
             table = csv.read_csv(
                 pa.py_buffer(text),
                 read_options=csv.ReadOptions(column_names=header),
-                parse_options=csv.ParseOptions(newlines_in_values=True),
+                parse_options=csv.ParseOptions(newlines_in_values=b'"' in text),
                 convert_options=converted,
             )
             if any(_longest(column) > _MAX_FIELD for column in table.columns):
@@ -126,10 +126,11 @@ def _check_quotes(block: bytes, is_inside: bool) -> bool:
     Whether a quoted field is open after these lines, where it `is_inside` one before them. Quotes must open at a
     field's begin, be doubled within, and close at its end: Arrow would take others for text.
     """
-    has_returns = b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
-    if has_returns or b"\0" in block or b"\n\xef\xbb\xbf" in block:
-        raise IrregularError
     text = np.frombuffer(block, np.uint8)
+    returns = np.flatnonzero(text == ord("\r")) if b"\r" in block else np.array([], int)
+    is_marked = not block.isascii() and b"\n\xef\xbb\xbf" in block
+    if is_marked or b"\0" in block or not np.all(text[returns + 1] == ord("\n")):  # a block ends with a line's end
+        raise IrregularError
     quotes = np.flatnonzero(text == ord('"'))
     if not len(quotes):
         return is_inside
@@ -138,7 +139,7 @@ def _check_quotes(block: bytes, is_inside: bool) -> bool:
     marks = np.zeros(256, bool)
     marks[[*b",\r\n"]] = True
     left = marks[text[quotes[begins] - 1]] | (quotes[begins] == 0)
-    right = marks[text[quotes[ends] + 1]]  # a block ends with the end of a line
+    right = marks[text[quotes[ends] + 1]]
     is_open = (begins + is_inside) % 2 == 1  # as many quotes before it as opened a field, closed one, or are doubled
     is_open_after = (ends + 1 + is_inside) % 2 == 1
     if not np.all((is_open | left) & (is_open_after | right)):

@@ -117,7 +117,7 @@ def _texts(values: Any, read: Callable[[Any], str]) -> tuple[pa.Array, pa.Array]
         texts = pa.array(map(read, values.to_pylist()), pa.string())
         return texts, pc.match_substring_regex(texts, _UNEVEN)
     plain = values if read is as_text else pc.replace_substring_regex(values, _COMMAND, "\\\\")
-    is_odd = pc.match_substring_regex(plain, _UNEVEN if read is as_text else _UNPLAIN)
+    is_odd = _uneven(plain) if read is as_text else pc.match_substring_regex(plain, _UNPLAIN)
     if read is not as_text:
         is_odd = pc.or_(is_odd, pc.match_substring(values, "box"))
     is_odd = pc.fill_null(is_odd, True)
@@ -126,6 +126,17 @@ def _texts(values: Any, read: Callable[[Any], str]) -> tuple[pa.Array, pa.Array]
     odd = values.filter(is_odd)
     read_odd = pa.array([read(value) for value in odd.to_pylist()], pa.string())
     return pc.replace_with_mask(values, is_odd, read_odd), is_odd
+
+
+def _uneven(texts: pa.Array) -> pa.Array:
+    """Whether each holds what `_UNEVEN` says; of whole blocks in a fraction of the time, where none does."""
+    if len(texts) and not texts.null_count:
+        ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+        is_space = (characters := np.frombuffer(texts.buffers()[2] or b"", np.uint8)[: ends[-1]]) == ord(" ")
+        is_odd = np.any(characters - np.uint8(ord(" ")) > ord("~") - ord(" ")) or np.any(is_space[1:] & is_space[:-1])
+        if np.all(ends[1:] > ends[:-1]) and not (is_odd or np.any(is_space[ends[:-1]] | is_space[ends[1:] - 1])):
+            return pa.repeat(False, len(texts))
+    return pc.match_substring_regex(texts, _UNEVEN)
 
 
 def _dataset(source: Any, batches: Iterable[_Batch], prompts: PromptArguments) -> Dataset:

@@ -16,7 +16,10 @@ class WriteError(UsageError, OSError):
     """A file could not be written: no space, no permission."""
 
 
-_FULL = re.compile(r"no space left|disk quota|file too large|file write failed|unexpected pos", re.IGNORECASE)
+_FULL = re.compile(
+    r"no space left|disk quota|file too large|file write failed|unexpected pos|i/o error|input/output error",
+    re.IGNORECASE,
+)
 
 
 def is_of_writing(error: Exception) -> bool:

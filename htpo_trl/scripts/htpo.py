@@ -22,7 +22,6 @@ from ..data.splits import exclude, split
 from ..output.directory import SETTINGS, check_free, overwrite
 from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
-from ..output.writing import writing
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
 from .combinations import check_adapter_options, check_evaluation, check_quantization
@@ -274,11 +273,10 @@ def train(trainer: Any, dataset_name: str | None) -> None:
 
 def finish(trainer: Any, dataset_name: str | None) -> None:
     """Save, push."""
-    args, best = trainer.args, trainer.state.best_model_checkpoint
-    last = Path(args.output_dir, f"checkpoint-{trainer.state.global_step}")
-    saved = Path(best) if args.load_best_model_at_end and best else last
-    with writing(args.output_dir, f"The model is in {saved}, too." if saved.is_dir() else ""):
-        trainer.save_model(args.output_dir)
+    from ..training.saving import save_model
+
+    args = trainer.args
+    save_model(trainer)
     trainer.create_model_card(dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:

@@ -26,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..output.writing import check_writable
 from ..utils import UsageError, check_vocabulary, nearest
 from . import checkpoint, settings
+from .advantages import check_rewards
 from .model_files import check_chat_template, check_tokenizer, check_weight_files
 from .optimization import check_optimization
 from .prompts import check_dataset, check_prompt_values
@@ -98,12 +99,7 @@ def check_run(
     if not has_own_rollouts:
         check_reward_funcs(functions)
         names = [reward_name(function) for function in functions]
-        correctness_columns(args.correctness_names, names)
-        if args.reward_weights is not None and len(args.reward_weights) != len(names):
-            raise UsageError(
-                f"reward_weights={args.reward_weights} must be one number for each of the reward functions "
-                f"{', '.join(names)}."
-            )
+        check_rewards(args, names, correctness_columns(args.correctness_names, names))
     _check_resume(args, [reward_name(function) for function in functions] if not has_own_rollouts else None, dataset)
     if dataset is None:
         return
@@ -283,7 +279,7 @@ def _check_resume(args: Any, rewards: list[str] | None, dataset: Any) -> None:
         return
     _, counters = checkpoint.load_state(checkpoint.state_file(directory, 0), "HTPOTrainer")
     now = settings.of_options(args, rewards, dataset)
-    changed = settings.changes({name: counters["settings"].get(name) for name in now}, now)
+    changed = settings.changes({name: counters["settings"][name] for name in now if name in counters["settings"]}, now)
     settings.compare(changed, directory, args.resume_with_changes, tell=False)
 
 

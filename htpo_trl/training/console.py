@@ -52,8 +52,8 @@ class ConsoleLog(TrainerCallback):
 
 class NothingLearnt(TrainerCallback):
     """
-    Says once, in one line, that no group of the last [`PATIENCE`] generation batches had two different rewards: every
-    advantage is 0 then, and the loss with it.
+    Says once, in one line, that no group of the last [`PATIENCE`] generation batches had two different rewards, or
+    that an estimator other than TRL's gave no advantage: every advantage is 0 then, and the loss with it.
     """
 
     _is_said = False
@@ -62,7 +62,8 @@ class NothingLearnt(TrainerCallback):
         self._last_signal = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        share = (logs or {}).get("frac_reward_zero_std")
+        logs = logs or {}
+        share = logs.get("htpo/frac_zero_advantage", logs.get("frac_reward_zero_std"))
         if not _is_number(share):  # no batch was generated since the last row
             return
         if share < 1:

@@ -20,7 +20,7 @@ from ..utils import versions
 #: What decides what is learned, in the order of the card. One that a version of TRL does not have is left out.
 OPTIONS = (
     *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "beta"),
-    *("loss_type", "epsilon", "epsilon_high", "delta", "scale_rewards", "mask_truncated_completions"),
+    *("loss_type", "epsilon", "epsilon_high", "delta", "advantage", "scale_rewards", "mask_truncated_completions"),
     *("difficulty_threshold", "top_entropy_share", "correctness_threshold"),
     *("num_generations", "temperature", "top_p", "max_completion_length", "dynamic_sampling", "max_sampling_rounds"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "num_iterations"),

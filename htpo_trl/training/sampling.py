@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..utils import UsageError, main_process_decides
 from . import rollouts
+from .advantages import teaching_groups
 from .collect import Batch, Round, collect, informative_groups
 from .prompts import PromptStream
 
@@ -84,8 +85,14 @@ class DynamicSampler:
                 # A round counts as often as it has rows.
                 logged.setdefault(name, []).extend(values * len(rows))
             trainer._pending_metrics.clear()
-            accuracy = trainer._labels("train")[2].tolist()
-            return Round(found, rewards, accuracy, informative_groups(accuracy, rewards, trainer.reward_weights))
+            correct, judged, shares = trainer._labels("train")
+            accuracy, weights = shares.tolist(), trainer.reward_weights
+            if trainer.args.advantage == "grpo":
+                informative = informative_groups(accuracy, rewards, weights)
+            else:
+                labels = (correct, judged, trainer.num_generations)
+                informative = teaching_groups(trainer.args.estimator, rewards, weights, *labels)
+            return Round(found, rewards, accuracy, informative)
 
         def draw(n, held):
             # One process reads, so that all have the same prompts, whatever the data set does.

@@ -47,11 +47,12 @@ _ELSEWHERE_TOO = ("hub_", "push_to_hub_", "trackio_", "save_", "logging_", "eval
 _OBJECTIVE = (
     *("objective", "loss_type", "importance_sampling_level", "difficulty_threshold", "top_entropy_share"),
     *("correctness_reward", "correctness_threshold", "multi_objective_aggregation", "scale_rewards"),
+    *("advantage", "advantage_kwargs"),
 )
 _ANOTHER_RUN = {*_OBJECTIVE, "data", "rewards", "reward_weights", "soft_punish_cache", "skip_reasoning"}
 _ANOTHER_RUN_TOO = ("table.", "model.")
 # What checkpoints from before it was an option were trained with.
-_SINCE_THEN = {"skip_reasoning": True}
+_SINCE_THEN = {"skip_reasoning": True, "advantage": "grpo"}
 # What weights and optimizer states cannot follow.
 _UNFIT = {"model.architecture", "model.parameters", "model.dtype"}
 # What a change of the others does, where that is not simply that it holds from here on.
@@ -102,6 +103,9 @@ def describe(trainer: Any) -> dict[str, Any]:
         settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in PLACE}
     for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=False):
         settings[f"source of {name}"] = _source(function)
+    estimator = trainer.args.estimator.function
+    if not getattr(estimator, "__module__", "").startswith("htpo_trl."):
+        settings["source of advantage"] = _source(estimator)
     settings = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
     known = of_options(trainer.args, trainer.reward_func_names, trainer.train_dataset)
     return redacted(json.loads(json.dumps(settings, default=_written))) | known

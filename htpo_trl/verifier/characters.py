@@ -1,9 +1,9 @@
 """Characters beyond ASCII, in LaTeX. Linear in the text."""
 
-# ruff: noqa: SIM905 - lists of words
-
 import re
 import unicodedata
+
+from .commands import LETTERS
 
 
 _SIGNS = {
@@ -114,19 +114,14 @@ def _in_latex(character: str) -> str:
     if greek := re.fullmatch(r"(?:MATHEMATICAL [A-Z -]*?|GREEK )(SMALL|CAPITAL)(?: LETTER)? ([A-Z]+)", name):
         letter = greek[2].lower().replace("lamda", "lambda")
         letter = {"final sigma": "sigma", "omicron": "o"}.get(letter, letter)
-        if greek[1] == "SMALL" and letter in _GREEK:
+        if greek[1] == "SMALL" and letter in LETTERS:
             return rf"\{letter} "
-        if greek[1] == "CAPITAL" and letter in _GREEK_CAPITALS:
+        if greek[1] == "CAPITAL" and letter.capitalize() in LETTERS:
             return rf"\{letter.capitalize()} "
     plain = unicodedata.normalize("NFKC", character)
     return plain if plain == character else plain.translate(_TABLE)
 
 
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-    "omega".split()
-)
-_GREEK_CAPITALS = frozenset("gamma delta theta lambda xi pi sigma upsilon phi psi omega".split())
 _TABLE = _Table({ord(c): latex for latex, characters in _SIGNS.items() for c in characters})
 _TABLE.update({ord(c): c for c in "√∛∜"})
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from ..utils import check_numbers
 from .exact import compare_plainly
 from .extraction import extract_answer
-from .forms import bare_answer, is_prose, unboxed
+from .forms import bare_answer, unboxed
+from .golds import is_sentence
 from .launch import ServerError, ServerProcess
 from .quantities import settle_units
 
@@ -164,7 +165,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         """The verdict on two forms, or the two without their units where it takes algebra to tell."""
         settled = settle_units(gold, answer)
         gold, answer = settled or (gold, answer)
-        if not 0 < len(gold) <= self.config.max_length or is_prose(gold):
+        if not 0 < len(gold) <= self.config.max_length or is_sentence(gold):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER

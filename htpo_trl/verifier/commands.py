@@ -12,7 +12,7 @@ _PYTHON = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "sgn": "operato
 #: Greek letters, by the names of their commands.
 LETTERS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
 ).split()
 _INFINITIES = ("inf", "infty", "infinity", "Infinity", "oo", "Inf", "INF")
 #: What Python and people write without a backslash, and its command.

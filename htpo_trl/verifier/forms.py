@@ -34,7 +34,6 @@ from .quantities import plain_numbers, unit_last, without_groups
 _LONG = 16_000  # characters of a text whose form is not kept
 # What is in its form: numbers and fractions are most answers, and need not be looked at twice.
 _PLAIN = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\d+/\d+)", re.ASCII)
-_SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
 _PAIRS = (
     *(("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"), ('"', '"'), ("''", "''"), ("'", "'"), ("``", "''")),
     *((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$")),
@@ -176,13 +175,3 @@ def _formed_once(text: str) -> str:
 
 
 _known_form = lru_cache(maxsize=1024)(_form)  # the answers of a group have one gold
-
-
-def in_latex(number: str) -> str:
-    """`4.5e33` as `4.5 \\times 10^{33}`, since e is Euler's number in LaTeX; other texts as they are."""
-    return _SCIENTIFIC.sub(lambda match: f"{match[1]} \\times 10^{{{int(match[2])}}}", number)
-
-
-def is_prose(gold: str) -> bool:
-    """Whether a gold is a sentence, which math-verify would read as the product of its letters."""
-    return not re.search(r"[\\\d$]", gold) and re.search(r"[^\W\d_]{2}\s+[^\W\d_]{2}", gold) is not None

@@ -18,7 +18,6 @@ from fractions import Fraction
 from typing import Any
 
 from .extraction import BOX, extract_answer
-from .forms import in_latex
 
 
 #: What lists may be nested: a list of tuples of tuples.
@@ -30,6 +29,9 @@ _SAID = re.compile(r"[^$\d]*\b(?:is|are|be|equals?|gets?|gives?|obtain|have)\s*+
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _LIST = re.compile(rf"[\[(]\s*+{_QUOTED}(?:\s*+,?\s*+{_QUOTED})*+\s*+,?\s*+[\])]", re.DOTALL)
 _LIST_OF_ONE = re.compile(r"\[\s*(-?\d+(?:\.\d+)?)\s*\]", re.ASCII)
+_SCIENTIFIC = re.compile(r"\A([-+]?\d{1,20}(?:\.\d{0,20})?)[eE]([-+]?\d{1,3})\Z", re.ASCII)
+_BEYOND_WORDS = re.compile(r"[\\\d$]")
+_TWO_WORDS = re.compile(r"[^\W\d_]{2}\s+[^\W\d_]{2}")
 # Words outside of commands; these may stand between formulas.
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+\*?(?:\{[^{}$]*\})?")
@@ -53,12 +55,17 @@ def gold_texts(values: Sequence[Any]) -> list[str]:
     return [texts[value] if isinstance(value, str) else gold_text(value) for value in values]
 
 
-def is_sentence(gold: str) -> bool:
-    """Whether a gold is a text with words before its number or formula, such as `We get 18`: no answer equals that."""
-    gold = _WHOLE_TEXT.sub(r"\1", gold)
-    if (number := re.search(r"[\d\\$]", gold)) is None:
+def is_sentence(form: str) -> bool:
+    """
+    Whether the form of a gold is words, or a text with words before its number or formula, such as `We get 18`: no
+    answer equals that, and math-verify would read it as the product of its letters.
+    """
+    if not _BEYOND_WORDS.search(form):
+        return _TWO_WORDS.search(form) is not None
+    text = _WHOLE_TEXT.sub(r"\1", form)
+    if (number := _BEYOND_WORDS.search(text)) is None:
         return False
-    before, words = _WORD.findall(gold[: number.start()]), _WORD.findall(_COMMAND.sub(" ", gold))
+    before, words = _WORD.findall(text[: number.start()]), _WORD.findall(_COMMAND.sub(" ", text))
     return len(before) > 1 or len({*map(str.lower, words)} - _CONNECTIVES) > 4
 
 
@@ -75,10 +82,15 @@ def _text(value: Any, depth: int) -> str:
     if isinstance(value, int):
         return str(value) if value.bit_length() < 10_000 else ""
     if isinstance(value, Decimal) and value.is_finite():
-        return f"{value:f}" if abs(value.adjusted()) < 30 else in_latex(str(value))
+        return f"{value:f}" if abs(value.adjusted()) < 30 else _in_latex(str(value))
     if isinstance(value, float) and math.isfinite(value):
-        return in_latex(str(int(value) if abs(value) < 1e15 and value == int(value) else value))
+        return _in_latex(str(int(value) if abs(value) < 1e15 and value == int(value) else value))
     return ""
+
+
+def _in_latex(number: str) -> str:
+    """`4.5e33` as `4.5 \\times 10^{33}`, since e is Euler's number in LaTeX; other texts as they are."""
+    return _SCIENTIFIC.sub(lambda match: f"{match[1]} \\times 10^{{{int(match[2])}}}", number)
 
 
 def _of_list(values: Sequence[Any], depth: int) -> str:
@@ -108,7 +120,7 @@ def _once(text: str, depth: int) -> str:
     if _LIST.fullmatch(text):
         return _of_list([_unquoted(quoted) for quoted in re.findall(_QUOTED, text, re.DOTALL)], depth)
     one = _LIST_OF_ONE.fullmatch(text)
-    return in_latex(one[1] if one else text)
+    return _in_latex(one[1] if one else text)
 
 
 def _final(text: str) -> str:

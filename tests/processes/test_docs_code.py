@@ -19,7 +19,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from transformers import TrainerCallback
 
-from htpo_trl import HTPOConfig, HTPOTrainer, objective
+from htpo_trl import HTPOConfig, HTPOTrainer, advantages, objective
 from htpo_trl.cli.launch import launch_arguments
 from htpo_trl.evaluation import Sampling
 from htpo_trl.rewards import math_reward
@@ -68,7 +68,8 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
 
     shorten(HTPOConfig, **CPU, max_completion_length=8, max_steps=1, logging_steps=1)
     shorten(Sampling, max_new_tokens=2)
-    with patch.dict(objective.PRESETS):  # a page adds its own to the table that the configuration reads
+    # A page adds its own to the tables that the configuration reads.
+    with patch.dict(objective.PRESETS), patch.dict(advantages.ESTIMATORS):
         yield {MODEL: str(tiny_chat_model)}
 
 

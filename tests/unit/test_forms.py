@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htpo_trl.verifier.forms import bare_answer, bare_gold, is_prose
+from htpo_trl.verifier.forms import bare_answer, bare_gold
 from htpo_trl.verifier.quantities import settle_units
 
 
@@ -91,11 +91,6 @@ def test_a_box_or_a_formula_within_a_text_is_the_gold():
     assert bare_gold(r"Thus $x=5$, so \boxed{5}.") == "5"
     assert bare_gold("The answer is $5x$.") == "5x"
     assert bare_gold("$x=1$ or $x=2$") == "x=1,x=2"
-
-
-@pytest.mark.parametrize(("gold", "is_one"), [("there is none", True), ("no solution", False), ("x y", False)])
-def test_a_sentence_is_prose(gold, is_one):
-    assert is_prose(bare_gold(gold)) == is_one
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ before is as it was, and training goes on without a diagnosis.
 """
 
 import json
+import re
 import resource
 from contextlib import contextmanager, suppress
 
 import pytest
+import torch
 from matplotlib.figure import Figure
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, Qwen3ForCausalLM, TrainerCallback
 
 from htpo_trl.evaluation import EvaluationCallback, Sampling
 from htpo_trl.evaluation.runner import evaluate
@@ -193,15 +195,28 @@ def test_a_card_is_the_old_or_the_new_one(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])
-def test_the_model_at_the_end(make_trainer, tmp_path, save_strategy):
+def test_the_model_at_the_end(make_trainer, tmp_path, save_strategy, monkeypatch):
     """A run of whose steps none is left cannot be resumed to write it again."""
     trainer = make_trainer(save_strategy=save_strategy, save_steps=1, max_steps=2)
     trainer.train()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with largest_file(30_000), pytest.raises(WriteError) as raised:
         finish(trainer, None)
     assert str(raised.value).startswith(f"{tmp_path}/run could not be written: ")
-    said = f" The model is in {tmp_path}/run/checkpoint-2, too."
-    assert str(raised.value).endswith(" MB free." + said * (save_strategy == "steps"))
+    if save_strategy == "steps":
+        assert str(raised.value).endswith(f" MB free. The model is in {tmp_path}/run/checkpoint-2, too.")
+        return
+    lost = r" MB free\. Nor could .*/htpo-model-\w+ could not be written: .* The model is lost: free space, and train"
+    assert re.search(lost, str(raised.value))
+    # Of `output_dir` alone: the file can still be written elsewhere.
+    (tmp_path / "run" / "model.safetensors").unlink(missing_ok=True)
+    (tmp_path / "run" / "model.safetensors" / "taken").mkdir(parents=True)
+    with pytest.raises(WriteError, match=r" MB free\. The model is in .* instead: free space, and move") as raised:
+        finish(trainer, None)
+    (saved,) = re.findall(r"is in (\S+) instead", str(raised.value))
+    found = Qwen3ForCausalLM.from_pretrained(saved).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in trainer.model.state_dict().items())
+    assert AutoTokenizer.from_pretrained(saved).get_vocab() == trainer.processing_class.get_vocab()
 
 
 def test_a_checkpoint(make_trainer, tmp_path):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from htpo_trl.data import load
 from htpo_trl.data.columns import gold_texts
 from htpo_trl.rewards import dapo_math_reward, math_reward
+from htpo_trl.verifier.forms import bare_gold
 from htpo_trl.verifier.golds import gold_text, is_sentence
 
 
@@ -169,10 +170,11 @@ def test_the_time_grows_with_the_length(piece):
 
 
 @pytest.mark.parametrize(
-    "gold", ["We add and get 18", "Natalia sold 48", "\\text{He then has 3}", "all reals except 3"]
+    "gold",
+    ["We add and get 18", "Natalia sold 48", "\\text{He then has 3}", "all reals except 3", "there is none"],
 )
 def test_sentences(gold):
-    assert is_sentence(gold)
+    assert is_sentence(bare_gold(gold))
 
 
 @pytest.mark.parametrize(
@@ -186,10 +188,11 @@ def test_sentences(gold):
         "\\text{no solution}",
         "no solution",
         "18 miles per hour",
+        "x y",
     ],
 )
 def test_no_sentences(gold):
-    assert not is_sentence(gold)
+    assert not is_sentence(bare_gold(gold))
 
 
 @pytest.mark.parametrize("reward", [math_reward, dapo_math_reward])

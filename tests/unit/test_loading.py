@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -219,6 +220,21 @@ def test_parquet(folder, size, rows, options, kind):
 
 def fast(path, columns=("problem", "solution")):
     return [row for batch in tables_of(path, columns) for row in batch.to_pylist()]
+
+
+@given(
+    st.lists(
+        st.sampled_from(("", " ", "  ", "a", "ab", "a b", "a  b", " a", "b ", "a\n", "é", "a~", "\x7f")), max_size=5
+    )
+)
+@settings(max_examples=120)
+def test_uneven_texts_are_found_in_parts_of_a_column(texts):
+    """Those whose key is another text: of anything but plain characters with single spaces between them."""
+    expected = [not text or " ".join(re.findall("[!-~]+", text)) != text for text in texts]
+    column = pa.array(texts, pa.string())
+    for start in range(len(texts) + 1):
+        assert columns._uneven(column[start:]).to_pylist() == expected[start:]
+        assert columns._uneven(column[:start]).to_pylist() == expected[:start]
 
 
 def test_plain_files_go_the_fast_way(tmp_path):

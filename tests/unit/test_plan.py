@@ -72,6 +72,11 @@ class TestPlan:
         options = ("--steps_per_generation", "4", "--gradient_accumulation_steps", "2", "--num_iterations", "3")
         assert "optimizer steps   6 a generation batch" in self.plan(place, monkeypatch, *options)
 
+    def test_another_estimator_is_named(self, place, monkeypatch):
+        options = ("--advantage", "a-grae", "--advantage_kwargs", '{"alpha": 0.5}')
+        assert "\n  advantage   a-grae (alpha=0.5, epsilon=1e-06)\n" in self.plan(place, monkeypatch, *options)
+        assert "advantage" not in self.plan(place, monkeypatch)
+
     def test_on_policy_runs_are_told(self, place, monkeypatch):
         text = self.plan(place, monkeypatch, "--num_iterations", "1")
         assert "Every importance ratio is 1" in text
@@ -90,6 +95,7 @@ class TestPlan:
             (["--eval_benchmarks", "test"], 1, "set it, e.g. to 0.05"),
             (["--per_device_train_batch_size", "64"], 8, "63 problems are fewer than the 64 prompts"),
             (["--objective", "htpq"], 1, "htpq"),
+            (["--advantage", "hapi"], 1, "Did you mean 'hapo'"),
             (["--reward_funcs", "get_soft_overlong_punishment"], 1, "soft_punish_cache=4096 must lie between"),
             (["--dataset_config", "main"], 1, "dataset_config='main' is for data sets of the Hub"),
             (["--dataset_options", "{"], 1, "is not JSON"),

@@ -17,8 +17,9 @@ FOR_ALL = {"utils", "palette", "objects", "output"}
 # What a room may import of the package, imports within functions and for type checkers included.
 MAY_IMPORT = {
     "objective": set(),
-    "config": {"objective"},
-    "training": {"objective"},
+    "advantages": set(),
+    "config": {"advantages", "objective"},
+    "training": {"advantages", "objective"},
     "trainer": {"config", "objective", "training"},
     "verifier": set(),
     "rewards": {"verifier"},

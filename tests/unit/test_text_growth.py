@@ -9,8 +9,8 @@ from htpo_trl.data.countdown import countdown_reward
 from htpo_trl.rewards import dapo_math_reward, last_number_reward, math_reward
 from htpo_trl.verifier.exact import compare_plainly
 from htpo_trl.verifier.extraction import extract_answer
-from htpo_trl.verifier.forms import bare_answer, bare_gold, is_prose
-from htpo_trl.verifier.golds import gold_text
+from htpo_trl.verifier.forms import bare_answer, bare_gold
+from htpo_trl.verifier.golds import gold_text, is_sentence
 
 
 SHORT = 1_500
@@ -57,7 +57,7 @@ PIECES = (
 
 def gold_side(text: str) -> None:
     gold = bare_gold(gold_text(text))
-    is_prose(gold)
+    is_sentence(gold)
     compare_plainly(gold, gold)
 
 
