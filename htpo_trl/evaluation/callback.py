@@ -20,7 +20,7 @@ from .parallel import Processes
 from .policy import check_engine_takes, has_engine, policy_of
 from .results import check_ks
 from .runner import Problems, SamplingRun
-from .sampling import Sampling, as_sampling
+from .sampling import Sampling
 
 
 _OTHERS = ("truncated", "mean_tokens", "unparsable")  # metrics of a benchmark, beside those of its verdicts
@@ -77,7 +77,7 @@ class EvaluationCallback(TrainerCallback):
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():
             check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)
-        self.sampling = as_sampling(sampling)
+        self.sampling = Sampling.of(sampling)
         self.ks = check_ks(self.sampling.num_samples, ks)
         check_best_metric(
             trainer.args, self.benchmarks, self.sampling, self.judge, self.ks, self._is_the_only_one(trainer.args)

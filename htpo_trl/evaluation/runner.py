@@ -21,7 +21,7 @@ from . import results
 from .generation import Generator, TransformersGenerator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
 from .parallel import Processes, joined
-from .sampling import Sampling, as_sampling
+from .sampling import Sampling
 
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def evaluate(
         )
     if judge is not None and not callable(judge):
         raise UsageError(f"judge={judge!r} is not a function. Pass one, such as htpo_trl.rewards.last_number_reward.")
-    sampling = as_sampling(sampling)
+    sampling = Sampling.of(sampling)
     results.check_ks(sampling.num_samples, ks)
     directory = Path(output_dir)
     with ExitStack() as stack:
