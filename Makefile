@@ -1,19 +1,22 @@
-# Two commands: `make demo` runs the main job, `make test` the tests. Each sets everything up first, in .venv.
+# `make demo` runs the main job, `make test` the tests, `make check` proves an installation. Each sets everything up first,
+# in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
+CHECK_ARGS ?=
 TEST_ARGS ?=
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs setup clean
+.PHONY: help demo test check check-gpu lint docs setup clean
 
 help:
 	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run about 8)"
 	@echo "make test   run the tests (set-up 2 minutes, tests 7)"
+	@echo "make check  look whether all works on this machine, on its GPU if there is one (2 minutes); make check-gpu: there must be one"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, to docs/_build/html (half a minute)"
-	@echo "Options of the two: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective'."
+	@echo "Options: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective', make check CHECK_ARGS='--parts parity'."
 
 demo: setup
 	@echo "== Main job: warm start, evaluation, HTPO, evaluation, report (about 8 minutes on two cores)"
@@ -22,6 +25,12 @@ demo: setup
 test: setup
 	@echo "== Tests (about 7 minutes on two cores)"
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
+
+check: setup
+	@$(VENV)/bin/htpo check $(CHECK_ARGS)
+
+check-gpu: setup
+	@$(VENV)/bin/htpo check --device cuda $(CHECK_ARGS)
 
 lint: setup
 	@$(VENV)/bin/ruff check .

@@ -11,64 +11,19 @@ turns too. The last part doubles B and T, and compares ways to rank.
 """
 
 import argparse
-import ctypes
 import functools
 import json
-import statistics
 import time
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from htpo_trl.check.transform import controlled_loss, in_turns, keep_freed_memory, make_inputs, plain_step
 from htpo_trl.objective import PRESETS, control
 
 
 SHAPES = ((16, 1024), (64, 4096), (16, 20480))
-
-
-def make_inputs(n_rows: int, n_tokens: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(n_tokens // 2, n_tokens + 1, (n_rows, 1), generator=generator)
-    logps = -torch.rand(n_rows, n_tokens, generator=generator)
-    return {
-        "per_token_logps": logps.requires_grad_(),
-        "old_per_token_logps": logps.detach() + 0.1 * torch.randn(n_rows, n_tokens, generator=generator),
-        # As of a language model: most tokens nearly certain, some not.
-        "entropies": torch.rand(n_rows, n_tokens, generator=generator).pow(4),
-        "advantages": torch.randn(n_rows, generator=generator),
-        "is_hard": torch.arange(n_rows) % 2 == 0,
-        "is_correct": torch.arange(n_rows) % 4 < 2,
-        "mask": torch.arange(n_tokens) < lengths,
-    }
-
-
-def keep_freed_memory() -> None:
-    """Of glibc: no memory goes back to the kernel, none is mapped for one tensor alone."""
-    m_trim_threshold, m_mmap_max = -1, -4
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
-    libc.mallopt(m_mmap_max, 0)
-
-
-def ppo_clip(logps, old, advantages, mask):
-    ratio = torch.exp(logps - old)
-    loss = -torch.min(ratio.clamp(max=10.0) * advantages, ratio.clamp(0.8, 1.28) * advantages)
-    return (loss * mask).sum() / mask.sum()
-
-
-def plain(inputs):
-    inputs["per_token_logps"].grad = None
-    ppo_clip(
-        inputs["per_token_logps"], inputs["old_per_token_logps"], inputs["advantages"].unsqueeze(1), inputs["mask"]
-    ).backward()
-
-
-def controlled_loss(inputs, table=PRESETS["htpo"]):
-    inputs["per_token_logps"].grad = None
-    result = control(**inputs, table=table)
-    loss = ppo_clip(inputs["per_token_logps"], result.old_per_token_logps, result.advantages, inputs["mask"])
-    return loss, result
 
 
 def controlled(inputs, table=PRESETS["htpo"]):
@@ -82,15 +37,7 @@ def held(inputs):
 
 
 def seconds(functions, repeats: int) -> list[float]:
-    """Median time of each function; they take turns, so that a busy moment hits all."""
-    times = [[] for _ in functions]
-    for i in range(repeats + 3):
-        for function, mine in zip(functions, times, strict=True):
-            start = time.thread_time()
-            function()
-            if i >= 3:
-                mine.append(time.thread_time() - start)
-    return [statistics.median(mine) for mine in times]
+    return in_turns(functions, time.thread_time, repeats)
 
 
 def peak_bytes(function) -> int:
@@ -108,7 +55,7 @@ def peak_bytes(function) -> int:
 def of_presets(inputs, repeats: int) -> dict[str, dict[str, float]]:
     """Ratios of times of each preset, and the peak of bytes per token."""
     runs = {name: functools.partial(controlled, inputs, table) for name, table in PRESETS.items()}
-    base, *times = seconds([functools.partial(plain, inputs), *runs.values()], repeats)
+    base, *times = seconds([functools.partial(plain_step, inputs), *runs.values()], repeats)
     htpo, n = times[[*runs].index("htpo")], inputs["mask"].numel()
     return {
         name: {"ratio": took / base, "of_htpo": took / htpo, "bytes_per_token": peak_bytes(run) / n}
@@ -130,8 +77,8 @@ def main():
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for n_rows, n_tokens in SHAPES:
         inputs = make_inputs(n_rows, n_tokens)
-        base, full = seconds([lambda: plain(inputs), lambda: controlled(inputs)], repeats)  # noqa: B023
-        memory = [peak_bytes(lambda f=f: f(inputs)) / (n_rows * n_tokens) for f in (plain, controlled, held)]  # noqa: B023
+        base, full = seconds([lambda: plain_step(inputs), lambda: controlled(inputs)], repeats)  # noqa: B023
+        memory = [peak_bytes(lambda f=f: f(inputs)) / (n_rows * n_tokens) for f in (plain_step, controlled, held)]  # noqa: B023
         rows.append(
             {
                 "rows": n_rows,

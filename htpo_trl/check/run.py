@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import math
 import os
 import platform
 import re
@@ -72,6 +73,8 @@ def run_check(
         `bool`: whether something was checked, and nothing is red.
     """
     names = chosen(parts, skip)
+    if not 0 < deadline < math.inf:
+        raise UsageError(f"--deadline={deadline} must be above 0.")
     if output.suffix != ".json":
         raise UsageError(f"--output {output} must name a JSON file, FILE.json.")
     check_writable("--output", output.parent)
@@ -235,9 +238,9 @@ def _public(value: Any) -> Any:
         if path != os.sep:
             value = value.replace(path, places[path])
     value = re.sub(r"/(home|Users)/[^/\s\"']+", "~", value)
-    with suppress(OSError, KeyError):  # a container's user may have no name
-        names = {"<user>": getpass.getuser(), "<host>": socket.gethostname()}
-        for stand_in, name in names.items():
+    for stand_in, ask in (("<user>", getpass.getuser), ("<host>", socket.gethostname)):
+        with suppress(OSError, KeyError):  # a container's user may have no name
+            name = ask()
             if len(name) > 2 and name not in ("root", "localhost"):
                 value = re.sub(rf"\b{re.escape(name)}\b", stand_in, value)
     return redact_text(value)

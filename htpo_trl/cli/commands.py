@@ -198,30 +198,35 @@ class Recipes(Command):
 
 
 class Objectives(Command):
-    """List and show the published objectives, or a table of your own."""
+    """List and show the published objectives and advantages, or a table of your own."""
 
     def arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        every = actions.add_parser("list", help="name, source and rule of each")
+        every = actions.add_parser("list", help="name, source and rule or formula of each")
         one = actions.add_parser("show", help="table, formulas, source, settings, what it needs, what is left out")
-        strict(one).add_argument("objective", metavar="NAME", help="a preset, or mine.py:TABLE")
+        strict(one).add_argument("name", metavar="NAME", help="of a preset or an advantage, or mine.py:TABLE")
         for action in (every, one):
             strict(action).add_argument("--json", action="store_true", help="as JSON")
 
     def run(self, args: Namespace) -> None:
+        from ..advantages import ESTIMATORS
         from ..objective import description
         from ..objective.presets import PRESETS, get_table
 
-        is_list = args.action == "list"
-        tables = list(PRESETS.values()) if is_list else [get_table(args.objective)]
+        tables, estimators = [*PRESETS.values()], [*ESTIMATORS.values()]
+        if is_one := args.action == "show":
+            estimators = [each for each in estimators if each.name == args.name]
+            tables = [get_table(args.name)] if args.name in PRESETS or not estimators else []
         if args.json:
-            told = [*map(description.describe, tables)]
-            print(json.dumps(told if is_list else told[0], indent=1, ensure_ascii=False))
-        elif is_list:
-            for table in tables:
-                print(f"{table.name:18}  {table.source:28}  {description.summary(table)}")
-        else:
-            print(printable(description.show(tables[0])))
+            told = {
+                "objectives": [*map(description.describe, tables)],
+                "advantages": [e.describe() for e in estimators],
+            }
+            print(json.dumps(told, indent=1, ensure_ascii=False))
+            return
+        lines = [*map(description.show, tables)] if is_one else ["Objectives", *map(description.summary, tables)]
+        lines += ["", "Advantages", *(each.summary() for each in estimators)] if estimators else []
+        print(printable("\n".join(lines).strip()))
 
 
 class Env(Command):

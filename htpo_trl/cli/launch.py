@@ -25,6 +25,7 @@ from ..output.reading import read_yaml
 from ..output.terminal import WARNINGS
 from ..scripts.arguments import ACCELERATE_CONFIGS, find, strict
 from ..utils import UsageError
+from .machines import together
 
 
 class Parallelism(NamedTuple):
@@ -81,7 +82,7 @@ def parallelism(accelerate: Namespace) -> Parallelism:
             if (value := getattr(filled, option)) is not None and type(value) is not int:
                 raise ValueError(f"{option}={value!r:.60} must be a whole number.")
         devices = filled.offload_param_device, filled.offload_optimizer_device
-        return Parallelism(
+        spread = Parallelism(
             max(filled.num_processes or 1, 1),
             filled.num_machines or 1,
             int(filled.zero_stage or 2) if filled.use_deepspeed else 0,
@@ -92,10 +93,23 @@ def parallelism(accelerate: Namespace) -> Parallelism:
         raise UsageError(f"{told}{error!s:.500}") from error
     except (AttributeError, KeyError, TypeError) as error:  # of values of other kinds than it expects
         raise UsageError(f"{told}accelerate cannot use its values: {error!r:.200}.") from error
+    if spread.processes % spread.machines:
+        raise UsageError(
+            f"num_processes={spread.processes} is that of all machines together, and must be a multiple of "
+            f"num_machines={spread.machines}."
+        )
+    if spread.machines > 1 and not 0 <= (filled.machine_rank or 0) < spread.machines:
+        raise UsageError(f"machine_rank={filled.machine_rank} must lie in 0..{spread.machines - 1}.")
+    return spread
 
 
 def launch(accelerate: Namespace, command: str = "htpo train") -> None:
     """Run the script, and exit with the code of the process that failed first."""
+    if accelerate.use_fsdp and not torch.accelerator.is_available():
+        raise UsageError(
+            "FSDP needs GPUs, and there is none here: on a CPU accelerate would train by plain copies of the model. "
+            "Set --accelerate_config to zero3-cpu, or to ddp-cpu."
+        )
     if (accelerate.num_machines or 1) > 1 and not accelerate.main_process_ip:
         raise UsageError(
             f"num_machines={accelerate.num_machines}: set main_process_ip and main_process_port, those of the machine "
@@ -113,18 +127,25 @@ def launch(accelerate: Namespace, command: str = "htpo train") -> None:
     accelerate_launch.simple_launcher = _become
     # Of a process that failed, the line below and its own words tell.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    try:
-        accelerate_launch.launch_command(accelerate)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        if code != 2:  # a line has said it
-            print(f"{command}: rank {rank} failed first, with exit code {code}.", file=sys.stderr)
-        sys.exit(code)
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
-    except ImportError as error:
-        raise UsageError(f"{error} For DeepSpeed: pip install 'htpo_trl[deepspeed]'") from error
+    with together(accelerate, command) as machines:
+        try:
+            accelerate_launch.launch_command(accelerate)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+            line, name = f"rank {rank} failed first, with exit code {code}", command
+            is_told = code == 2 or failure.exitcode in (128 + signum for signum in (signal.SIGINT, *passed_on))
+            if machines:
+                name, elsewhere = machines.name, machines.failed(code, line)
+                line, code = elsewhere or (line, code)
+                is_told = is_told and not (elsewhere and code == 2)
+            if not is_told:
+                print(f"{name}: {line}.", file=sys.stderr)
+            sys.exit(code)
+        except SignalException as error:
+            sys.exit(128 + error.sigval)
+        except ImportError as error:
+            raise UsageError(f"{error} For DeepSpeed: pip install 'htpo_trl[deepspeed]'") from error
 
 
 def _become(accelerate: Any) -> None:

@@ -72,6 +72,7 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
     division = f", DeepSpeed ZeRO-{spread.zero_stage}" if spread.zero_stage else ", FSDP" if spread.fsdp else ""
     return [
         f"processes         {spread.processes} on {spread.machines} machine{'s' * (spread.machines > 1)}"
+        f"{f', {spread.processes // spread.machines} on each' * (spread.machines > 1)}"
         f"{division}{', offloaded to the CPU' * spread.offload}",
         f"generation batch  {generated} responses = {prompts} prompts x {args.num_generations}"
         + (f"; up to {args.max_sampling_rounds} rounds of dynamic sampling" if args.dynamic_sampling else ""),

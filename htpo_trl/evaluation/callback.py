@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +12,15 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import DefaultFlowCallback, SchedulerType, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
-from trl.data_utils import prepare_multimodal_messages
-from trl.models import unwrap_model_for_generation
 
 from ..output.writing import WriteError
 from ..utils import UsageError
-from .generation import TransformersGenerator
 from .judges import Judge, check_columns, judge_of_run
 from .parallel import Processes
+from .policy import check_engine_takes, has_engine, policy_of
 from .results import check_ks
-from .runner import Problems, SamplingRun, has_pictures, pictures_of
-from .sampling import Sampling, as_sampling
+from .runner import Problems, SamplingRun
+from .sampling import Sampling
 
 
 _OTHERS = ("truncated", "mean_tokens", "unparsable")  # metrics of a benchmark, beside those of its verdicts
@@ -30,8 +28,9 @@ _OTHERS = ("truncated", "mean_tokens", "unparsable")  # metrics of a benchmark, 
 
 class EvaluationCallback(TrainerCallback):
     """
-    Evaluates the policy that is being trained, by transformers' generation: before the first step, every `eval_steps`
-    steps of the training arguments, and after the last step.
+    Evaluates the policy that is being trained: before the first step, every `eval_steps` steps of the training
+    arguments, and after the last step. What generates for training generates here: transformers, or with `use_vllm`
+    the engine of vLLM, after its weights have been brought up to date.
 
     It logs `eval_<benchmark>/mean@n`, `.../pass@k`, `.../maj@k`, `.../truncated`, `.../mean_tokens` and
     `.../unparsable`, the share of samples without a verdict, which trackers show as `eval/<benchmark>/...`. Samples
@@ -56,6 +55,11 @@ class EvaluationCallback(TrainerCallback):
         judge (`Callable` or `"verifier"`, *optional*):
             As there; by default the reward that judges correctness in training, with its threshold: see
             [`~htpo_trl.evaluation.judges.judge_of_run`].
+        backend (`str`, *optional*, defaults to `"auto"`):
+            `"transformers"` generates by it in any case: in the number format of training, and slowly.
+
+    Raises:
+        UsageError: where something does not fit, such as a prompt and `max_new_tokens` into vLLM's context.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class EvaluationCallback(TrainerCallback):
         sampling: Sampling | Mapping[str, Any] | None = None,
         judge: Judge | Literal["verifier"] | None = None,
         ks: Iterable[int] | None = None,
+        backend: str = "auto",
     ) -> None:
         if trainer.args.eval_steps is None:
             raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
@@ -72,11 +77,14 @@ class EvaluationCallback(TrainerCallback):
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():
             check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)
-        self.sampling = as_sampling(sampling)
+        self.sampling = Sampling.of(sampling)
         self.ks = check_ks(self.sampling.num_samples, ks)
         check_best_metric(
             trainer.args, self.benchmarks, self.sampling, self.judge, self.ks, self._is_the_only_one(trainer.args)
         )
+        self.backend = backend
+        if has_engine(trainer, backend):
+            check_engine_takes(trainer, self.benchmarks, self.sampling)
         self._metrics: dict[str, float] = {}  # of the last evaluation,
         self._step = -1  # which was at this step
 
@@ -132,10 +140,9 @@ class EvaluationCallback(TrainerCallback):
         trainer, args, accelerator = self.trainer, self.trainer.args, self.trainer.accelerator
         directory = Path(args.output_dir) / "evaluation" / f"step-{step}"
         logs: dict[str, float] = {}
-        gather = args.ds3_gather_for_generation
         processes = Processes(accelerator.num_processes, accelerator.process_index)
-        with _random_states_kept(), unwrap_model_for_generation(trainer.model_wrapped, accelerator, gather) as model:
-            generator = _Policy(model, trainer, self.sampling.chat_template_kwargs or {})
+        options = self.sampling.chat_template_kwargs or {}
+        with _random_states_kept(), policy_of(trainer, options, self.backend) as generator:
             for name, problems in self.benchmarks.items():
                 run = SamplingRun(directory, name, problems, generator, self.sampling, self.judge)
                 try:
@@ -146,8 +153,6 @@ class EvaluationCallback(TrainerCallback):
                 if summary:
                     logs |= {f"eval_{name}/{metric}": value["mean"] for metric, value in summary["metrics"].items()}
                     logs |= {f"eval_{name}/{key}": summary[key] for key in _OTHERS}
-        if args.gradient_checkpointing:  # TRL has switched it off, and on again with default arguments
-            model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         (logs,) = broadcast_object_list([logs])
         self._metrics, self._step = dict(logs), step
         best = _best_metric(args)
@@ -193,59 +198,6 @@ def _judge_of(trainer: Any) -> Judge | None:
     indices = map(trainer.reward_func_names.index, names)
     functions = [getattr(trainer.reward_funcs[i], "unguarded", trainer.reward_funcs[i]) for i in indices]
     return judge_of_run(functions, getattr(trainer.args, "correctness_threshold", 0.5))
-
-
-class _Policy(TransformersGenerator):
-    """The policy of a trainer, whose prompts are tokenized as for training, with `options` of the chat template."""
-
-    def __init__(self, model: Any, trainer: Any, options: Mapping[str, Any]) -> None:
-        super().__init__(model, trainer.processing_class)
-        self.trainer, self.options = trainer, options
-
-    def tokenize(self, row: Mapping[str, Any]) -> "_Prompt":
-        """The tokens of a problem's prompt."""
-        trainer, conversation, environment = self.trainer, row["prompt"], None
-        if getattr(trainer, "environment_factories", None) is not None:
-            environment = row.get("environment") if trainer._multi_environment else None
-            if environment not in trainer.environment_factories:
-                raise UsageError(
-                    f"The problem {conversation!r:.60} has environment={environment!r}: name one of "
-                    f"environment_factory, {', '.join(trainer.environment_factories)}, in its column 'environment'."
-                )
-        if pictures := pictures_of(row):
-            conversation = prepare_multimodal_messages(conversation, images=pictures)
-        prompt = _Prompt(conversation, environment, has_pictures(row))
-        prompt += self._tokenize([prompt])[0][0]
-        return prompt
-
-    def pictures(self, prompts: Sequence[Any], length: int) -> dict[str, Any]:
-        """As TRL hands them to generation."""
-        if not any(prompt.has_pictures for prompt in prompts):
-            return {}
-        inputs = {}
-        for name, values in self._tokenize(prompts)[2].items():
-            if isinstance(values, list) and isinstance(values[0], list):  # types of the tokens
-                values = [[0] * (length - len(row)) + row for row in values]
-            inputs[name] = values if isinstance(values, torch.Tensor) else torch.tensor(np.array(values))
-        return self.trainer._prepare_input(inputs)
-
-    def _tokenize(self, prompts: Sequence["_Prompt"]) -> tuple:
-        trainer, options = self.trainer, self.trainer.chat_template_kwargs
-        if getattr(trainer, "environment_factories", None) is not None:
-            trainer._batch_environments = [prompt.environment for prompt in prompts]
-        trainer.chat_template_kwargs = {**options, **self.options}
-        try:
-            return trainer._tokenize_prompts([prompt.conversation for prompt in prompts])
-        finally:
-            trainer.chat_template_kwargs = options
-
-
-class _Prompt(list[int]):
-    """The tokens of a prompt, and what they are made of: pictures are more than their tokens."""
-
-    def __init__(self, conversation: Any, environment: str | None, has_pictures: bool) -> None:
-        super().__init__()
-        self.conversation, self.environment, self.has_pictures = conversation, environment, has_pictures
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from . import results
 from .generation import Generator, TransformersGenerator, load_generator
 from .judges import Judge, check_columns, digest_of, judge_samples, name_of
 from .parallel import Processes, joined
-from .sampling import Sampling, as_sampling
+from .sampling import Sampling
 
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def evaluate(
         )
     if judge is not None and not callable(judge):
         raise UsageError(f"judge={judge!r} is not a function. Pass one, such as htpo_trl.rewards.last_number_reward.")
-    sampling = as_sampling(sampling)
+    sampling = Sampling.of(sampling)
     results.check_ks(sampling.num_samples, ks)
     directory = Path(output_dir)
     with ExitStack() as stack:
@@ -242,8 +242,7 @@ class SamplingRun:
                 if mine < len(starts):
                     rows = self._draw(starts[mine])
                 elif in_training:
-                    # Where parameters are sharded, generation is collective: who has no batch repeats the last.
-                    self._draw(starts[-1])
+                    self.generator.take_part(*self._requests(starts[-1])[1:], self.sampling)  # type: ignore[attr-defined]
                 rows = processes.gather(rows)
                 store(rows)
                 progress.update(len(rows))
@@ -261,14 +260,20 @@ class SamplingRun:
             )
         return summary
 
-    def _draw(self, start: int) -> list[dict[str, Any]]:
-        """A batch of samples, from `start` on, drawn and judged: its rows of the result file."""
+    def _requests(self, start: int) -> tuple[Any, Any, list[int]]:
+        """The problems of a batch of samples, from `start` on, the tokens of their prompts, and the samples' seeds."""
         keys = self.keys[start : start + self.sampling.batch_size]
         rows, prompts = zip(*(self.problems[problem] for problem, _ in keys), strict=True)
         seeds = [  # non-negative and of 63 bits: the widest that every generator takes
             int.from_bytes(hashlib.sha256(f"{self.sampling.seed} {problem} {sample}".encode()).digest()[:8]) >> 1
             for problem, sample in keys
         ]
+        return rows, prompts, seeds
+
+    def _draw(self, start: int) -> list[dict[str, Any]]:
+        """A batch of samples, from `start` on, drawn and judged: its rows of the result file."""
+        keys = self.keys[start : start + self.sampling.batch_size]
+        rows, prompts, seeds = self._requests(start)
         completions = self.generator.generate(prompts, seeds, self.sampling)
         verdicts = judge_samples(self.judge, rows, [completion.text for completion in completions])
         return [

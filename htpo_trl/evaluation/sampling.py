@@ -55,20 +55,20 @@ class Sampling:
                 "the same. Set num_samples=1, or a temperature above 0."
             )
 
-
-def as_sampling(given: Sampling | Mapping[str, Any] | None) -> Sampling:
-    """What an option `sampling` means, which may be a dictionary, as YAML has it; without one the defaults."""
-    if isinstance(given, Sampling):
-        return given
-    known = [field.name for field in fields(Sampling)]
-    if not isinstance(given, Mapping | None):
-        raise UsageError(
-            f"sampling={given!r:.80} is a `{type(given).__name__}`: pass a Sampling, or a dictionary of its options: "
-            f"{', '.join(known)}."
-        )
-    for name in given or {}:
-        if name not in known:
+    @classmethod
+    def of(cls, given: "Sampling | Mapping[str, Any] | None") -> "Sampling":
+        """What an option `sampling` means, which may be a dictionary, as YAML has it; without one the defaults."""
+        if isinstance(given, cls):
+            return given
+        known = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping | None):
             raise UsageError(
-                f"sampling: {nearest(str(name), known)}{name!r} is none of its options: {', '.join(known)}."
+                f"sampling={given!r:.80} is a `{type(given).__name__}`: pass a Sampling, or a dictionary of its "
+                f"options: {', '.join(known)}."
             )
-    return Sampling(**(given or {}))
+        for name in given or {}:
+            if name not in known:
+                raise UsageError(
+                    f"sampling: {nearest(str(name), known)}{name!r} is none of its options: {', '.join(known)}."
+                )
+        return cls(**(given or {}))

@@ -61,9 +61,10 @@ def describe(table: Table) -> dict[str, Any]:
 
 
 def summary(table: Table) -> str:
-    """One line: the rule of all groups, or the rules there are beside J_PPO."""
+    """One line: name, source, and the rule of all groups or how many there are beside J_PPO."""
     rules = list(dict.fromkeys(row for row in table.rows if row != Clip())) or [Clip()]
-    return str(rules[0]) if len(rules) == 1 else f"{len(rules)} rules by group"
+    told = str(rules[0]) if len(rules) == 1 else f"{len(rules)} rules by group"
+    return f"{table.name:18}  {table.source:35}  {told}"
 
 
 def show(table: Table) -> str:

@@ -46,6 +46,7 @@ FUNCTIONS: dict[str, Function] = {}
 def _registered(kind: Literal["gate", "scale"], formula: str, source: str, **traits: bool) -> Callable:
     def register(function: "Callable[..., Tensor]") -> "Callable[..., Tensor]":
         name = function.__name__.replace("_", "-")
+        function.__doc__ = f"{formula}. {source}"
         options = {p.name: p.default for p in [*inspect.signature(function).parameters.values()][1:]}
         FUNCTIONS[name] = Function(name, kind, formula, source, function, MappingProxyType(options), **traits)
         return function

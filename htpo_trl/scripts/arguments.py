@@ -135,7 +135,7 @@ class HTPOScriptArguments(VerifierArguments, PromptArguments):
     eval_max_new_tokens: int | None = option(None, "Tokens per sample, `max_completion_length` by default.")
     eval_temperature: float = option(1.0, "Temperature of the benchmarks' samples.")
     eval_top_p: float = option(0.7, "Top-p of the benchmarks' samples; the paper's.")
-    eval_batch_size: int = option(64, "Samples of the benchmarks generated at once.")
+    eval_batch_size: int = option(64, "Samples of the benchmarks generated at once; with vLLM thousands are best.")
     eval_judge: str | None = option(
         None,
         "Who judges the benchmarks: a reward function, named as in `reward_funcs`, or 'verifier', for math. By "

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from ..utils import UsageError
@@ -54,3 +54,19 @@ def check_evaluation(script: Any, args: Any) -> None:
         )
     if args.eval_on_start and args.eval_strategy == "no":
         raise UsageError("eval_on_start=True needs eval_strategy='steps' or 'epoch', and data for it.")
+    tokens, limit = script.eval_max_new_tokens or args.max_completion_length, args.vllm_max_model_length
+    if names and args.use_vllm and args.vllm_mode == "colocate" and limit and tokens >= limit:
+        raise UsageError(
+            f"eval_max_new_tokens={tokens} and a prompt do not fit into vllm_max_model_length={limit}, whose engine "
+            f"the benchmarks are sampled by. Set that to more than {tokens}, or eval_max_new_tokens to fewer."
+        )
+
+
+def check_options_agree(script: Any, args: Any, model: Any) -> None:
+    """Raise a [`UsageError`] where the processes of a run have other options; data and code are compared later."""
+    from ..training import agreement, settings
+
+    options = {**settings.of_options(args, [], None), **asdict(script), **asdict(model)}
+    options |= {"output_dir": str(args.output_dir), "resume_from_checkpoint": args.resume_from_checkpoint}
+    options["distributed_type"] = str(args.distributed_state.distributed_type.value)
+    agreement.check_same(options)

@@ -24,7 +24,7 @@ from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..utils import UsageError, check_numbers
 from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
-from .combinations import check_adapter_options, check_evaluation, check_quantization
+from .combinations import check_adapter_options, check_evaluation, check_options_agree, check_quantization
 from .gold_trial import try_golds_of_run
 from .packages import missing_packages
 from .reward_names import benchmark_judge, reward_functions, spoken_names
@@ -109,6 +109,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     if not model.model_name_or_path:
         raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     check_quantization(model)
+    check_evaluation(script, args)
     if not is_plan and (missing := missing_packages(args, model)):
         raise UsageError(f"Packages are missing: pip install {' '.join(map(repr, missing))}")
     if args.enable_jit_checkpoint:
@@ -129,7 +130,6 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     if not script.dataset_name:
         raise UsageError("Set dataset_name: the data to train on.")
     check_options([script.dataset_name, *names], script)
-    check_evaluation(script, args)
     sampling = Sampling(
         script.eval_num_samples,
         script.eval_temperature,
@@ -294,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with stoppable("htpo train", "Training had not begun."):
             arguments = read_options(sys.argv[1:] if argv is None else argv)
             configs = parse(arguments.script, arguments.defaults)
+            check_options_agree(*configs)
             if configs[1].process_index == 0:
                 stack.enter_context(held(configs[1].output_dir, "htpo train"))
                 check_output(*configs)

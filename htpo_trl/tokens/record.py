@@ -226,7 +226,7 @@ def read_record(run: str | Path, step: int | None = None) -> Record:
         settings = RecordSettings.from_json((table.schema.metadata or {})[b"htpo"])
         if settings.step != step:
             raise ValueError(f"it is of step {settings.step}, and was renamed")
-        return Record(settings, _completions(table, len(settings.reward_funcs)))
+        return Record(settings, _completions(table, settings))
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         reason = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split()).rstrip(".")
         raise UsageError(f"{path} cannot be read as a record of tokens: {reason:.500}.") from error
@@ -262,15 +262,16 @@ def _length(column: pa.Array) -> int:
     return compute.sum(compute.binary_length(column).cast(pa.int64())).as_py() or 0
 
 
-def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
+def _completions(table: pa.Table, settings: RecordSettings) -> list[RecordedCompletion]:
+    possible = [0, *(1 + EFFECTS.index(effect) for effect in settings.table.effects)]
     tokens = {name: compute.list_flatten(table[name]) for name in _OF_TOKENS}
     lengths = [compute.list_value_length(table[name]) for name in _OF_TOKENS]
     if not (
         all(column.null_count == 0 for column in (*table.columns, *tokens.values()))
         and all(length.equals(lengths[0]) for length in lengths)
         and np.isin(tokens["groups"], range(-1, len(GROUPS))).all()
-        and np.isin(tokens["effects"], range(1 + len(EFFECTS))).all()
-        and np.isin(compute.list_value_length(table["rewards"]), n_rewards).all()
+        and np.isin(tokens["effects"], possible).all()
+        and np.isin(compute.list_value_length(table["rewards"]), len(settings.reward_funcs)).all()
     ):
         raise ValueError("a row lacks values, or has lists of unequal lengths or impossible values: it was edited")
     numbers = [name for name in _OF_TOKENS if name != "tokens"]

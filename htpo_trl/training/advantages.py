@@ -50,10 +50,9 @@ def teaching_groups(
         size (`int`):
             Responses of a group.
     """
-    learnt = torch.where(judged, correct.to(rewards), torch.nan)
-    if not estimator.from_verdicts:
-        is_judged = judged.view(-1, size).any(dim=1).repeat_interleave(size)
-        learnt = torch.where(is_judged, learnt, _learnt(estimator, rewards, weights, correct, judged))
+    verdicts = torch.where(judged, correct.to(rewards), torch.nan)
+    is_judged = judged.view(-1, size).any(dim=1).repeat_interleave(size)
+    learnt = torch.where(is_judged, verdicts, _learnt(estimator, rewards, weights, correct, judged))
     advantages = estimator(learnt, _groups(learnt, size), torch.ones_like(learnt))
     return (advantages != 0).view(-1, size).any(dim=1).tolist()
 

@@ -93,6 +93,13 @@ def check_run(
             f"One process sees {args.n_gpu} GPUs: start one for each by `htpo train --num_processes {args.n_gpu}`, "
             "`accelerate launch` or torchrun, or let it see one by CUDA_VISIBLE_DEVICES."
         )
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    on_cpu = args.device.type == "cpu" and not is_plan
+    if (args.fsdp and args.world_size == 1) or ((args.fsdp or by_launcher) and on_cpu):
+        raise UsageError(
+            f"fsdp={args.fsdp!r} splits a model among GPUs, and this is {'a CPU' if on_cpu else 'one process'}. Leave "
+            "it out, or start a process on each GPU: --accelerate_config fsdp2 --num_processes N."
+        )
     check_writable("output_dir", args.output_dir)
     check_optimization(args)
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] * (reward_funcs is not None)

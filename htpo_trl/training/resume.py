@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from ..output.directory import one_at_a_time
 from ..output.writing import writing
 from ..utils import main_process_decides
-from . import adapters, checkpoint, remembered, settings, weights
+from . import adapters, agreement, checkpoint, remembered, settings, weights
 from .checkpoint import CheckpointError
 from .logs import LoggingGRPOTrainer
 
@@ -76,9 +76,17 @@ class ResumableGRPOTrainer(LoggingGRPOTrainer):
                 `True` takes the last complete checkpoint of `output_dir`, with a warning for each newer one that is
                 skipped; `"auto"` does if there is one, and starts from the beginning if not; a path takes that one.
         """
+        self._described, self._state, self._resumed = settings.describe(self), None, None
+        agreement.check_same(self._described)
+        agreement.check_output_dir(self.args, self.accelerator)
+        if self.is_fsdp_enabled and self.accelerator.is_main_process:
+            warnings.warn(
+                "FSDP is not run by the tests of this package, which have no GPUs. Before a long run stop a short "
+                "one, resume it and compare; or take DeepSpeed ZeRO, which is tested.",
+                stacklevel=2,
+            )
         output_dir = str(self.args.output_dir)
         directory = main_process_decides(lambda: checkpoint.chosen(resume_from_checkpoint, output_dir))
-        self._described, self._state, self._resumed = settings.describe(self), None, None
         if directory is not None:
             self._state = self._read_state(directory)
             counters = self._state[1]

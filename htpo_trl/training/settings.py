@@ -103,9 +103,9 @@ def describe(trainer: Any) -> dict[str, Any]:
         settings |= {f"model.{adapter}.{name}": value for name, value in written.items() if name not in PLACE}
     for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=False):
         settings[f"source of {name}"] = _source(function)
-    estimator = trainer.args.estimator.function
-    if not getattr(estimator, "__module__", "").startswith("htpo_trl."):
-        settings["source of advantage"] = _source(estimator)
+    estimator = getattr(trainer.args, "estimator", None)  # a plain GRPOConfig has none
+    if estimator and not getattr(estimator.function, "__module__", "").startswith("htpo_trl."):
+        settings["source of advantage"] = _source(estimator.function)
     settings = {name: value for name, value in settings.items() if not _is_elsewhere(name)}
     known = of_options(trainer.args, trainer.reward_func_names, trainer.train_dataset)
     return redacted(json.loads(json.dumps(settings, default=_written))) | known

@@ -38,55 +38,33 @@ _TEXTS = frozenset(
 _DROPPED = frozenset(
     "color textcolor hspace vspace phantom hphantom vphantom label tag mspace kern definecolor".split()
 )
-_SYNONYMS = {
-    **{
-        "dfrac": "frac",
-        "tfrac": "frac",
-        "cfrac": "frac",
-        "leq": "le",
-        "leqslant": "le",
-        "geq": "ge",
-        "geqslant": "ge",
-    },
-    **{
-        "neq": "ne",
-        "times": "cdot",
-        "ast": "cdot",
-        "cdotp": "cdot",
-        "dots": "ldots",
-        "cdots": "ldots",
-        "dotsc": "ldots",
-    },
-    **{
-        "varnothing": "emptyset",
-        "dotsb": "ldots",
-        "lor": "vee",
-        "land": "wedge",
-        "tbinom": "binom",
-        "dbinom": "binom",
-    },
-    **{"infin": "infty", "thickapprox": "approx", "simeq": "approx", "backslash": "setminus", "lt": "<", "gt": ">"},
-    **{"lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")", "vert": "|"},
-    **{
-        "lvert": "|",
-        "rvert": "|",
-        "mid": "mid",
-        "degree": "^\\circ ",
-        "degrees": "^\\circ ",
-        "textdegree": "^\\circ ",
-    },
-    **{"reals": "mathbb{R}", "R": "mathbb{R}", "Z": "mathbb{Z}", "N": "mathbb{N}", "Q": "mathbb{Q}", "cr": "\\\\"},
-    **{"textpi": "pi", "dollar": "\\$", "textdollar": "\\$", "percent": "\\%", "prime": "'", "colon": ":", "div": "/"},
-    **{
-        "lparen": "(",
-        "rparen": ")",
-        "euro": "€",
-        "pounds": "£",
-        "yen": "¥",
-        "textasciitilde": " ",
-        "arcsec": "arcsec",
-    },
+# A command, and what is written for it, by the names of other commands.
+_NAMED = {
+    "frac": "dfrac tfrac cfrac",
+    "binom": "tbinom dbinom",
+    "le": "leq leqslant",
+    "ge": "geq geqslant",
+    "ne": "neq",
+    "cdot": "times ast cdotp",
+    "ldots": "dots cdots dotsc dotsb",
+    "approx": "thickapprox simeq",
+    "setminus": "backslash",
+    "emptyset": "varnothing",
+    "infty": "infin",
+    "pi": "textpi",
+    "vee": "lor",
+    "wedge": "land",
+    "mathbb{R}": "reals R",
+    "mathbb{Z}": "Z",
+    "mathbb{N}": "N",
+    "mathbb{Q}": "Q",
+    "^\\circ ": "degree degrees textdegree",
 }
+_SYNONYMS = {name: command for command, names in _NAMED.items() for name in names.split()}
+_SYNONYMS |= {"lt": "<", "gt": ">", "div": "/", "colon": ":", "prime": "'", "cr": "\\\\", "textasciitilde": " "}
+_SYNONYMS |= {"langle": "(", "lparen": "(", "lbrack": "[", "lbrace": "\\{", "lvert": "|", "vert": "|"}
+_SYNONYMS |= {"rangle": ")", "rparen": ")", "rbrack": "]", "rbrace": "\\}", "rvert": "|", "percent": "\\%"}
+_SYNONYMS |= {"dollar": "\\$", "textdollar": "\\$", "euro": "€", "pounds": "£", "yen": "¥"}
 _ARGUMENTS = {"frac": 2, "sqrt": 1, "binom": 2}
 
 
@@ -123,19 +101,16 @@ def _tokens(text: str) -> str:
             plain = plain.replace("~", " ")
             out.append(plain if texts else plain.replace("%", "\\%"))
         elif symbol is not None:
-            if symbol in ",:;> \n\t/":
-                out.append(" " if symbol != "/" else "")
+            if symbol in ",:;> \n\t":
+                out.append(" ")
             elif symbol in "{}|%$#&\\_[]()":
                 out.append("\\" + symbol if symbol in "{}|%$&\\" else symbol)
                 wanted = 0
-            # else: \! and other marks of no meaning
-        elif name is None:
-            continue
+            # else: \! \/ and other marks of no meaning
         elif name in _SPACES:
             out.append(" ")
-        elif name in _GONE:
-            if name == "left" or name == "right":
-                pass
+        elif name is None or name in _GONE:
+            continue
         elif name in _STYLES or name in _TEXTS or name in _DROPPED:
             opening = "style" if name in _STYLES else "text" if name in _TEXTS else "dropped"
         else:
@@ -241,7 +216,7 @@ def _command(match: re.Match[str]) -> str:
     after = match.string[match.end() : match.end() + 2].lstrip()
     if name in _FUNCTIONS or name in _PYTHON:  # `sec` and `max` at the end are words
         return rf"\{WORDS[name]} " if after and (after[0].isalnum() or after[0] in "(\\{^_|") else name
-    return rf"\{WORDS[name]}" + ("" if after[:1] in ("(", "{", "[") else " ")
+    return rf"\{WORDS[name]} "
 
 
 def _outside_text(text: str) -> str:

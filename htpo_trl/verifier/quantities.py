@@ -85,57 +85,21 @@ def _improper(match: re.Match[str]) -> str:
 
 # --- Units
 
-_NAMES = {
-    **{"m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre"},
-    **{"in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "nm": "nanometer", "dm": "decimeter"},
-    **{
-        "g": "gram gm gramme",
-        "kg": "kilogram kilo kilogramme",
-        "mg": "milligram",
-        "lb": "pound",
-        "oz": "ounce",
-        "t": "ton tonne",
-    },
-    **{"s": "second sec", "min": "minute", "h": "hour hr", "day": "", "week": "", "month": "", "year": "yr"},
-    **{
-        "ms": "millisecond",
-        "L": "liter litre",
-        "mL": "milliliter millilitre ml",
-        "gal": "gallon",
-        "acre": "",
-        "ha": "hectare",
-    },
-    **{"J": "joule", "kJ": "kilojoule", "N": "newton", "W": "watt", "kW": "kilowatt", "V": "volt", "A": "ampere amp"},
-    **{
-        "Hz": "hertz",
-        "kHz": "kilohertz",
-        "MHz": "megahertz",
-        "Pa": "pascal",
-        "kPa": "",
-        "K": "kelvin",
-        "C": "celsius",
-    },
-    **{
-        "F": "fahrenheit",
-        "mol": "mole",
-        "eV": "electronvolt",
-        "ohm": "",
-        "rad": "radian",
-        "deg": "degree",
-        "bit": "",
-        "byte": "",
-    },
-    **{"dollar": "usd buck", "cent": "", "euro": "eur", "yen": "jpy", "rupee": "inr rs", "gbp": "", "yuan": "rmb cny"},
-    **{
-        "km/h": "kmh kph kmph",
-        "mi/h": "mph",
-        "unit": "",
-        "erg": "",
-        "pc": "parsec",
-        "Angstrom": "angstrom",
-        "sr": "steradian",
-    },
-}
+# A unit, and its other names in the singular.
+_NAMES = dict(
+    each.partition(": ")[::2]
+    for each in (
+        "m: meter metre; cm: centimeter centimetre; mm: millimeter millimetre; km: kilometer kilometre; "
+        "dm: decimeter; nm: nanometer; Angstrom: angstrom; pc: parsec; in: inch inche; ft: foot feet; yd: yard; "
+        "mi: mile; g: gram gm gramme; kg: kilogram kilo kilogramme; mg: milligram; lb: pound; oz: ounce; "
+        "t: ton tonne; ms: millisecond; s: second sec; min: minute; h: hour hr; day; week; month; year: yr; "
+        "L: liter litre; mL: milliliter millilitre ml; gal: gallon; acre; ha: hectare; km/h: kmh kph kmph; mi/h: mph; "
+        "J: joule; kJ: kilojoule; eV: electronvolt; erg; N: newton; W: watt; kW: kilowatt; V: volt; A: ampere amp; "
+        "ohm; Hz: hertz; kHz: kilohertz; MHz: megahertz; Pa: pascal; kPa; K: kelvin; C: celsius; F: fahrenheit; "
+        "mol: mole; rad: radian; sr: steradian; deg: degree; bit; byte; unit; "
+        "dollar: usd buck; cent; euro: eur; yen: jpy; rupee: inr rs; gbp; yuan: rmb cny"
+    ).split("; ")
+)
 _UNITS = {name: unit for unit, names in _NAMES.items() for name in (unit, *names.split())}
 _UNITS |= {name + "s": unit for name, unit in _UNITS.items() if len(name) > 1 and name not in ("rs", "ms", "min")}
 _SIGNS = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee"}
@@ -292,8 +256,6 @@ def settle_units(gold: str, answer: str) -> tuple[str, str] | None:
         and unit in (None, letter[2])
     ):
         b = letter[1]  # 5m for 5, or for 5 meters; but a gold of 5m is five times m
-    if unit is None and other is None and b == answer:
-        return gold, answer
     return None if unit is not None and other is not None and unit != other else (a, b)
 
 

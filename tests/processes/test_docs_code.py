@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from importlib.metadata import metadata
@@ -133,15 +134,23 @@ def is_extra(package, extras):
     return {*extras.split(",")} <= {*known}
 
 
+def trains(script, options):
+    """Whether a job script is there, and takes these options as `htpo train` does."""
+    found = read(shlex.split(options), htpo.TITLES, vars(launch_command_parser().parse_args(["script"])))
+    return (ROOT / script).is_file() and launch_arguments(found.launch)
+
+
 # Commands that are not `htpo`: pattern → whether what it names is there.
 COMMANDS = {
-    r"make (\w+)": lambda target: re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE),
+    r"make ([\w-]+)": lambda target: re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE),
     r"pip install (?:-e )?'([\w.]+)\[([\w,]+)\]'": is_extra,
     r"pip install '(\w+)\[([\w,]+)\] @ git\+(\S+)'": lambda package, extras, url: (
         is_extra(package, extras) and url == PROJECT["urls"]["Repository"]
     ),
     r"python (?:-m )?([\w./]+)(?: .*)?": lambda path: (ROOT / path).is_file() or find_spec(path),
     r"bash (scripts/\w+\.sh)": lambda path: (ROOT / path).is_file(),
+    r"sbatch (?:--nodes=\d+ )?(examples/\w+\.sh) (.*)": trains,
+    r"kubectl apply -f (\S+)": lambda path: (ROOT / path).is_file(),
     r"git clone (\S+)": lambda url: url == PROJECT["urls"]["Repository"],
     r"cd (\w+)": lambda directory: PROJECT["urls"]["Repository"].endswith(f"/{directory}"),
     r"VLLM_SERVER_DEV_MODE=1 vllm serve .*": lambda: True,  # as TRL documents it; needs a GPU

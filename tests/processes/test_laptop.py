@@ -238,6 +238,7 @@ def test_every_readme_command_is_run_by_a_test():
     tested = {
         "make test": "CI runs it, and it runs this test",
         "make demo": "quick_run",
+        "make check": "test_check.py",
         ".venv/bin/htpo demo --objective dapo": "test_readme_demo_commands",
         ".venv/bin/htpo tokens": "test_readme_demo_commands",
         ".venv/bin/htpo report": "test_readme_demo_commands",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from htpo_trl.advantages import ESTIMATORS, estimate
-from htpo_trl.training import settings
+from htpo_trl.training import checkpoint, settings
 from htpo_trl.training.advantages import teaching_groups
 from htpo_trl.training.collect import informative_groups
 from htpo_trl.training.console import PATIENCE
@@ -244,6 +244,22 @@ def test_it_is_part_of_what_makes_a_run(make_trainer, make_config, tmp_path):
     assert settings.changes(before, now) == {}
     now = settings.of_options(make_config(advantage="rloo"), ["x"], None)
     assert settings.changes(before, now) == {"advantage": ["grpo", "rloo"]}
+
+
+def test_a_checkpoint_from_before_it_was_an_option(make_trainer, tmp_path):
+    options = BRIEF | {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer(**options)
+    whole.train()
+    directory = tmp_path / "run" / "checkpoint-1"
+    file = checkpoint.state_file(directory, 0)
+    batches, counters = checkpoint.load_state(file, "HTPOTrainer")
+    for name in ("advantage", "advantage_kwargs"):
+        del counters["settings"][name]
+    checkpoint.save_state(file, "HTPOTrainer", batches, counters)
+    checkpoint.seal(directory)
+    resumed = make_trainer(**options, resume_from_checkpoint=str(directory))
+    resumed.train(resume_from_checkpoint=str(directory))
+    assert same_parameters(whole, resumed)
 
 
 @pytest.mark.parametrize(("name", "is_told"), [("psr", False), ("nsr", True), ("rloo", True)])

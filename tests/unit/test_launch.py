@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 
+import pytest
+
 from htpo_trl.cli import main
 from htpo_trl.scripts.arguments import read, set_environment
 
@@ -37,3 +39,35 @@ def test_the_users_environment_wins_over_the_recipes(tmp_path, monkeypatch):
     set_environment(read(["--config", str(tmp_path / "recipe.yaml")], {}).env)
     found = {name: value for name, value in os.environ.items() if name.startswith("HTPO_TEST_")}
     assert found == {"HTPO_TEST_SET": "2", "HTPO_TEST_EMPTY": "", "HTPO_TEST_UNSET": "1"}
+
+
+MACHINES = ["train", "--config", "smollm2-135m-cpu", "--accelerate_config", "ddp-cpu", "--num_machines", "2"]
+
+
+@pytest.mark.parametrize("is_plan", [False, True])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            [*MACHINES, "--num_processes", "5"],
+            "num_processes=5 is that of all machines together, and must be a multiple",
+        ),
+        ([*MACHINES, "--machine_rank", "2"], "machine_rank=2 must lie in 0..1."),
+        ([*MACHINES, "--machine_rank", "-1"], "machine_rank=-1 must lie in 0..1."),
+    ],
+)
+def test_machines_that_cannot_be(argv, message, is_plan, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*argv, *["--dry_run"] * is_plan])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"htpo train: {message}")
+
+
+def test_fsdp_without_gpus(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", "smollm2-135m-cpu", "--accelerate_config", "fsdp2"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "htpo train: FSDP needs GPUs, and there is none here: on a CPU accelerate would train by plain copies of the "
+        "model. Set --accelerate_config to zero3-cpu, or to ddp-cpu.\n"
+    )

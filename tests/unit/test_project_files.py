@@ -27,7 +27,7 @@ REPORTING = f"{REPOSITORY}/security/advisories/new"
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#")
 PYTHONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 # Target → its recipe.
-RULES = re.findall(r"^([a-z]+):(?!=).*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+RULES = re.findall(r"^([a-z-]+):(?!=).*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
 MAKE = {target: [line.strip("\t@") for line in recipe.splitlines()] for target, recipe in RULES}
 
 
@@ -195,7 +195,7 @@ def check_command(command, job=()):
 class TestIssueForms:
     def test_bug_report_asks_for_what_is_needed(self):
         asked = {field["id"]: field for field in FORMS["bug"]["body"]}
-        assert "`htpo env`" in asked["environment"]["attributes"]["description"]
+        assert "`htpo check`" in asked["environment"]["attributes"]["description"]
         required = {name for name, field in asked.items() if field["validations"]["required"]}
         assert {"environment", "command", "happened"} <= required
 

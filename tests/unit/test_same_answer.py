@@ -41,6 +41,13 @@ OPTIONS = [
     (["--eval_benchmarks", "prompts.jsonl", "--eval_steps", "1"], "All 63 training problems are in what the run is"),
     (["--eval_benchmarks", "few.jsonl", "./few.jsonl", "--eval_steps", "1"], "name one set twice. Name each once."),
     (["--test_split_size", "0.2"], "test_split_size=0.2 holds data out, and nothing is evaluated on it. Add 'test'"),
+    (
+        [
+            *("--eval_benchmarks", "few.jsonl", "--eval_steps", "1", "--eval_max_new_tokens", "300"),
+            *("--use_vllm", "--vllm_max_model_length", "300"),
+        ],
+        "eval_max_new_tokens=300 and a prompt do not fit into vllm_max_model_length=300, whose engine",
+    ),
     (["--eval_on_start"], "eval_on_start=True needs eval_strategy='steps' or 'epoch', and data for it."),
     (["--lora_r", "8"], "lora_r=8 has no effect without use_peft: all parameters would be trained. Set use_peft=True"),
     (["--load_in_8bit"], "load_in_8bit=True: quantized weights cannot be trained. Set use_peft=True, to train an"),

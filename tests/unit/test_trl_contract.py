@@ -6,7 +6,9 @@ import textwrap
 
 import torch
 from transformers import Trainer
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
 
 from htpo_trl import HTPOTrainer
 from htpo_trl.config import CHOICES
@@ -126,6 +128,25 @@ def test_generation_and_rewards_are_called_once_before_and_after_scoring():
         assert order.count(name) == 1
     scoring = order.index("self._get_per_token_logps_and_entropies()")
     assert order.index("self._generate()") < scoring < order.index("self._calculate_rewards()")
+
+
+def test_the_engine_of_vllm_that_evaluation_borrows():
+    source = inspect.getsource(VLLMGeneration)
+    for name in ("mode", "llm", "vllm_client", "tensor_parallel_size", "enable_sleep_mode", "_llm_weights_sleeping"):
+        assert f"self.{name} = " in source
+    assert "self.tp_group, _ = torch.distributed.new_subgroups_by_enumeration(" in source
+    assert list(inspect.signature(VLLMGeneration.sync_weights).parameters) == ["self"]
+    sync = inspect.getsource(VLLMGeneration.sync_weights)
+    assert 'wake_up(tags=["weights"])' in sync, "of an engine that sleeps"
+    assert "self._llm_weights_sleeping = False" in sync
+    parameters = {"prompts", "temperature", "top_p", "max_tokens", "logprobs", "generation_kwargs"}
+    assert parameters <= {*inspect.signature(VLLMClient.generate).parameters}
+    for trainer in (GRPOTrainer, RLOOTrainer):
+        source = inspect.getsource(trainer)
+        assert "self.vllm_generation = VLLMGeneration(" in source
+        assert "self.use_vllm = args.use_vllm" in source
+        # An evaluation does not count as one: what training generates next is by weights that it has sent itself.
+        assert "if self.state.global_step != self._last_loaded_step:" in source
 
 
 def test_extra_logs_wait_in_lists_per_column(make_trainer):
