@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objective import PRESETS, control, token_sums
+from ..objective import PRESETS, Table, control, token_sums
 from .operations import watched
 from .parts import Finding, Machine
 from .reference import DUAL_CLIP, reference
@@ -156,10 +156,10 @@ def plain_step(inputs: dict[str, Any]) -> None:
     ppo_loss(logps, old, inputs["advantages"].unsqueeze(1), mask).backward()
 
 
-def controlled_loss(inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+def controlled_loss(inputs: dict[str, Any], table: Table = PRESETS["htpo"]) -> tuple[Tensor, Any]:
     """The loss with the transform before it, and what the transform returned."""
     inputs["per_token_logps"].grad = None
-    result = control(**inputs, table=PRESETS["htpo"])
+    result = control(**inputs, table=table)
     loss = ppo_loss(inputs["per_token_logps"], result.old_per_token_logps, result.advantages, inputs["mask"])
     return loss, result
 
