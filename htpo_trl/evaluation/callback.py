@@ -74,9 +74,13 @@ class EvaluationCallback(TrainerCallback):
         if trainer.args.eval_steps is None:
             raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
         self.trainer, self.judge = trainer, None if judge == "verifier" else judge or _judge_of(trainer)
+        if not isinstance(benchmarks, Mapping) or not benchmarks:
+            raise UsageError(f"benchmarks={benchmarks!r:.80} must map a name, or several, to problems.")
         self.benchmarks = {name: list(problems) for name, problems in benchmarks.items()}
         for name, problems in self.benchmarks.items():
-            check_columns(self.judge, [*problems[0]] if problems else ["prompt"], name)
+            if not problems:
+                raise UsageError(f"There are no problems in {name!r}.")
+            check_columns(self.judge, [*problems[0]], name)
         self.sampling = Sampling.of(sampling)
         self.ks = check_ks(self.sampling.num_samples, ks)
         check_best_metric(

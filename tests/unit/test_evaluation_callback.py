@@ -2,6 +2,7 @@ import asyncio
 import json
 import math
 import random
+import re
 from contextlib import nullcontext
 
 import numpy as np
@@ -156,6 +157,19 @@ def test_interval_is_asked_for_at_construction(directory):
 
 def odd(completions, **kwargs):
     return [1.0 - value for value in even_digits(completions)]
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "message"),
+    [
+        ({}, "benchmarks={} must map a name, or several, to problems."),
+        ([{"prompt": "1"}], "benchmarks=[{'prompt': '1'}] must map a name"),
+        ({"six": []}, "There are no problems in 'six'."),
+    ],
+)
+def test_nothing_to_evaluate_is_told_at_construction(directory, benchmarks, message):
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+        EvaluationCallback(build(directory, {"eval_steps": 1}), benchmarks)
 
 
 class TestJudge:
