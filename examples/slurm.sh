@@ -17,7 +17,8 @@
 #SBATCH --output=%x-%j.log
 
 set -u
-per_node=${PROCESSES_PER_NODE:-$SLURM_GPUS_ON_NODE}
+: "${SLURM_JOB_ID:?is not set. Start this script by sbatch.}"
+per_node=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:?is not set. Ask Slurm for GPUs, or set PROCESSES_PER_NODE.}}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node have ports of their own
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -41,6 +42,20 @@ def command_of(pod):
 
 def value(command, option):
     return command[command.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, "SLURM_JOB_ID: is not set. Start this script by sbatch."),
+        ({"SLURM_JOB_ID": "1"}, "SLURM_GPUS_ON_NODE: is not set. Ask Slurm for GPUs, or set PROCESSES_PER_NODE."),
+    ],
+)
+def test_the_slurm_script_tells_what_it_misses(variables, line):
+    script = ["bash", str(EXAMPLES / "slurm.sh")]
+    ended = subprocess.run(script, env={"PATH": os.defpath} | variables, capture_output=True, text=True, check=False)
+    assert ended.returncode
+    assert ended.stderr.endswith(f": {line}\n")
 
 
 def test_the_pods_of_kubernetes_find_each_other(manifests, pod):
