@@ -134,14 +134,15 @@ def test_closed_forms(rule, ratio, advantage, expected):
         ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 1.0}, 0.5, -1.0),
         ({"rule": "clip", "delta": 4.0}, 4.0, -1.0),
         ({"rule": "wapo", "clip": 1.0}, 2.0, 1.0),
-        ({"rule": "dppo-tv", "threshold_high": 0.25}, 2.0, 1.0),
+        ({"rule": "dppo-tv", "threshold_high": 0.5}, 2.0, 1.0),
         ({"rule": "dppo-tv", "threshold_low": 0.5}, 0.5, -1.0),
     ],
 )
 def test_edges_belong_to_the_range(rule, ratio, advantage):
     """Powers of two, so that the ratio is on the edge exactly."""
-    p = 0.5
-    inputs = one_response(1, per_token_logps=[math.log(p)], old_per_token_logps=[math.log(p) - math.log(ratio)])
+    logp = min(math.log(ratio), 0.0)
+    inputs = one_response(1, per_token_logps=[logp], old_per_token_logps=[logp - math.log(ratio)])
+    assert (inputs["per_token_logps"] - inputs["old_per_token_logps"]).exp().item() == ratio
     inputs["advantages"] = inputs["advantages"] * advantage
     table = PRESETS["dapo"].replace(dict.fromkeys(GROUPS, parse_rule(rule)))
     assert slopes(inputs, table)[0].item() == pytest.approx(advantage * ratio)
@@ -231,6 +232,8 @@ def test_a_response_of_several_tokens():
     assert slope("gmpo", [1.2, 9.0], 1.0) == pytest.approx(math.sqrt(1.2 * math.exp(0.4)))
     assert slope("gmpo", [9.0, 1.2], 1.0) == 0
     assert slope("vespo", [1.2, 1.5], 1.0) == pytest.approx(1.8**2 * math.exp(3 * (1 - 1.8)))
+    assert slope("vespo", [math.exp(25), math.exp(-25)], 1.0) == pytest.approx(1.0)  # each is bounded, then the sum
+    assert slope("vespo", [math.exp(25), math.exp(-24)], 1.0) == pytest.approx(1.0)
     # Half as much, a half-life on.
     half = {"rule": "fipo", "half_life": 2.0, "high": 9.0}
     assert slope(half, [1.0, 1.0, 4.0], 1.0) == pytest.approx(2.0)
