@@ -150,7 +150,7 @@ def main(path: Path) -> None:
                 if each == "none":
                     differs = difference(place / "single", place / f"{config}-whole")
                     rows.append(
-                        {"config": config, "drill": each, "stopped": whole, "differs_from_one_process": differs}
+                        {"config": config, "drill": each, "stopped": whole, "from_one_process": differs}
                     )
                 else:
                     rows.append(drill(place, config, each))

@@ -23,7 +23,7 @@ from .parts import Finding, Machine
 from .tiny import build_model, make_trainer
 
 
-BAR = 1.02
+_BAR = 1.02
 _ARMS = {"GRPO": GRPOTrainer, "HTPO": HTPOTrainer}
 _OPTIONS: dict[str, Any] = {
     **{"per_device_train_batch_size": 64, "num_generations": 16},
@@ -129,9 +129,9 @@ def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
     step = {arm: statistics.median(values) for arm, values in seconds.items()}
     yield Finding(
         f"ratio of steps to GRPOTrainer's, {n_pairs} pairs",
-        f"≤ {BAR}",
+        f"≤ {_BAR}",
         f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f}); {step['HTPO']:.4f} s against {step['GRPO']:.4f} s",
-        low <= BAR,
+        low <= _BAR,
         {"seconds_per_step": seconds, "ratios": ratios, "interval": [low, high]},
     )
     phases: dict[str, dict[str, float]] = {}
