@@ -45,16 +45,17 @@ _ZERO = {
 class _Forced(HTPOTrainer):
     """What is generated is thrown away: each completion is of its prompt and its place in the group alone."""
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         super()._generate_single_turn(prompt_ids, *args, **kwargs)
         first = self.accelerator.process_index * len(prompt_ids)
-        return [self._forced(ids, row % self.num_generations) for row, ids in enumerate(prompt_ids, first)], None
+        return [_forced(self, ids, row) for row, ids in enumerate(prompt_ids, first)], None
 
-    def _forced(self, prompt_ids: list[int], place: int) -> list[int]:
-        generator = random.Random(f"{prompt_ids} {place}")
-        digits = generator.choices(DIGITS, k=generator.randrange(self.max_completion_length + 1))
-        ids = [*self.processing_class.convert_tokens_to_ids(digits), self.processing_class.eos_token_id]
-        return ids[: self.max_completion_length]
+
+def _forced(trainer: Any, prompt_ids: list[int], row: int) -> list[int]:
+    generator = random.Random(f"{prompt_ids} {row % trainer.num_generations}")
+    digits = generator.choices(DIGITS, k=generator.randrange(trainer.max_completion_length + 1))
+    ids = [*trainer.processing_class.convert_tokens_to_ids(digits), trainer.processing_class.eos_token_id]
+    return ids[: trainer.max_completion_length]
 
 
 def _trainer(machine: Machine, processes: int, **options: Any) -> Any:
