@@ -7,14 +7,13 @@ one thread's processor time is measured, which a busy machine changes less. The 
 of what HTPO adds: here it is as small as the laptop job's on a CPU, and SmolLM2-135M's size on a GPU.
 """
 
-import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from scipy.stats import binom
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
@@ -85,11 +84,8 @@ def timed(cls: Any, now: Callable[[], float], phases: dict[str, float], names: d
 
 def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
     """Two of the values, between which the median lies with 95% or more; all values where they are fewer than six."""
-    n, k = len(values), 0
-    while 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n <= 0.05:
-        k += 1
-    ordered = sorted(values)
-    return ordered[max(k - 1, 0)], ordered[min(n - k, n - 1)]
+    ordered, k = sorted(values), max(int(binom.ppf(0.025, len(values), 0.5)), 1)
+    return ordered[k - 1], ordered[-k]
 
 
 def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
@@ -97,26 +93,20 @@ def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
     on_gpu = machine.device == "cuda"
     passes = 2 if on_gpu else 1  # over one generation batch
     n_steps = 4 * passes
-    now: Callable[[], float] = time.process_time
-    if on_gpu:
-
-        def now() -> float:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-    else:
+    if not on_gpu:
         torch.set_num_threads(1)
 
     def train(cls: Any) -> tuple[float, float, float]:
         """Seconds before the first step, of all steps, after the last."""
         model = build_model(**(_ON_GPU if on_gpu else _ON_CPU)).to(torch.bfloat16 if on_gpu else torch.float32)
-        clock = Clock(now)
+        clock = Clock(machine.now)
         options = _OPTIONS | {"bf16": on_gpu, "max_completion_length": 96 if on_gpu else 32}
         options |= {"max_steps": n_steps, "num_iterations": passes}
         trainer = make_trainer(cls, machine, model, callbacks=[clock], **options)
-        start = now()
+        start = machine.now()
         trainer.train()
         steps = sum(b - a for a, b in zip(clock.begun, clock.ended, strict=True))
-        return clock.begun[0] - start, steps, now() - clock.ended[-1]
+        return clock.begun[0] - start, steps, machine.now() - clock.ended[-1]
 
     for cls in _ARMS.values():
         train(cls)
@@ -127,20 +117,24 @@ def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
     ratios = [mine / theirs for mine, theirs in zip(seconds["HTPO"], seconds["GRPO"], strict=True)]
     low, high = interval_of_median(ratios)
     step = {arm: statistics.median(values) for arm, values in seconds.items()}
-    yield Finding(
-        f"ratio of steps to GRPOTrainer's, {n_pairs} pairs",
-        f"≤ {_BAR}",
-        f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f}); {step['HTPO']:.4f} s against {step['GRPO']:.4f} s",
-        low <= _BAR,
-        {"seconds_per_step": seconds, "ratios": ratios, "interval": [low, high]},
+    figures: dict[str, Any] = {"seconds_per_step": seconds, "ratios": ratios, "interval": [low, high]}
+    found = (
+        f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f}); {step['HTPO']:.4f} s against {step['GRPO']:.4f} s"
     )
+    yield Finding(f"ratio of steps to GRPOTrainer's, {n_pairs} pairs", f"≤ {_BAR}", found, low <= _BAR, figures)
     phases: dict[str, dict[str, float]] = {}
     for arm, cls in _ARMS.items():
-        found = phases[arm] = defaultdict(float)
-        found["before the first step"], steps, found["after the last step"] = train(timed(cls, now, found, _PHASES))
-        inside = sum(found[phase] for phase in {*_PHASES.values()})
-        found["backward, optimizer"] += steps - inside
+        mine = phases[arm] = defaultdict(float)
+        mine["before the first step"], steps, mine["after the last step"] = train(
+            timed(cls, machine.now, mine, _PHASES)
+        )
+        mine["backward, optimizer"] += steps - sum(mine[phase] for phase in {*_PHASES.values()})
     for phase in ("before the first step", *dict.fromkeys(_PHASES.values()), "after the last step"):
-        mine, theirs = phases["HTPO"][phase], phases["GRPO"][phase]
-        figures = {"HTPO": mine, "GRPO": theirs}
-        yield Finding(f"{phase}, in {n_steps} steps", f"GRPO {theirs:.3f} s", f"{mine:.3f} s", None, figures)
+        figures = {arm: phases[arm][phase] for arm in ("HTPO", "GRPO")}
+        yield Finding(
+            f"{phase}, in {n_steps} steps",
+            "GRPO {GRPO:.3f} s".format(**figures),
+            "{HTPO:.3f} s".format(**figures),
+            None,
+            figures,
+        )
