@@ -43,7 +43,7 @@ class _Watched(HTPOTrainer):
         whole = [torch.cat([output[f"prompt_{x}"], output[f"completion_{x}"]], dim=1) for x in ("ids", "mask")]
         found = []
         for model in (self.model, self.first):
-            logps, _ = self._get_per_token_logps_and_entropies(model, *whole, ids.shape[1])
+            logps = self._get_per_token_logps_and_entropies(model, *whole, ids.shape[1])[0]
             found.append((logps - sampled).abs()[mask].max().item())
         self.differences.append((found[0], found[1]))
         return output

@@ -24,10 +24,8 @@ from .tiny import build_model, make_trainer
 
 _BAR = 1.02
 _ARMS = {"GRPO": GRPOTrainer, "HTPO": HTPOTrainer}
-_OPTIONS: dict[str, Any] = {
-    **{"per_device_train_batch_size": 64, "num_generations": 16},
-    **{"learning_rate": 1e-6, "logging_steps": 1000, "seed": 3},
-}
+_OPTIONS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_generations": 16, "learning_rate": 1e-6}
+_OPTIONS |= {"logging_steps": 1000, "seed": 3}
 _ON_CPU: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3}
 _ON_GPU: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 _ON_GPU |= {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152}
@@ -43,16 +41,12 @@ _PHASES = {
 
 
 class Clock(TrainerCallback):
-    """
-    When steps begin and end.
+    """When, by `now`, steps begin and end."""
 
-    Args:
-        now (`Callable`):
-            Seconds, once the device has done what it was given.
-    """
-
-    def __init__(self, now: Callable[[], float]):
-        self.now, self.begun, self.ended = now, [], []  # type: ignore[var-annotated]
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.begun: list[float] = []
+        self.ended: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.begun.append(self.now())
@@ -63,19 +57,18 @@ class Clock(TrainerCallback):
 
 def timed(cls: Any, now: Callable[[], float], phases: dict[str, float], names: dict[str, str]) -> Any:
     """A subclass of `cls` whose methods add their time, without that of timed methods within them, to `phases`."""
-    stack: list[float] = []
+    within = [0.0]  # what was timed within each method that runs
 
     def wrap(method: Any, phase: str) -> Any:
         def wrapper(self, *args, **kwargs):
-            stack.append(0.0)
+            within.append(0.0)
             start = now()
             try:
                 return method(self, *args, **kwargs)
             finally:
                 took = now() - start
-                phases[phase] += took - stack.pop()
-                if stack:
-                    stack[-1] += took
+                phases[phase] += took - within.pop()
+                within[-1] += took
 
         return wrapper
 
@@ -112,7 +105,7 @@ def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
         train(cls)
     seconds: dict[str, list[float]] = {arm: [] for arm in _ARMS}
     for i in range(n_pairs):
-        for arm in list(_ARMS) if i % 2 == 0 else list(_ARMS)[::-1]:
+        for arm in sorted(_ARMS, reverse=i % 2 == 1):
             seconds[arm].append(train(_ARMS[arm])[1] / n_steps)
     ratios = [mine / theirs for mine, theirs in zip(seconds["HTPO"], seconds["GRPO"], strict=True)]
     low, high = interval_of_median(ratios)
@@ -124,17 +117,12 @@ def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
     yield Finding(f"ratio of steps to GRPOTrainer's, {n_pairs} pairs", f"≤ {_BAR}", found, low <= _BAR, figures)
     phases: dict[str, dict[str, float]] = {}
     for arm, cls in _ARMS.items():
-        mine = phases[arm] = defaultdict(float)
-        mine["before the first step"], steps, mine["after the last step"] = train(
-            timed(cls, machine.now, mine, _PHASES)
+        spent = phases[arm] = defaultdict(float)
+        spent["before the first step"], steps, spent["after the last step"] = train(
+            timed(cls, machine.now, spent, _PHASES)
         )
-        mine["backward, optimizer"] += steps - sum(mine[phase] for phase in {*_PHASES.values()})
+        spent["backward, optimizer"] += steps - sum(spent[phase] for phase in {*_PHASES.values()})
     for phase in ("before the first step", *dict.fromkeys(_PHASES.values()), "after the last step"):
-        figures = {arm: phases[arm][phase] for arm in ("HTPO", "GRPO")}
-        yield Finding(
-            f"{phase}, in {n_steps} steps",
-            "GRPO {GRPO:.3f} s".format(**figures),
-            "{HTPO:.3f} s".format(**figures),
-            None,
-            figures,
-        )
+        mine, theirs = phases["HTPO"][phase], phases["GRPO"][phase]
+        what, figures = f"{phase}, in {n_steps} steps", {"HTPO": mine, "GRPO": theirs}
+        yield Finding(what, f"GRPO {theirs:.3f} s", f"{mine:.3f} s", None, figures)
