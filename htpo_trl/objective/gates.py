@@ -67,7 +67,7 @@ def scale(formula: str, source: str, **traits: bool) -> Callable:
 # The ratio of the token.
 
 
-@gate("r", "arXiv 2505.22617, arXiv 1509.02971")
+@gate("r", "arXiv 2505.22617")
 def unclipped(b: "Batch") -> "Tensor":
     return b.ratio
 
