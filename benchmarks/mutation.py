@@ -62,7 +62,7 @@ WEIGHT = "tests/unit/test_token_map.py::test_effective_weight"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
 OBJECTIVE = [
     f"tests/unit/test_{name}.py"
-    for name in ("gates", "mixed_rows", "objective_table", "rules", "published_objectives", "objective")
+    for name in ("selections", "gates", "mixed_rows", "objective_table", "rules", "published_objectives", "objective")
 ]
 TARGETS = (
     ("htpo_trl/objective/gates.py", None, OBJECTIVE),

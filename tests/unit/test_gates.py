@@ -1,7 +1,9 @@
 """Gates and scales in closed form, on both sides of each edge, and at the ends of what numbers can be."""
 
+import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from htpo_trl.objective import (
     parse_rule,
     rule_spec,
 )
+from htpo_trl.objective.gates import FUNCTIONS
 
 from .test_mixed_rows import one_response, slopes
 
@@ -100,7 +103,8 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
         ({"rule": "fipo", "low": 1.1}, 1.0, 1.0, 1.1),
         ({"rule": "fipo", "safety": 1.05}, 1.1, 1.0, 1.1),  # not in its own sum
         ({"rule": "fipo", "safety": 1.05, "low": 1.1}, 1.06, -1.0, -1.06),  # clip to [0.8, 1]
-        ({"rule": "fipo", "safety": 1.05, "low": 0.7}, 1.06, -1.0, -1.06),
+        ({"rule": "fipo", "half_life": 0.0}, 1.1, 1.0, 1.21),
+        ({"rule": "fipo", "half_life": math.inf}, 1.1, 1.0, 1.21),
         ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 0.6}, 1.6 - E, 1.0, 1.6 - E),
         ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 0.6}, 1.6 + E, 1.0, 0.0),
         ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 0.6}, 0.5 + E, -1.0, -0.5 - E),
@@ -121,6 +125,62 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
 )
 def test_closed_forms(rule, ratio, advantage, expected):
     assert slope(rule, float(ratio), advantage) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ratio", "advantage"),
+    [
+        ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 1.0}, 2.0, 1.0),
+        ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 1.0}, 0.5, -1.0),
+        ({"rule": "clip", "delta": 4.0}, 4.0, -1.0),
+        ({"rule": "wapo", "clip": 1.0}, 2.0, 1.0),
+        ({"rule": "dppo-tv", "threshold_high": 0.25}, 2.0, 1.0),
+        ({"rule": "dppo-tv", "threshold_low": 0.5}, 0.5, -1.0),
+    ],
+)
+def test_edges_belong_to_the_range(rule, ratio, advantage):
+    """Powers of two, so that the ratio is on the edge exactly."""
+    p = 0.5
+    inputs = one_response(1, per_token_logps=[math.log(p)], old_per_token_logps=[math.log(p) - math.log(ratio)])
+    inputs["advantages"] = inputs["advantages"] * advantage
+    table = PRESETS["dapo"].replace(dict.fromkeys(GROUPS, parse_rule(rule)))
+    assert slopes(inputs, table)[0].item() == pytest.approx(advantage * ratio)
+
+
+PRINTED = {
+    "unclipped": "w = r",
+    "cispo": "w = min(r, 1+ε_hi)",
+    "sapo": "w = 4·s·(1-s)·r, s = sigmoid(τ·(r-1))",
+    "dppo-tv": "w = min(r, cap) while π-π_old has not moved by more than the threshold in the direction of Â",
+    "dppo-kl": "w = min(r, cap) while the binary KL of π_old and π in the direction of Â is no more",
+    "wapo": "w = r if Â > 0 and r ≤ 1+clip, else 0",
+    "hapo-released": "w = (1+h)·r within a clip range by the entropy's place h in the batch",
+    "gspo": "w = s in the clip range, s = exp(mean log r) of the response",
+    "gmpo": "w = R where |log r| ≤ clip on the side of Â, R = exp(mean log r, so clipped) of the response",
+    "vespo": "w = W^k·exp(λ·(1-W)), W = Π r of the response",
+    "verdict": "Â′ = positive for a correct response, negative for a wrong one, whatever Â is",
+    "ar": "Â′ = (α·π_old + 1-α)·Â",
+    "fipo": "Â′ = Â times exp of the discounted sum of log r from the token on, clipped",
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_says_what_it_is(name):
+    function = FUNCTIONS[name]
+    assert str(Named(name)) == f"{name}: {PRINTED[name]}"
+    assert function.name == name
+    assert re.match(r"arXiv \d{4}\.\d{5}", function.source)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        function.name = "other"
+    with pytest.raises(TypeError):
+        function.options["tau_pos"] = 3.0
+    # Does it wait for the policy to move? The middle of five entropies has no place of its own.
+    inputs = one_response(5, entropies=[0.1, 0.2, 0.3, 0.4, 0.9])
+    table = PRESETS["dapo"].replace(dict.fromkeys(GROUPS, Named(name)))
+    found = [slopes(inputs | {"advantages": a * inputs["advantages"]}, table)[0] for a in (1.0, -1.0)]
+    is_plain = torch.allclose(found[0], torch.ones(1, 5).double()) and torch.allclose(found[1], -found[0])
+    if function.kind == "gate":
+        assert is_plain == function.waits_for_drift
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -175,6 +235,11 @@ def test_a_response_of_several_tokens():
     half = {"rule": "fipo", "half_life": 2.0, "high": 9.0}
     assert slope(half, [1.0, 1.0, 4.0], 1.0) == pytest.approx(2.0)
     assert slope(half, [1.0, 4.0, 1.0], 1.0) == pytest.approx(4 ** (0.5**0.5))
+    assert slope(half | {"half_life": 0.0}, [1.1, 4.0, 4.0], 1.0) == pytest.approx(1.21)  # of the token alone
+    assert slope(half | {"half_life": math.inf}, [1.1, 2.0, 3.0], 1.0) == pytest.approx(7.26)  # all alike
+    # Of a ratio beyond the safety itself, where Â < 0, at least 0.8.
+    assert slope({"rule": "fipo", "safety": 1.05, "low": 0.7}, [1.06, 0.5], -1.0) == pytest.approx(-0.848)
+    assert slope({"rule": "fipo", "safety": 1.05, "low": 0.7}, [1.04, 0.5], -1.0) == pytest.approx(-0.728)
     assert slope(half, [1.0, 11.0, 4.0], 1.0) == pytest.approx(2.0)  # one beyond the safety is not in the sum
     assert slope(half, [1.0, 11.0, 4.0], -1.0) == pytest.approx(-2.0)
     assert slope(half, [1.0, 11.0, 12.0], -1.0) == 0  # two, and the response is removed

@@ -49,8 +49,16 @@ gates = st.one_of(
     ),
     st.builds(
         lambda regions, **rest: {"rule": "keep_gradient", **regions, **rest},
-        st.sampled_from([{"above": "bound"}, {"below": "inverse_ratio"}, {"inside": 0.5, "above": 2.0}]),
-        when=st.sampled_from(["agrees", "positive", "always"]),
+        st.sampled_from(
+            [
+                *({"when": "clipped", **regions} for regions in ({"above": 0.7}, {"below": 0.7})),
+                *(
+                    {"when": when, **regions}
+                    for when in ("agrees", "positive", "always")
+                    for regions in ({"above": "bound"}, {"below": "inverse_ratio"}, {"inside": 0.5, "above": 2.0})
+                ),
+            ]
+        ),
         cap=st.sampled_from([math.inf, 1.1]),
         sign=st.sampled_from([1, -1]),
     ),
