@@ -3,7 +3,7 @@ The tables of published objectives in docs/objectives.md and README.md.
 
     python -m docs.tables    # write them again, after a preset or a formula was changed
 
-They stand between `<!-- objectives: NAME -->` and `<!-- end -->`; `test_docs_objectives.py` compares them with the code.
+They stand between `<!-- objectives: NAME -->` and `<!-- end -->`; a test compares them with the code.
 """
 
 import re

@@ -207,7 +207,7 @@ def test_liger_is_refused_where_it_replaces_the_loss(make_config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "clip", [{"epsilon": 0.05, "epsilon_high": 0.1, "delta": 1.5}, {"epsilon_high": None, "delta": None}]
+    "clip", [{"epsilon": 0.05, "epsilon_high": 0.1, "delta": 1.5}, {"epsilon_high": 0.2, "delta": None}]
 )
 def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypatch, clip):
     """The only options that TRL's loss and the table both read."""
@@ -219,7 +219,7 @@ def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypat
     case |= {"mask": case["completion_mask"], "per_token_logps": logps.tolist(), "entropies": entropies.tolist()}
     with_defaults, *_ = reference(case)
     monkeypatch.setattr("htpo_trl.check.reference.DUAL_CLIP", clip["delta"] or math.inf)
-    expected, *_ = reference(case, clip=(trainer.args.epsilon, clip["epsilon_high"] or trainer.args.epsilon))
+    expected, *_ = reference(case, clip=(trainer.args.epsilon, clip["epsilon_high"]))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert abs(with_defaults - expected) > 1e-3
 
