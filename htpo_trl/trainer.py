@@ -21,9 +21,10 @@ from torch import Tensor
 
 from .config import HTPOConfig
 from .objective.transform import Control, control, token_sums
-from .training import advantages, checks
-from .training.console import NothingLearnt, warn_on_policy
+from .training import advantages, checks, precision, truncation
+from .training.console import NothingLearnt, tell
 from .training.model_card import write_model_card
+from .training.optimization import told_on_policy
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
 from .training.sampling import DynamicSampler, Generated, Sampled
@@ -123,6 +124,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
             peft_config=kwargs.get("peft_config"),
             has_own_rollouts=has_own_rollouts,
         )
+        precision.check_precision(args, model, kwargs.get("peft_config"))
+        tell(args, precision.told_of_device(args))
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *other_args, **kwargs
         )
@@ -138,8 +141,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
         advantages.check_rewards(args, self.reward_func_names, self._correctness_columns)  # an environment's too
         self._unjudged = UnjudgedTeller(self._correctness_columns, self.reward_func_names)
         self._sampler = DynamicSampler(self)
-        if self.accelerator.is_main_process:
-            warn_on_policy(args, self.table)
+        precision.float32_adapters(self.model)
+        defaults = getattr(self.model, "generation_config", None)
+        tell(args, truncation.told(args, defaults), precision.told(self), told_on_policy(args))
 
     @property
     def correctness_names(self) -> list[str]:

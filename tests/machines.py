@@ -11,6 +11,7 @@ About 15 minutes on two idle cores. A part of it is in `tests/processes/test_com
 import hashlib
 import json
 import signal
+import socket
 import string
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from .distributed_run import ENVIRONMENT, PORT, ROUND_OFF
 from .place import make_place
 
 
-#: What happens in the fourth of six steps, to which processes; checkpoints are saved after the second and the fourth.
+#: What happens in the third of six steps, to which processes; a checkpoint was saved after the second.
 DRILLS = {
     "SIGTERM to one command": ("SIGTERM", "launcher"),
     "SIGUSR1 to one command": ("SIGUSR1", "launcher"),
@@ -91,9 +92,7 @@ def start(place: Path, config: str, output_dir: str, strike: str = "") -> list[d
             "exit_code": machine.returncode if machine.returncode >= 0 else 128 - machine.returncode,
             "seconds": round(ended[rank] - struck, 1) if struck else None,
             "told": [
-                line.partition("(")[0] + line.partition(")")[2].strip()
-                if line.startswith("htpo train, machine")
-                else line
+                line.replace(f" ({socket.gethostname()})", "")
                 for name in ("out", "err")
                 for line in (place / f"{name}-{rank}").read_text().splitlines()
                 if line.startswith(("htpo train", "Stopped by"))

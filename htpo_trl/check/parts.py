@@ -37,6 +37,7 @@ PARTS: dict[str, Part] = {
     "sampling": Part("dynamic sampling trains on groups with both verdicts alone", "sampling:find"),
     "policy": Part("the policy that generates is the one that is trained, and it learns", "policy:find"),
     "peft": Part("LoRA trains its matrices alone, and what is saved is what was trained", "peft:find"),
+    "zero3": Part("DeepSpeed ZeRO-3 trains what one process trains, and goes on exactly", "zero3:find", True),
     "vllm": Part("vLLM, colocated, samples from the policy that is trained, in evaluations too", "engine:find"),
     "vllm-sleep": Part("the same of an engine that sleeps while the policy trains", "engine:find_sleeping"),
     "verifier": Part("the math verifier: verdicts, deadlines, nothing left behind", "verdicts:find"),

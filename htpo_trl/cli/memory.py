@@ -23,7 +23,7 @@ class Sizes(NamedTuple):
 
 def sizes(name: str, peft_config: Any = None) -> Sizes:
     """Sizes of a model that is in a directory or in the Hub's cache. Raises an `OSError` for any other."""
-    name, peft_config = _base(name, peft_config)
+    name, peft_config = base_model(name, peft_config)
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError as error:
@@ -38,7 +38,7 @@ def sizes(name: str, peft_config: Any = None) -> Sizes:
     return Sizes(total, linear, trainable)
 
 
-def _base(name: str, peft_config: Any = None) -> tuple[str, Any]:
+def base_model(name: str, peft_config: Any = None) -> tuple[str, Any]:
     """Of an adapter, which is trained further, its base model and itself."""
     if not is_adapter(name):
         return name, peft_config
@@ -49,7 +49,7 @@ def _base(name: str, peft_config: Any = None) -> tuple[str, Any]:
 
 def cache_per_token(name: str, dtype: str) -> int:
     """Bytes that generation keeps per token of a response: keys and values of every layer."""
-    config = AutoConfig.from_pretrained(_base(name)[0], local_files_only=True).get_text_config()
+    config = AutoConfig.from_pretrained(base_model(name)[0], local_files_only=True).get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * width * (4 if dtype == "float32" else 2)

@@ -2,16 +2,20 @@
 
 from typing import Any
 
+from transformers import AutoConfig, GenerationConfig
+
 from ..config import HTPOConfig
 from ..evaluation.judges import name_of
 from ..objective.rules import waits_for_drift
 from ..scripts.arguments import Arguments
 from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
 from ..scripts.packages import missing_packages
+from ..training import truncation
 from ..training.adapters import is_adapter
 from ..training.checks import check_run
+from ..training.precision import check_precision, told_of_plan
 from .launch import Parallelism
-from .memory import cache_per_token, estimate, sizes
+from .memory import base_model, cache_per_token, estimate, sizes
 
 
 #: GB of the usual GPUs.
@@ -32,11 +36,13 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     args.model_init_kwargs = model_init_kwargs(args, model)
     adapter = parts.peft_config
     check_run(args, model.model_name_or_path, parts.rewards, parts.train, peft_config=adapter, is_plan=True)
+    check_precision(args, model.model_name_or_path, adapter)
     missing = missing_packages(args, model, bool(spread.zero_stage))
     sections = {
         "Run": _run(script, args, model),
         "Batches": _batches(args, spread),
         "Off-policy": _off_policy(args),
+        "Warnings": _warnings(args, model, spread, adapter),
         "Data": _data(script, args, parts),
         "Memory": _memory(args, model, spread, adapter),
         "Missing here": [f"pip install {' '.join(map(repr, missing))}"] if missing else [],
@@ -107,6 +113,20 @@ def _off_policy(args: Any) -> list[str]:
         "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
     }
     return [line for line, applies in lines.items() if applies]
+
+
+def _warnings(args: Any, model: Any, spread: Parallelism, adapter: Any) -> list[str]:
+    """What the trainer would warn of; of the weights themselves only what their format says."""
+    dtype, defaults = model.dtype, None
+    try:
+        name, adapter = base_model(model.model_name_or_path, adapter)
+        if dtype == "auto":
+            dtype = str(AutoConfig.from_pretrained(name, local_files_only=True).dtype)[6:]
+        defaults = GenerationConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):  # not on this machine, or it has none
+        pass
+    keeps_float32 = adapter is not None or bool(spread.zero_stage) or spread.fsdp
+    return [line for line in (truncation.told(args, defaults), told_of_plan(args, dtype, keeps_float32)) if line]
 
 
 def _data(script: Any, args: Any, parts: Parts) -> list[str]:

@@ -32,7 +32,7 @@ class Policy(TransformersGenerator):
         super().__init__(model, trainer.processing_class)
         self.trainer, self.options = trainer, options
 
-    def tokenize(self, row: Mapping[str, Any]) -> "_Prompt":
+    def tokenize(self, row: Mapping[str, Any]) -> list[int]:
         """The tokens of a problem's prompt."""
         trainer, conversation, environment = self.trainer, row["prompt"], None
         if getattr(trainer, "environment_factories", None) is not None:

@@ -74,8 +74,8 @@ def parse(tokens: Sequence[str], defaults: dict[str, Any], config_class: type | 
     try:
         script, args, model = parser.parse_dict(values)
     except ValueError as error:  # of the classes of TRL and transformers too
-        hint = " On a CPU: --use_cpu true --bf16 false. On a GPU without bfloat16: --bf16 false --fp16 true."
-        raise UsageError(f"{error}{hint * ('bf16' in str(error))}") from error
+        hint = " On a CPU: --use_cpu true --bf16 false." * ("bf16" in str(error))
+        raise UsageError(f"{error}{hint}") from error
     check_numbers(model, MODEL_RANGES)
     check_adapter_options(model, tokens)
     return script, args, model

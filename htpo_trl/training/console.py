@@ -1,4 +1,4 @@
-"""What a run says on the terminal: a short line for each row of its log; once, that it learns nothing, or like PPO."""
+"""What a run says on the terminal: a short line for each row of its log; once, that it learns nothing."""
 
 import logging
 import math
@@ -9,9 +9,6 @@ from datetime import timedelta
 from typing import Any, TypeGuard
 
 from transformers import TrainerCallback
-
-from ..objective.rules import waits_for_drift
-from ..objective.table import Table
 
 
 _logger = logging.getLogger(__name__)
@@ -91,6 +88,12 @@ class NothingLearnt(TrainerCallback):
         )
 
 
+def tell(args: Any, *lines: str) -> None:
+    """Warn, on one process and at the caller's caller, of what is no error and yet not what a user may think."""
+    for line in filter(None, lines if args.process_index == 0 else ()):
+        warnings.warn(line, stacklevel=3)
+
+
 def _evaluation(logs: Mapping[str, Any]) -> str:
     """`digits: mean@8 0.312, pass@8 0.610` of each benchmark; of TRL's own evaluation the reward."""
     shown: dict[str, list[str]] = {}
@@ -108,17 +111,3 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def warn_on_policy(args: Any, table: Table) -> None:
-    """Of rules that go by the importance ratio, where it is always 1."""
-    if args.is_on_policy and any(map(waits_for_drift, table.rows)):
-        warnings.warn(
-            f"Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
-            f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, "
-            f"num_iterations={args.num_iterations}), so every importance ratio is 1 and the rules of objective="
-            f"{args.objective!r} beyond the clip range never act. Set steps_per_generation="
-            f"{4 * args.gradient_accumulation_steps} (four optimizer steps, as in the paper) or raise "
-            "num_iterations.",
-            stacklevel=3,
-        )

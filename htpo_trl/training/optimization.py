@@ -7,6 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import get_scheduler
 
+from ..objective.rules import waits_for_drift
 from ..utils import UsageError
 
 
@@ -36,3 +37,16 @@ def check_optimization(args: Any) -> None:
     pairs = [pair for pair in (args.optim_args or "").split(",") if pair.strip()]
     if any(pair.count("=") != 1 for pair in pairs):
         raise UsageError(f"optim_args={args.optim_args!r} must be name=value, with commas between several.")
+
+
+def told_on_policy(args: Any) -> str:
+    """That the rules beyond the clip range never act, in one line with the mend; nothing where they do."""
+    if not args.is_on_policy or not any(map(waits_for_drift, args.table.rows)):
+        return ""
+    return (
+        "Each generation batch is used up within one optimizer step (gradient_accumulation_steps="
+        f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, num_iterations="
+        f"{args.num_iterations}), so every importance ratio is 1 and the rules of objective={args.objective!r} beyond "
+        f"the clip range never act. Set steps_per_generation={4 * args.gradient_accumulation_steps} (four optimizer "
+        "steps, as in the paper) or raise num_iterations."
+    )

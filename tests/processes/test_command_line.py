@@ -193,7 +193,7 @@ def test_two_runs_share_a_machine(stopped):
         assert "is already in use" not in stopped[config][1].stderr
 
 
-# As Slurm before the time is up, in the fourth of six steps; goes on when the run knows.
+# As Slurm before the time is up, in the third of six steps; goes on when the run knows.
 WARNED = """
 import os, signal, time
 

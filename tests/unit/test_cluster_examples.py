@@ -1,8 +1,13 @@
-"""`examples/kubernetes.yaml` and `examples/slurm.sh`; the latter runs in `tests/processes/test_command_line.py`."""
+"""
+`examples/kubernetes.yaml` and `examples/slurm.sh`; the latter runs in `tests/processes/test_command_line.py`. And what
+`tests.machines` has recorded.
+"""
 
+import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -10,7 +15,8 @@ import yaml
 
 from htpo_trl.cli import main
 
-from ..distributed_run import ROOT
+from ..distributed_run import ROOT, ROUND_OFF
+from ..machines import DRILLS, DRILLS_OF, table
 
 
 EXAMPLES = ROOT / "examples"
@@ -89,3 +95,26 @@ def test_the_job_of_slurm():
     assert "requeue" in asked
     assert asked["ntasks-per-node"] == "1"
     assert asked["open-mode"] == "append", "a second start would empty the log of the first"
+
+
+def test_recorded_drills():
+    """Whatever happened: both machines ended by the same code, one said why, and the run went on as if nothing had."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "machines.json").read_text())
+    assert {row["drill"] for row in rows if row["config"] == "ddp-cpu"} == {"none", *DRILLS_OF["ddp-cpu"]}
+    for row in rows:
+        if row["drill"] == "none":
+            assert [each["exit_code"] for each in row["stopped"]] == [0, 0]
+            assert row["from_one_process"] < ROUND_OFF
+            continue
+        signum = signal.Signals[DRILLS[row["drill"]][0]]
+        codes = [each["exit_code"] for each in row["stopped"]]
+        if signum == signal.SIGKILL:
+            assert any("ended first: " in line for each in row["stopped"] for line in each["told"]), row
+            assert 0 not in codes
+        else:
+            assert codes == [128 + signum] * 2
+            assert f"Stopped by {signum.name}. The run is saved at step 3." in row["stopped"][0]["told"][0]
+        assert all(each["seconds"] < 60 for each in row["stopped"])
+        assert row["same_weights"], row
+        assert row["same_log"], row
+    assert table(rows) in (ROOT / "docs" / "failures.md").read_text()
