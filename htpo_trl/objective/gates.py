@@ -77,6 +77,11 @@ def cispo(b: "Batch") -> "Tensor":
     return b.ratio.clamp(max=1 + b.epsilon_high)
 
 
+@gate("min(r, cap)", "Ionides 2008, JCGS 17(2)")
+def tis(b: "Batch", *, cap: float = 2.0) -> "Tensor":
+    return b.ratio.clamp(max=cap)
+
+
 @gate("4·s·(1-s)·r, s = sigmoid(τ·(r-1))", "arXiv 2511.20347")
 def sapo(b: "Batch", *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> "Tensor":
     x = b.by_sign(tau_pos, tau_neg) * (b.ratio - 1)
