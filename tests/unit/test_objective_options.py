@@ -234,7 +234,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "refusing", "mend"), OPTIONS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("options", "refusing", "mend"), OPTIONS, ids=[str(options)[:60] for options, *_ in OPTIONS])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_every_option_beside_every_preset(make_config, options, refusing, mend):
     for name in PRESETS:
