@@ -48,6 +48,7 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
         ("cispo", 1.28 + E, 1.0, 1.28),
         ("cispo", 100.0, -1.0, -1.28),
         ("cispo", 0.01, 1.0, 0.01),
+        *(("tis", 2 - E, -1.0, -2 + E), ("tis", 9.0, 1.0, 2.0), ({"rule": "tis", "cap": 1.0}, 9.0, -1.0, -1.0)),
         ("sapo", 1.0, -3.0, -3.0),
         ("sapo", 2.0, 1.0, 8 * math.e / (1 + math.e) ** 2),
         ("sapo", 2.0, -1.0, -8 * math.exp(1.05) / (1 + math.exp(1.05)) ** 2),
@@ -154,6 +155,7 @@ PRINTED = {
     "sapo": "w = 4·s·(1-s)·r, s = sigmoid(τ·(r-1))",
     "dppo-tv": "w = min(r, cap) while π-π_old has not moved by more than the threshold in the direction of Â",
     "dppo-kl": "w = min(r, cap) while the binary KL of π_old and π in the direction of Â is no more",
+    "tis": "w = min(r, cap)",
     "wapo": "w = r if Â > 0 and r ≤ 1+clip, else 0",
     "hapo-released": "w = (1+h)·r within a clip range by the entropy's place h in the batch",
     "gspo": "w = s in the clip range, s = exp(mean log r) of the response",
@@ -170,7 +172,7 @@ def test_a_function_says_what_it_is(name):
     function = FUNCTIONS[name]
     assert str(Named(name)) == f"{name}: {PRINTED[name]}"
     assert function.name == name
-    assert re.match(r"arXiv \d{4}\.\d{5}", function.source)
+    assert re.match(r"arXiv \d{4}\.\d{5}|.* (19|20)\d\d,", function.source)
     with pytest.raises(dataclasses.FrozenInstanceError):
         function.name = "other"
     with pytest.raises(TypeError):
