@@ -55,7 +55,7 @@ def gradient_data(*tables: Table) -> dict[str, Any]:
     for table in tables:
         shared: dict[str, list[str]] = {}
         for group, rule in zip(GROUPS, table.rows, strict=True):
-            if not isinstance(rule, Clip):
+            if rule != Clip():
                 shared.setdefault(json.dumps(_weights(table, group, ratios)), []).append(group)
         curves |= {f"{table.name}: {' '.join(groups)}": json.loads(weights) for weights, groups in shared.items()}
     return curves

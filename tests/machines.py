@@ -149,9 +149,7 @@ def main(path: Path) -> None:
             for each in left:
                 if each == "none":
                     differs = difference(place / "single", place / f"{config}-whole")
-                    rows.append(
-                        {"config": config, "drill": each, "stopped": whole, "differs_from_one_process": differs}
-                    )
+                    rows.append({"config": config, "drill": each, "stopped": whole, "from_one_process": differs})
                 else:
                     rows.append(drill(place, config, each))
                 print(json.dumps(rows[-1]), flush=True)

@@ -108,6 +108,7 @@ def vespo(token, tokens, s, k_pos=2.0, lambda_pos=3.0, k_neg=3.0, lambda_neg=2.0
 # Gates: the weight of a token.
 GATES = {
     "unclipped": lambda token, tokens, s: token.r,
+    "tis": lambda token, tokens, s, cap=2.0: min(token.r, cap),
     "cispo": lambda token, tokens, s: min(token.r, 1 + s.high),
     "wapo": lambda token, tokens, s, clip=9.0: token.r if token.a > 0 and token.r <= 1 + clip else 0.0,
     "sapo": sapo,

@@ -66,22 +66,13 @@ def _find(machine: Machine, sleeps: bool) -> Iterator[Finding]:
     trainer.train()
     fresh = [row[DIFFERENCE] for row in logged(trainer) if row.get(DIFFERENCE) is not None]
     limit = max(TOLERANCE, 5 * fresh[0])
-    yield Finding(
-        f"log-probs of vLLM and of the policy, {len(fresh)} batches",
-        f"difference ≤ {limit:.1g} (first {fresh[0]:.0e})",
-        f"{max(fresh):.1e}",
-        max(fresh) <= limit < STALE and len(fresh) > 2,
-        {"differences": fresh},
-    )
+    what, ok = f"log-probs of vLLM and of the policy, {len(fresh)} batches", max(fresh) <= limit < STALE
+    expected, ok = f"difference ≤ {limit:.1g} (first {fresh[0]:.0e})", ok and len(fresh) > 2
+    yield Finding(what, expected, f"{max(fresh):.1e}", ok, {"differences": fresh})
     same = same_completions(Path(trainer.args.output_dir))
     total, of = map(sum, zip(*same.values(), strict=True))
-    yield Finding(
-        f"greedy completions of {len(same)} evaluations by vLLM",
-        "those of transformers",
-        f"{total} of {of}",
-        total >= 0.95 * of,  # near-ties may turn
-        {"same at step": same},
-    )
+    what, ok = f"greedy completions of {len(same)} evaluations by vLLM", total >= 0.95 * of  # near-ties may turn
+    yield Finding(what, "those of transformers", f"{total} of {of}", ok, {"same at step": same})
     if sleeps:  # and has lost its weights, so that there is no control without a sync
         return
     trainer.vllm_generation.sync_weights = lambda: None
@@ -89,20 +80,11 @@ def _find(machine: Machine, sleeps: bool) -> Iterator[Finding]:
     # The first batch is by the weights of the last evaluation, which are the policy's then.
     stale = [row[DIFFERENCE] for row in logged(trainer) if row.get(DIFFERENCE) is not None][1:]
     least, found = max(STALE, _FACTOR * max(fresh)), min(stale)
-    yield Finding(
-        "log-probs without the sync, as a control",
-        f"difference ≥ {least:.1g}",
-        f"{found:.2f}" + ": the check could not see it" * (found < least),
-        found >= least,
-        {"differences": stale},
-    )
-    last = [*same_completions(Path(trainer.args.output_dir)).values()][-1]
-    yield Finding(
-        "its last evaluation, as a control",
-        "other completions",
-        f"{last[0]} of {last[1]} the same",
-        last[0] < 0.95 * last[1],
-    )
+    what, said = "log-probs without the sync, as a control", ": the check could not see it" * (found < least)
+    yield Finding(what, f"difference ≥ {least:.1g}", f"{found:.2f}{said}", found >= least, {"differences": stale})
+    total, of = [*same_completions(Path(trainer.args.output_dir)).values()][-1]
+    what = "its last evaluation, as a control"
+    yield Finding(what, "other completions", f"{total} of {of} the same", total < 0.95 * of)
 
 
 def _check_installed() -> None:

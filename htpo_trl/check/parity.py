@@ -34,8 +34,7 @@ def find(machine: Machine) -> Iterator[Finding]:
             f"{name}: htpo and GRPOTrainer, weights": (same_weights(theirs.model, htpo.model), False),
         }
         for what, (is_same, expected) in rows.items():
-            said = {True: "equal", False: "different"}
-            yield Finding(what, said[expected], said[is_same], is_same == expected)
+            yield Finding.same(what, is_same, expected)
 
 
 def _same_logs(theirs: Any, ours: Any) -> bool:

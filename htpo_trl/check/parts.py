@@ -1,5 +1,6 @@
 """The parts of `htpo check` by name, what they find and what they are given. No torch here: names are cheap."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,23 @@ class Finding(NamedTuple):
     ok: bool | None  #: `None` where there is no verdict: a mere figure, or what cannot be looked at here
     figures: dict[str, Any] = {}  #: the numbers behind it, for the JSON
 
+    @classmethod
+    def same(cls, what: str, is_same: bool, expected: bool = True) -> "Finding":
+        """Whether two things are equal, as they should be, or should not."""
+        words = ("different", "equal")
+        return cls(what, words[expected], words[is_same], is_same == expected)
+
+    @classmethod
+    def near(cls, what: str, difference: float, limit: float, note: str = "", control: bool = True) -> "Finding":
+        """A difference that must be within a limit; `control` is whether another one would have been seen."""
+        ok = difference <= limit and control
+        return cls(what, f"difference ≤ {limit:g}", f"{difference:.1e}{note}", ok, {"difference": difference})
+
+    @classmethod
+    def none_of(cls, what: str, n: int, control: bool = True) -> "Finding":
+        """How many there are of what there must be none."""
+        return cls(what, "0", str(n), n == 0 and control)
+
 
 class CannotRunError(Exception):
     """Raised by a part before it finds anything: why it cannot run here."""
@@ -82,21 +100,25 @@ class Machine:
         """`"cpu"` or `"cuda"`. Imports torch."""
         import torch
 
-        cuda: dict[str, Any] = {"torch": torch.__version__, "CUDA of torch": torch.version.cuda, "GPUs": []}
         there = self.asked != "cpu" and torch.cuda.is_available()
-        for i in range(torch.cuda.device_count() if there else 0):
-            properties = torch.cuda.get_device_properties(i)
-            cuda["GPUs"].append(
-                {
-                    "name": properties.name,
-                    "GiB": round(properties.total_memory / 2**30, 1),
-                    "capability": f"{properties.major}.{properties.minor}",
-                }
-            )
-        self.tell(devices=cuda)
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count() if there else 0)]
+        gpus = [
+            {"name": gpu.name, "GiB": round(gpu.total_memory / 2**30, 1), "capability": f"{gpu.major}.{gpu.minor}"}
+            for gpu in found
+        ]
+        self.tell(devices={"torch": torch.__version__, "CUDA of torch": torch.version.cuda, "GPUs": gpus})
         if self.asked == "cuda" and not there:
             raise UsageError(
                 f"--device cuda: torch {torch.__version__} sees no GPU; it was built "
                 f"{f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'}."
             )
         return "cuda" if there else "cpu"
+
+    def now(self) -> float:
+        """Seconds: on a GPU, once it has done what it was given; on a CPU, of this process, whatever else runs."""
+        if self.device == "cpu":
+            return time.process_time()
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()

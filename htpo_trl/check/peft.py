@@ -25,8 +25,7 @@ def find(machine: Machine) -> Iterator[Finding]:
     lora = {name for name in before if "lora_" in name}
     moved = f"{len(changed & lora)} of {len(lora)}"
     yield Finding("matrices of the adapter that have changed", "all", moved, lora <= changed and bool(lora))
-    others = len(changed - lora)
-    yield Finding("weights of the model that have changed", "0", str(others), others == 0)
+    yield Finding.none_of("weights of the model that have changed", len(changed - lora))
 
     directory = machine.directory / "adapter"
     trainer.save_model(str(directory))
@@ -39,9 +38,5 @@ def find(machine: Machine) -> Iterator[Finding]:
         with reloaded.disable_adapter():
             plain = reloaded(input_ids=ids).logits
     difference, effect = ((logits - each).abs().max().item() for each in (found, plain))
-    yield Finding(
-        "logits of the saved adapter, loaded again",
-        f"difference ≤ {_TOLERANCE:g}",
-        f"{difference:.1e} (without it {effect:.1e})",
-        difference <= _TOLERANCE < effect,
-    )
+    what, note = "logits of the saved adapter, loaded again", f" (without it {effect:.1e})"
+    yield Finding.near(what, difference, _TOLERANCE, note, effect > _TOLERANCE)

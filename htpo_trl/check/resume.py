@@ -45,12 +45,7 @@ def find(machine: Machine) -> Iterator[Finding]:
         }
         trained = not all(map(torch.equal, started, resumed.model.parameters()))
         for what, is_same in rows.items():
-            yield Finding(
-                f"{name}: {what}, resumed at step {_SAVED} of {_LAST}",
-                "equal",
-                "equal" if is_same else "different",
-                is_same and trained,
-            )
+            yield Finding.same(f"{name}: {what}, resumed at step {_SAVED} of {_LAST}", is_same and trained)
 
 
 def _same_state(whole: Any, resumed: Any) -> bool:

@@ -112,11 +112,8 @@ def run_check(
         result |= {"finished": True, "ok": bool(by_status["ok"]) and not by_status["red"]}
     finally:
         keep()
-    counts = [
-        f"{len(found)} {status}" + f" ({', '.join(found)})" * (status != "ok")
-        for status, found in by_status.items()
-        if found
-    ]
+    lists = {status: f" ({', '.join(found)})" * (status != "ok") for status, found in by_status.items()}
+    counts = [f"{len(found)} {status}{lists[status]}" for status, found in by_status.items() if found]
     print(f"\n{len(names)} part{'s' * (len(names) > 1)} in {result['seconds']:.0f} s: {', '.join(counts)}. {output}")
     if not (by_status["ok"] or by_status["red"]):
         print("Nothing was checked.")
@@ -124,14 +121,8 @@ def run_check(
 
 
 def _new(name: str) -> dict[str, Any]:
-    return {
-        "title": PARTS[name].title,
-        "status": "not run",
-        "seconds": None,
-        "skipped": None,
-        "error": None,
-        "findings": [],
-    }
+    nothing = dict.fromkeys(("seconds", "skipped", "error"))
+    return {"title": PARTS[name].title, "status": "not run", **nothing, "findings": []}
 
 
 def _run_part(name: str, result: dict[str, Any], device: str, deadline: float, must_run: bool) -> None:
@@ -150,9 +141,9 @@ def _run_part(name: str, result: dict[str, Any], device: str, deadline: float, m
                 env=_environment(device, PARTS[name].all_devices),
                 start_new_session=True,
             )
+            code: int | None = None
             last: dict[str, Any] = {}
             try:
-                code = None
                 while code is None and time.perf_counter() - started < deadline:
                     with suppress(subprocess.TimeoutExpired):
                         code = child.wait(timeout=0.1)
@@ -160,9 +151,7 @@ def _run_part(name: str, result: dict[str, Any], device: str, deadline: float, m
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)  # workers that it left, too
-                child.wait()
-                assert child.stdin is not None
-                child.stdin.close()
+                child.communicate()
                 part["seconds"] = round(time.perf_counter() - started, 1)
         if part["skipped"] and must_run:
             part["error"] = f"was asked for by --parts and cannot run here: {part['skipped']}."

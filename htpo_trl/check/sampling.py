@@ -33,17 +33,14 @@ def find(machine: Machine) -> Iterator[Finding]:
         if not dynamic:
             yield Finding(f"without dynamic sampling: {what}", "> 0", str(uniform), uniform > 0)
             continue
-        yield Finding(what, "0", str(uniform), uniform == 0 and len(groups) > 0)
+        yield Finding.none_of(what, uniform, len(groups) > 0)
         rows = [row for row in logged(trainer) if "htpo/sampling/rounds" in row]
         flat = [row["frac_reward_zero_std"] for row in rows]
         yield Finding("frac_reward_zero_std, as logged", "0", f"{max(flat, default=-1):g}", {*flat} == {0.0})
         rounds = [row["htpo/sampling/rounds"] for row in rows]
-        yield Finding(
-            "rounds of a batch", "more than one in some", f"{min(rounds):g} to {max(rounds):g}", max(rounds) > 1
-        )
+        found = f"{min(rounds):g} to {max(rounds):g}"
+        yield Finding("rounds of a batch", "more than one in some", found, max(rounds) > 1)
         correct = [batch.float().mean().item() for batch in trainer.trained]
         told = [row["htpo/accuracy"] for row in rows]
-        agree = len(told) == len(correct) and all(abs(a - b) < 1e-6 for a, b in zip(told, correct, strict=False))
-        yield Finding(
-            "htpo/accuracy is that of the groups", "equal", "equal" if agree else f"{told} and {correct}", agree
-        )
+        agree = len(told) == len(correct) and all(abs(a - b) < 1e-6 for a, b in zip(told, correct, strict=True))
+        yield Finding.same("htpo/accuracy is that of the groups", agree)

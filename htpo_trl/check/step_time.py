@@ -7,14 +7,13 @@ one thread's processor time is measured, which a busy machine changes less. The 
 of what HTPO adds: here it is as small as the laptop job's on a CPU, and SmolLM2-135M's size on a GPU.
 """
 
-import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from scipy.stats import binom
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
@@ -23,12 +22,10 @@ from .parts import Finding, Machine
 from .tiny import build_model, make_trainer
 
 
-BAR = 1.02
+_BAR = 1.02
 _ARMS = {"GRPO": GRPOTrainer, "HTPO": HTPOTrainer}
-_OPTIONS: dict[str, Any] = {
-    **{"per_device_train_batch_size": 64, "num_generations": 16},
-    **{"learning_rate": 1e-6, "logging_steps": 1000, "seed": 3},
-}
+_OPTIONS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_generations": 16, "learning_rate": 1e-6}
+_OPTIONS |= {"logging_steps": 1000, "seed": 3}
 _ON_CPU: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3}
 _ON_GPU: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 _ON_GPU |= {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152}
@@ -44,16 +41,12 @@ _PHASES = {
 
 
 class Clock(TrainerCallback):
-    """
-    When steps begin and end.
+    """When, by `now`, steps begin and end."""
 
-    Args:
-        now (`Callable`):
-            Seconds, once the device has done what it was given.
-    """
-
-    def __init__(self, now: Callable[[], float]):
-        self.now, self.begun, self.ended = now, [], []  # type: ignore[var-annotated]
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.begun: list[float] = []
+        self.ended: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.begun.append(self.now())
@@ -64,19 +57,18 @@ class Clock(TrainerCallback):
 
 def timed(cls: Any, now: Callable[[], float], phases: dict[str, float], names: dict[str, str]) -> Any:
     """A subclass of `cls` whose methods add their time, without that of timed methods within them, to `phases`."""
-    stack: list[float] = []
+    within = [0.0]  # what was timed within each method that runs
 
     def wrap(method: Any, phase: str) -> Any:
         def wrapper(self, *args, **kwargs):
-            stack.append(0.0)
+            within.append(0.0)
             start = now()
             try:
                 return method(self, *args, **kwargs)
             finally:
                 took = now() - start
-                phases[phase] += took - stack.pop()
-                if stack:
-                    stack[-1] += took
+                phases[phase] += took - within.pop()
+                within[-1] += took
 
         return wrapper
 
@@ -85,11 +77,8 @@ def timed(cls: Any, now: Callable[[], float], phases: dict[str, float], names: d
 
 def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
     """Two of the values, between which the median lies with 95% or more; all values where they are fewer than six."""
-    n, k = len(values), 0
-    while 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n <= 0.05:
-        k += 1
-    ordered = sorted(values)
-    return ordered[max(k - 1, 0)], ordered[min(n - k, n - 1)]
+    ordered, k = sorted(values), max(int(binom.ppf(0.025, len(values), 0.5)), 1)
+    return ordered[k - 1], ordered[-k]
 
 
 def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
@@ -97,50 +86,43 @@ def find(machine: Machine, n_pairs: int = 10) -> Iterator[Finding]:
     on_gpu = machine.device == "cuda"
     passes = 2 if on_gpu else 1  # over one generation batch
     n_steps = 4 * passes
-    now: Callable[[], float] = time.process_time
-    if on_gpu:
-
-        def now() -> float:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-    else:
+    if not on_gpu:
         torch.set_num_threads(1)
 
     def train(cls: Any) -> tuple[float, float, float]:
         """Seconds before the first step, of all steps, after the last."""
         model = build_model(**(_ON_GPU if on_gpu else _ON_CPU)).to(torch.bfloat16 if on_gpu else torch.float32)
-        clock = Clock(now)
+        clock = Clock(machine.now)
         options = _OPTIONS | {"bf16": on_gpu, "max_completion_length": 96 if on_gpu else 32}
         options |= {"max_steps": n_steps, "num_iterations": passes}
         trainer = make_trainer(cls, machine, model, callbacks=[clock], **options)
-        start = now()
+        start = machine.now()
         trainer.train()
         steps = sum(b - a for a, b in zip(clock.begun, clock.ended, strict=True))
-        return clock.begun[0] - start, steps, now() - clock.ended[-1]
+        return clock.begun[0] - start, steps, machine.now() - clock.ended[-1]
 
     for cls in _ARMS.values():
         train(cls)
     seconds: dict[str, list[float]] = {arm: [] for arm in _ARMS}
     for i in range(n_pairs):
-        for arm in list(_ARMS) if i % 2 == 0 else list(_ARMS)[::-1]:
+        for arm in sorted(_ARMS, reverse=i % 2 == 1):
             seconds[arm].append(train(_ARMS[arm])[1] / n_steps)
     ratios = [mine / theirs for mine, theirs in zip(seconds["HTPO"], seconds["GRPO"], strict=True)]
     low, high = interval_of_median(ratios)
     step = {arm: statistics.median(values) for arm, values in seconds.items()}
-    yield Finding(
-        f"ratio of steps to GRPOTrainer's, {n_pairs} pairs",
-        f"≤ {BAR}",
-        f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f}); {step['HTPO']:.4f} s against {step['GRPO']:.4f} s",
-        low <= BAR,
-        {"seconds_per_step": seconds, "ratios": ratios, "interval": [low, high]},
+    figures: dict[str, Any] = {"seconds_per_step": seconds, "ratios": ratios, "interval": [low, high]}
+    found = (
+        f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f}); {step['HTPO']:.4f} s against {step['GRPO']:.4f} s"
     )
+    yield Finding(f"ratio of steps to GRPOTrainer's, {n_pairs} pairs", f"≤ {_BAR}", found, low <= _BAR, figures)
     phases: dict[str, dict[str, float]] = {}
     for arm, cls in _ARMS.items():
-        found = phases[arm] = defaultdict(float)
-        found["before the first step"], steps, found["after the last step"] = train(timed(cls, now, found, _PHASES))
-        inside = sum(found[phase] for phase in {*_PHASES.values()})
-        found["backward, optimizer"] += steps - inside
+        spent = phases[arm] = defaultdict(float)
+        spent["before the first step"], steps, spent["after the last step"] = train(
+            timed(cls, machine.now, spent, _PHASES)
+        )
+        spent["backward, optimizer"] += steps - sum(spent[phase] for phase in {*_PHASES.values()})
     for phase in ("before the first step", *dict.fromkeys(_PHASES.values()), "after the last step"):
         mine, theirs = phases["HTPO"][phase], phases["GRPO"][phase]
-        figures = {"HTPO": mine, "GRPO": theirs}
-        yield Finding(f"{phase}, in {n_steps} steps", f"GRPO {theirs:.3f} s", f"{mine:.3f} s", None, figures)
+        what, figures = f"{phase}, in {n_steps} steps", {"HTPO": mine, "GRPO": theirs}
+        yield Finding(what, f"GRPO {theirs:.3f} s", f"{mine:.3f} s", None, figures)

@@ -1,6 +1,7 @@
 """A tiny model, its tokenizer, its task and the options of a run of it: made on the spot, for GPU and CPU."""
 
 import string
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,19 @@ from .parts import Machine
 
 #: Characters of the tiny task.
 DIGITS = string.digits
+#: Options of a run of it, in float32.
+RUN: dict[str, Any] = {
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "learning_rate": 1e-2,
+}
 
 
 def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
@@ -30,20 +44,18 @@ def build_tokenizer(characters: str = SYMBOLS) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(seed: int = 0, **config: Any) -> Any:
-    """A `Qwen3ForCausalLM` of 60 thousand parameters for `DIGITS`, whose heads are as small as vLLM's kernels take."""
+def build_model(seed: int | None = 0, **config: Any) -> Any:
+    """
+    A `Qwen3ForCausalLM`, of 60 thousand parameters for `DIGITS` unless `config` says otherwise, whose heads are as
+    small as vLLM's kernels take. Torch is seeded first, but for `None`.
+    """
     shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
     ends = {"vocab_size": 13, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(**shape | heads | ends | {"tie_word_embeddings": True, "initializer_range": 0.3} | config)
-    )
-
-
-def prompts(n: int = 64) -> Dataset:
-    """Numbers of two digits."""
-    return Dataset.from_dict({"prompt": [f"{i % 100:02d}" for i in range(n)]})
+    others = {"tie_word_embeddings": True, "initializer_range": 0.3}
+    if seed is not None:
+        torch.manual_seed(seed)
+    return Qwen3ForCausalLM(Qwen3Config(**shape | heads | ends | others | config))
 
 
 def even_digits(completions: list[str], **kwargs: Any) -> list[float]:
@@ -54,27 +66,6 @@ def even_digits(completions: list[str], **kwargs: Any) -> list[float]:
 def solvable_even_digits(prompts: list[str], completions: list[str], **kwargs: Any) -> list[float]:
     """[`even_digits`] of an even prompt; an odd one has no answer that is right."""
     return [x * (int(p) % 2 == 0) for p, x in zip(prompts, even_digits(completions), strict=True)]
-
-
-def options(machine: Machine, **others: Any) -> dict[str, Any]:
-    """Those of `GRPOConfig` and `HTPOConfig` for a run of it, in float32 unless `bf16` is set."""
-    return {
-        "output_dir": str(machine.directory / "run"),
-        "use_cpu": machine.device == "cpu",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "steps_per_generation": 4,
-        "max_completion_length": 12,
-        "max_steps": 8,
-        "learning_rate": 1e-2,
-        **others,
-    }
 
 
 def make_trainer(cls: Any, machine: Machine, model: Any = None, reward: Any = even_digits, **others: Any) -> Any:
@@ -91,20 +82,20 @@ def make_trainer(cls: Any, machine: Machine, model: Any = None, reward: Any = ev
         reward (`Callable`, *optional*):
             Reward function, by default [`even_digits`].
         **others:
-            `callbacks`, `peft_config`, `train_dataset`, and options of the run beyond [`options`].
+            `callbacks`, `peft_config`, and options of the run beyond [`RUN`].
     """
-    keywords = {name: others.pop(name) for name in ("callbacks", "peft_config", "train_dataset") if name in others}
-    config: Any = GRPOConfig
-    if issubclass(cls, HTPOTrainer):
-        config = HTPOConfig
-    else:  # HTPO's defaults
-        others = {"epsilon_high": 0.28, "delta": 10.0, "use_bias_correction_kl": False, **others}
+    keywords = {name: others.pop(name) for name in ("callbacks", "peft_config") if name in others}
+    place = {"output_dir": str(machine.directory / "run"), "use_cpu": machine.device == "cpu"}
+    config: Any = HTPOConfig
+    if not issubclass(cls, HTPOTrainer):  # HTPO's defaults
+        config = partial(GRPOConfig, epsilon_high=0.28, delta=10.0, use_bias_correction_kl=False)
     trainer = cls(
         build_model() if model is None else model,
         reward,
-        config(**options(machine, **others)),
+        config(**RUN | {"steps_per_generation": 4, "max_steps": 8} | place | others),
+        Dataset.from_dict({"prompt": [f"{i:02d}" for i in range(64)]}),
         processing_class=build_tokenizer(DIGITS),
-        **{"train_dataset": prompts(), **keywords},
+        **keywords,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -2,7 +2,6 @@
 
 import ctypes
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -10,29 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objective import PRESETS, Table, control, token_sums
+from ..objective import PRESETS, control, token_sums
 from .operations import watched
 from .parts import Finding, Machine
 from .reference import DUAL_CLIP, reference
 
 
-_CLIP: dict[str, Any] = {"epsilon_low": 0.2, "epsilon_high": 0.28}
 _OBJECTIVES = ("htpo", "dapo", "high-entropy-only", "gppo", "aspo")  # that the reference knows
 _EXACT, _ROUND_OFF = 1e-12, 1e-6
 
 
 def find(machine: Machine) -> Iterator[Finding]:
     """Right against the reference, right in float32 on the device, no read by the host, cost."""
-    device = machine.device
-    case = make_case()
     for name in _OBJECTIVES:
-        yield _against_reference(name, case, device)
-    yield from _in_float32(case, device)
-    yield _reads(device)
-    yield _cost(device)
+        yield _against_reference(name, machine.device)
+    yield from _in_float32(machine.device)
+    yield _reads(machine.device)
+    yield _cost(machine)
 
 
-def make_case(n_rows: int = 8, n_tokens: int = 300) -> dict[str, Any]:
+def make_inputs(
+    n_rows: int = 8, n_tokens: int = 300, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """
     Responses of all four kinds, long enough for every detach rule, with ratios beyond both clip edges and the dual
     clip. No entropy is there twice: on a GPU, ties of rounded values may be others.
@@ -43,7 +41,7 @@ def make_case(n_rows: int = 8, n_tokens: int = 300) -> dict[str, Any]:
     moved = torch.randn(n_rows, n_tokens, generator=generator, dtype=torch.float64)
     ranks = torch.rand(n_rows, n_tokens, generator=generator).argsort(dim=1)
     kinds = torch.arange(n_rows)
-    return {
+    inputs = {
         "per_token_logps": logps,
         "old_per_token_logps": logps - 0.9 * moved,
         "entropies": (0.5 + ranks.double()).div(n_tokens).pow(4),
@@ -53,64 +51,62 @@ def make_case(n_rows: int = 8, n_tokens: int = 300) -> dict[str, Any]:
         "is_correct": kinds % 2 == 0,
         "mask": torch.arange(n_tokens) < lengths,
     }
+    return {name: x.to(device, dtype if x.is_floating_point() else None) for name, x in inputs.items()}
 
 
-def ppo_loss(logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+def _ppo_loss(logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     """PPO-clip with dual clip, the mean over tokens."""
     ratio = torch.exp(logps - old)
-    clipped = ratio.clamp(1 - _CLIP["epsilon_low"], 1 + _CLIP["epsilon_high"])
-    loss = -torch.min(ratio.clamp(max=DUAL_CLIP) * advantages, clipped * advantages)
+    loss = -torch.min(ratio.clamp(max=DUAL_CLIP) * advantages, ratio.clamp(1 - 0.2, 1 + 0.28) * advantages)
     return (loss * mask).sum() / mask.sum()
 
 
-def _to(case: dict[str, Any], device: str, dtype: torch.dtype) -> dict[str, Any]:
-    return {name: x.to(device, dtype if x.is_floating_point() else None, copy=True) for name, x in case.items()}
+def plain_step(inputs: dict[str, Any]) -> None:
+    """Forward and backward of the loss alone."""
+    logps, old, mask = (inputs[name] for name in ("per_token_logps", "old_per_token_logps", "mask"))
+    logps.requires_grad_().grad = None
+    _ppo_loss(logps, old, inputs["advantages"].unsqueeze(1), mask).backward()
 
 
-def _against_reference(name: str, case: dict[str, Any], device: str) -> Finding:
-    """The gradient of each token, in float64, against a loop over tokens that shares nothing with the transform."""
-    expected = torch.tensor(reference({key: x.tolist() for key, x in case.items()}, name)[1], dtype=torch.float64)
-    inputs = _to(case, device, torch.float64)
+def controlled_loss(inputs: dict[str, Any], objective: str = "htpo") -> tuple[Tensor, Any]:
+    """The loss with the transform before it, and what the transform returned."""
     logps = inputs["per_token_logps"].requires_grad_()
-    result = control(**inputs, **_CLIP, table=PRESETS[name])
-    ppo_loss(logps, result.old_per_token_logps, result.advantages, inputs["mask"]).backward()
-    assert logps.grad is not None
-    difference = (logps.grad.cpu() - expected).abs().max().item()
+    logps.grad = None
+    result = control(**inputs, table=PRESETS[objective])
+    return _ppo_loss(logps, result.old_per_token_logps, result.advantages, inputs["mask"]), result
+
+
+def _against_reference(name: str, device: str) -> Finding:
+    """The gradient of each token, in float64, against a loop over tokens that shares nothing with the transform."""
+    inputs = make_inputs(device=device, dtype=torch.float64)
+    expected = torch.tensor(reference({key: x.tolist() for key, x in inputs.items()}, name)[1], dtype=torch.float64)
+    controlled_loss(inputs, name)[0].backward()
+    difference = (inputs["per_token_logps"].grad.cpu() - expected).abs().max().item()
     largest = expected.abs().max().item()
-    return Finding(
-        f"gradients of {name}, against an independent loop",
-        f"difference ≤ {_EXACT:g}",
-        f"{difference:.1e} (largest gradient {largest:.1e})",
-        difference <= _EXACT < largest,
-    )
+    what, note = f"gradients of {name}, against an independent loop", f" (largest gradient {largest:.1e})"
+    return Finding.near(what, difference, _EXACT, note, largest > _EXACT)
 
 
-def _in_float32(case: dict[str, Any], device: str) -> Iterator[Finding]:
-    exact = control(**case, **_CLIP, table=PRESETS["htpo"])
-    result = control(**_to(case, device, torch.float32), **_CLIP, table=PRESETS["htpo"])
+def _in_float32(device: str) -> Iterator[Finding]:
+    case = make_inputs(dtype=torch.float64)
+    exact = control(**case)
+    result = control(**make_inputs(device=device))
     tokens = int(case["mask"].sum())
     for what in ("groups", "effects"):
         others = int((getattr(result, what).cpu() != getattr(exact, what)).sum())
-        yield Finding(
-            f"float32 on {device}: {what} of {tokens} tokens", "0 differ from float64", str(others), others == 0
-        )
+        title = f"float32 on {device}: {what} of {tokens} tokens"
+        yield Finding(title, "0 differ from float64", str(others), others == 0)
     difference = (result.advantages.cpu().double() - exact.advantages) / exact.advantages.abs().clamp(min=1)
-    largest = difference.abs().max().item()
-    yield Finding(
-        f"float32 on {device}: effective advantages",
-        f"difference ≤ {_ROUND_OFF:g}",
-        f"{largest:.1e}",
-        largest <= _ROUND_OFF,
-    )
+    yield Finding.near(f"float32 on {device}: effective advantages", difference.abs().max().item(), _ROUND_OFF)
 
 
 def _reads(device: str) -> Finding:
     """Transform and metrics, without what waits for the device. On a GPU its driver is asked, too."""
-    inputs = _to(make_case(), device, torch.float32)
+    inputs = make_inputs(device=device)
 
     def once() -> None:
-        result = control(**inputs, **_CLIP, table=PRESETS["htpo"])
-        token_sums(result, **_CLIP, **{k: inputs[k] for k in inputs if not k.startswith("is_")})
+        values = {name: x for name, x in inputs.items() if not name.startswith("is_")}
+        token_sums(control(**inputs), epsilon_low=0.2, epsilon_high=0.28, **values)
 
     once()  # loads kernels
     with watched(inputs["mask"].numel()) as asked:
@@ -124,44 +120,8 @@ def _reads(device: str) -> Finding:
             found = str(error).splitlines()[0]
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    operations = asked.operations.total()
-    return Finding(
-        f"waits for the device, in {operations} operations", "none", found, found == "none", {"operations": operations}
-    )
-
-
-def make_inputs(n_rows: int, n_tokens: int, device: str = "cpu") -> dict[str, Any]:
-    """As of a language model: ratios near 1, most tokens nearly certain, some not."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(n_tokens // 2, n_tokens + 1, (n_rows, 1), generator=generator)
-    logps = -torch.rand(n_rows, n_tokens, generator=generator)
-    inputs = {
-        "per_token_logps": logps,
-        "old_per_token_logps": logps + 0.1 * torch.randn(n_rows, n_tokens, generator=generator),
-        "entropies": torch.rand(n_rows, n_tokens, generator=generator).pow(4),
-        "advantages": torch.randn(n_rows, generator=generator),
-        "is_hard": torch.arange(n_rows) % 2 == 0,
-        "is_correct": torch.arange(n_rows) % 4 < 2,
-        "mask": torch.arange(n_tokens) < lengths,
-    }
-    inputs = {name: x.to(device) for name, x in inputs.items()}
-    inputs["per_token_logps"].requires_grad_()
-    return inputs
-
-
-def plain_step(inputs: dict[str, Any]) -> None:
-    """Forward and backward of the loss alone."""
-    inputs["per_token_logps"].grad = None
-    logps, old, mask = (inputs[name] for name in ("per_token_logps", "old_per_token_logps", "mask"))
-    ppo_loss(logps, old, inputs["advantages"].unsqueeze(1), mask).backward()
-
-
-def controlled_loss(inputs: dict[str, Any], table: Table = PRESETS["htpo"]) -> tuple[Tensor, Any]:
-    """The loss with the transform before it, and what the transform returned."""
-    inputs["per_token_logps"].grad = None
-    result = control(**inputs, table=table)
-    loss = ppo_loss(inputs["per_token_logps"], result.old_per_token_logps, result.advantages, inputs["mask"])
-    return loss, result
+    n = asked.operations.total()
+    return Finding(f"waits for the device, in {n} operations", "none", found, found == "none", {"operations": n})
 
 
 def keep_freed_memory() -> None:
@@ -188,21 +148,14 @@ def in_turns(functions: Sequence[Callable[[], Any]], clock: Callable[[], float],
     return [statistics.median(mine) for mine in times]
 
 
-def _cost(device: str) -> Finding:
+def _cost(machine: Machine) -> Finding:
     """On a GPU milliseconds, which are launches; on the CPU, arithmetic, a multiple of the loss's own."""
     keep_freed_memory()
-    inputs = make_inputs(64, 4096, device)
-
-    def synchronized() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    # On the CPU the time of this thread, which a busy machine does not change.
-    clock = synchronized if device == "cuda" else time.thread_time
-    plain, full = in_turns([lambda: plain_step(inputs), lambda: controlled_loss(inputs)[0].backward()], clock)
+    inputs = make_inputs(64, 4096, machine.device)
+    plain, full = in_turns([lambda: plain_step(inputs), lambda: controlled_loss(inputs)[0].backward()], machine.now)
     figures = {"rows": 64, "tokens": 4096, "ppo_seconds": plain, "control_ppo_seconds": full}
     found = f"{1e3 * full:.2f} ms against {1e3 * plain:.2f} ms: {full / plain:.2f} times"
     what = "cost with the PPO loss, 64 × 4096 tokens"
-    if device == "cuda":
+    if machine.device == "cuda":
         return Finding(what, "≤ 5 ms more", found, full - plain <= 5e-3, figures)
     return Finding(what, "≤ 4 times the PPO loss", found, full <= 4 * plain, figures)

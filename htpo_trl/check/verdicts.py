@@ -69,16 +69,9 @@ def _hostile() -> Iterator[Finding]:
         seconds = time.perf_counter() - started
         processes = psutil.Process().children(recursive=True)
     most = verifier.config.batch_deadline(len(_HOSTILE) + 1)
-    yield Finding(
-        *("seconds for answers that hang", f"≤ {most:.0f}", f"{seconds:.1f}", seconds <= most),
-        {"seconds": seconds, "verdicts": [str(verdict) for verdict in verdicts]},
-    )
-    said = ", ".join(str(verdict) for verdict in verdicts)
-    yield Finding(
-        "verdicts on them, and on an honest one beside them",
-        "none correct, then correct",
-        said,
-        Verdict.CORRECT not in verdicts[:-1] and verdicts[-1] == Verdict.CORRECT,
-    )
+    yield Finding("seconds for answers that hang", f"≤ {most:.0f}", f"{seconds:.1f}", seconds <= most)
+    what, found = "verdicts on them, and on an honest one beside them", ", ".join(map(str, verdicts))
+    ok = Verdict.CORRECT not in verdicts[:-1] and verdicts[-1] == Verdict.CORRECT
+    yield Finding(what, "none correct, then correct", found, ok)
     _, alive = psutil.wait_procs(processes, timeout=_SLACK)
-    yield Finding(f"processes left of {len(processes)}", "0", str(len(alive)), not alive and len(processes) > 1)
+    yield Finding.none_of(f"processes left of {len(processes)}", len(alive), len(processes) > 1)

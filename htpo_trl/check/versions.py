@@ -19,26 +19,24 @@ _OF_DEVELOPERS = ("test", "docs", "notebooks", "dev")
 
 def find(machine: Machine) -> Iterator[Finding]:
     """Python, each package that an option may need, and the devices."""
-    python = metadata(_OWN)["Requires-Python"]
-    found = platform.python_version()
-    yield Finding("Python", python, found, SpecifierSet(python).contains(found, prereleases=True))
+    yield _within("Python", metadata(_OWN)["Requires-Python"], platform.python_version())
     for requirement, extra in _requirements(_OWN):
-        expected = str(requirement.specifier) or "any"
-        if extra and expected == "any":
+        expected = str(requirement.specifier)
+        if extra and not expected:
             continue
         try:
-            found = version(requirement.name)
+            yield _within(requirement.name, expected, version(requirement.name))
         except PackageNotFoundError:
             if not extra:
-                yield Finding(requirement.name, expected, "not installed", False)
-            continue
-        yield Finding(
-            requirement.name, expected, found, requirement.specifier.contains(found, prereleases=True) or not expected
-        )
+                yield Finding(requirement.name, expected or "any", "not installed", False)
     driver = _gpus_of_driver()
     if machine.asked != "cpu" and driver:
-        yield _seen(machine, driver)
+        yield _seen(driver)
     yield Finding("device", machine.asked or "any", machine.device, True)
+
+
+def _within(name: str, expected: str, found: str) -> Finding:
+    return Finding(name, expected or "any", found, SpecifierSet(expected).contains(found, prereleases=True))
 
 
 def _requirements(package: str, extras: tuple[str, ...] = ()) -> Iterator[tuple[Requirement, bool]]:
@@ -50,10 +48,8 @@ def _requirements(package: str, extras: tuple[str, ...] = ()) -> Iterator[tuple[
             if not extras:
                 yield requirement, False
             continue
-        if extras:
-            wanted = any(marker.evaluate({"extra": extra}) for extra in extras)
-        else:
-            wanted = not any(marker.evaluate({"extra": extra}) for extra in _OF_DEVELOPERS)
+        asked = [marker.evaluate({"extra": extra}) for extra in extras or _OF_DEVELOPERS]
+        wanted = any(asked) if extras else not any(asked)
         if wanted and requirement.extras:  # as trl[vllm]
             yield from ((each, True) for each, _ in _requirements(requirement.name, tuple(requirement.extras)))
         elif wanted:
@@ -69,12 +65,10 @@ def _gpus_of_driver() -> list[str]:
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
-def _seen(machine: Machine, driver: list[str]) -> Finding:
+def _seen(driver: list[str]) -> Finding:
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
-    return Finding(
-        *("GPUs", "; ".join(driver), f"{'; '.join(names) or 'none'} ({built})", bool(names)),
-        {"driver": driver, "torch": names},
-    )
+    found = f"{'; '.join(names) or 'none'} ({built})"
+    return Finding("GPUs", "; ".join(driver), found, bool(names), {"driver": driver, "torch": names})

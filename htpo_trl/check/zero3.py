@@ -86,9 +86,8 @@ def find(machine: Machine) -> Iterator[Finding]:
 
     where = f"{processes} process{'es' * (processes > 1)}, {'gloo' if on_cpu else 'NCCL'}"
     parts = [*(machine.directory / "whole").glob(f"checkpoint-{STOP}/global_step*/*model_states.pt")]
-    yield Finding(
-        "weights are split among the processes", f"{processes} parts", f"{len(parts)}", len(parts) == processes
-    )
+    ok = len(parts) == processes
+    yield Finding("weights are split among the processes", f"{processes} parts", f"{len(parts)}", ok)
     whole, resumed = (_result(machine.directory / name) for name in ("whole", "resumed"))
     norms, weights = ROUND_OFF[machine.device]
     start = load_file(machine.directory / "model" / "model.safetensors")
@@ -97,15 +96,13 @@ def find(machine: Machine) -> Iterator[Finding]:
     far = _mean_difference(whole["weights"], reference)
     expected = [row["grad_norm"] for row in logged(one)]
     apart = max(abs(a / b - 1) for a, b in zip(whole["norms"], expected, strict=True))
-    yield Finding(
-        f"gradient norm of {STEPS} steps, {where}", f"within {norms:.0e} of one process", f"{apart:.1e}", apart < norms
-    )
+    what = f"gradient norm of {STEPS} steps, {where}"
+    yield Finding(what, f"within {norms:.0e} of one process", f"{apart:.1e}", apart < norms)
     yield Finding("weights, mean difference", f"below {weights:.0e} from one process", f"{far:.1e}", far < weights)
     yield Finding("weights have moved, on the mean", f"above {10 * weights:.0e}", f"{moved:.1e}", moved > 10 * weights)
     same = all(torch.equal(resumed["weights"][name], weight) for name, weight in whole["weights"].items())
-    yield Finding("resumed within a generation batch", "same weights, bit for bit", "same" if same else "others", same)
-    same = resumed["log"] == whole["log"]
-    yield Finding("log of the resumed run", "same", "same" if same else "another", same)
+    yield Finding.same("weights, resumed within a generation batch", same)
+    yield Finding.same("log of the resumed run", resumed["log"] == whole["log"])
 
 
 def _start(machine: Machine, processes: int) -> list[subprocess.Popen]:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import ProgressCallback, Qwen3Config, Qwen3ForCausalLM, set_seed
+from transformers import ProgressCallback, Qwen3ForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from ..check import tiny
 from ..check.tiny import build_tokenizer
 from ..data.countdown import problems, write_search
 
@@ -17,22 +18,9 @@ ROW_LENGTH, ROWS_PER_STEP = 128, 18  # about 64 searches a step
 
 def build_model() -> Qwen3ForCausalLM:
     """A Qwen3 of 0.59 million parameters."""
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=22,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=128,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
+    shape = {"vocab_size": 22, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return tiny.build_model(None, **shape, **heads, initializer_range=0.02)
 
 
 def warm_start(directory: Path, seed: int, steps: int, model: Qwen3ForCausalLM | None = None) -> None:

@@ -60,11 +60,18 @@ def describe(table: Table) -> dict[str, Any]:
     }
 
 
-def summary(table: Table) -> str:
-    """One line: name, source, and the rule of all groups or how many there are beside J_PPO."""
+def rule_of(table: Table) -> str:
+    """The rule of all groups, or how many rules there are beside J_PPO; by entropy alone, the low and the high one."""
+    low, high = table.rows[:2]
     rules = list(dict.fromkeys(row for row in table.rows if row != Clip())) or [Clip()]
-    told = str(rules[0]) if len(rules) == 1 else f"{len(rules)} rules by group"
-    return f"{table.name:18}  {table.source:35}  {told}"
+    if low != high and table.rows == (low, high) * 4:
+        return f"low: {low}; high: {high}"
+    return str(rules[0]) if len({*table.rows}) == 1 else f"{len(rules)} rules by group"
+
+
+def summary(table: Table) -> str:
+    """One line: name, source, and [`rule_of`]."""
+    return f"{table.name:18}  {table.source:35}  {rule_of(table)}"
 
 
 def show(table: Table) -> str:

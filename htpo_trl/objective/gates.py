@@ -67,7 +67,7 @@ def scale(formula: str, source: str, **traits: bool) -> Callable:
 # The ratio of the token.
 
 
-@gate("r", "arXiv 2505.22617, arXiv 1509.02971")
+@gate("r", "arXiv 2505.22617")
 def unclipped(b: "Batch") -> "Tensor":
     return b.ratio
 
@@ -75,6 +75,11 @@ def unclipped(b: "Batch") -> "Tensor":
 @gate("min(r, 1+ε_hi)", "arXiv 2506.13585")
 def cispo(b: "Batch") -> "Tensor":
     return b.ratio.clamp(max=1 + b.epsilon_high)
+
+
+@gate("min(r, cap)", "Ionides 2008, JCGS 17(2)")
+def tis(b: "Batch", *, cap: float = 2.0) -> "Tensor":
+    return b.ratio.clamp(max=cap)
 
 
 @gate("4·s·(1-s)·r, s = sigmoid(τ·(r-1))", "arXiv 2511.20347")

@@ -90,6 +90,7 @@ PRESETS: dict[str, Table] = {
             source="arXiv 2506.13585",
             note="TRL's epsilon_high is the cap itself: its recommended 5.0 is epsilon_high=4.0 here.",
         ),
+        _preset("tis", _everywhere(Named("tis")), source="Ionides 2008, JCGS 17(2)", note="Cap 2 as in TRL for vLLM."),
         _preset("sapo", _everywhere(Named("sapo")), settings=(("loss_type", "grpo"),), source="arXiv 2511.20347"),
         _preset(
             "dppo-tv",

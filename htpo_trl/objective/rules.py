@@ -182,7 +182,8 @@ class Mix:
             raise UsageError("A row that is a list holds at least two rules; write a single one without the list.")
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self.parts))
+        first, *others = map(str, self.parts)
+        return "; ".join([first, *(part.removeprefix("J_PPO; ") for part in others)])
 
 
 def is_gate(rule: "Rule") -> bool:

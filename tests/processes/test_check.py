@@ -173,7 +173,10 @@ def test_three_sabotages(tmp_path, environment):
     red = {name: [f["what"] for f in part["findings"] if not f["ok"]] for name, part in result["parts"].items()}
     assert red["transform"][0] == "gradients of htpo, against an independent loop"
     assert red["resume"][0] == "float32: weights, resumed at step 6 of 12"
-    assert red["policy"][0].startswith("all weights: sampled and trained log-probs")
+    assert [what for what in red["policy"] if "sampled and trained" in what] == [
+        "all weights: sampled and trained log-probs, 6 batches",
+        "LoRA: sampled and trained log-probs, 3 batches",
+    ]
     assert "3 parts" in output
     assert "3 red (transform, resume, policy)" in output
 

@@ -48,6 +48,7 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
         ("cispo", 1.28 + E, 1.0, 1.28),
         ("cispo", 100.0, -1.0, -1.28),
         ("cispo", 0.01, 1.0, 0.01),
+        *(("tis", 2 - E, -1.0, -2 + E), ("tis", 9.0, 1.0, 2.0), ({"rule": "tis", "cap": 1.0}, 9.0, -1.0, -1.0)),
         ("sapo", 1.0, -3.0, -3.0),
         ("sapo", 2.0, 1.0, 8 * math.e / (1 + math.e) ** 2),
         ("sapo", 2.0, -1.0, -8 * math.exp(1.05) / (1 + math.exp(1.05)) ** 2),
@@ -134,14 +135,15 @@ def test_closed_forms(rule, ratio, advantage, expected):
         ({"rule": "clip", "epsilon_low": 0.5, "epsilon_high": 1.0}, 0.5, -1.0),
         ({"rule": "clip", "delta": 4.0}, 4.0, -1.0),
         ({"rule": "wapo", "clip": 1.0}, 2.0, 1.0),
-        ({"rule": "dppo-tv", "threshold_high": 0.25}, 2.0, 1.0),
+        ({"rule": "dppo-tv", "threshold_high": 0.5}, 2.0, 1.0),
         ({"rule": "dppo-tv", "threshold_low": 0.5}, 0.5, -1.0),
     ],
 )
 def test_edges_belong_to_the_range(rule, ratio, advantage):
     """Powers of two, so that the ratio is on the edge exactly."""
-    p = 0.5
-    inputs = one_response(1, per_token_logps=[math.log(p)], old_per_token_logps=[math.log(p) - math.log(ratio)])
+    logp = min(math.log(ratio), 0.0)
+    inputs = one_response(1, per_token_logps=[logp], old_per_token_logps=[logp - math.log(ratio)])
+    assert (inputs["per_token_logps"] - inputs["old_per_token_logps"]).exp().item() == ratio
     inputs["advantages"] = inputs["advantages"] * advantage
     table = PRESETS["dapo"].replace(dict.fromkeys(GROUPS, parse_rule(rule)))
     assert slopes(inputs, table)[0].item() == pytest.approx(advantage * ratio)
@@ -153,6 +155,7 @@ PRINTED = {
     "sapo": "w = 4·s·(1-s)·r, s = sigmoid(τ·(r-1))",
     "dppo-tv": "w = min(r, cap) while π-π_old has not moved by more than the threshold in the direction of Â",
     "dppo-kl": "w = min(r, cap) while the binary KL of π_old and π in the direction of Â is no more",
+    "tis": "w = min(r, cap)",
     "wapo": "w = r if Â > 0 and r ≤ 1+clip, else 0",
     "hapo-released": "w = (1+h)·r within a clip range by the entropy's place h in the batch",
     "gspo": "w = s in the clip range, s = exp(mean log r) of the response",
@@ -169,7 +172,7 @@ def test_a_function_says_what_it_is(name):
     function = FUNCTIONS[name]
     assert str(Named(name)) == f"{name}: {PRINTED[name]}"
     assert function.name == name
-    assert re.match(r"arXiv \d{4}\.\d{5}", function.source)
+    assert re.match(r"arXiv \d{4}\.\d{5}|.* (19|20)\d\d,", function.source)
     with pytest.raises(dataclasses.FrozenInstanceError):
         function.name = "other"
     with pytest.raises(TypeError):
@@ -231,6 +234,8 @@ def test_a_response_of_several_tokens():
     assert slope("gmpo", [1.2, 9.0], 1.0) == pytest.approx(math.sqrt(1.2 * math.exp(0.4)))
     assert slope("gmpo", [9.0, 1.2], 1.0) == 0
     assert slope("vespo", [1.2, 1.5], 1.0) == pytest.approx(1.8**2 * math.exp(3 * (1 - 1.8)))
+    assert slope("vespo", [math.exp(25), math.exp(-25)], 1.0) == pytest.approx(1.0)  # each is bounded, then the sum
+    assert slope("vespo", [math.exp(25), math.exp(-24)], 1.0) == pytest.approx(1.0)
     # Half as much, a half-life on.
     half = {"rule": "fipo", "half_life": 2.0, "high": 9.0}
     assert slope(half, [1.0, 1.0, 4.0], 1.0) == pytest.approx(2.0)

@@ -294,7 +294,7 @@ def test_responses_without_a_verdict_are_ppos(make_trainer, batch, objective):
 
 WAIT = {
     *("htpo", "htpo-released", "gppo", "aspo", "cispo", "sapo", "dppo-tv", "dppo-kl", "archer", "kl-cov"),
-    *("hapo-released", "gspo", "gmpo", "vespo"),
+    *("hapo-released", "gspo", "gmpo", "vespo", "tis"),
 }
 CHANGES = {"htpo-released", "high-entropy-only", "wapo", "w-reinforce", "psr", "nsr", "ar"}  # each response
 

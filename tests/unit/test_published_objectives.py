@@ -70,7 +70,7 @@ def of_published(case, dtype=torch.float64):
 
 @pytest.mark.skipif(not PUBLISHED, reason="the authors' vectors are not here")
 def test_every_authors_objective_has_vectors():
-    own = {"htpo", "htpo-released", "dapo", "none", "high-entropy-only", "gppo", "aspo"}
+    own = {"htpo", "htpo-released", "dapo", "none", "high-entropy-only", "gppo", "aspo", "tis"}
     assert {case["objective"] for case in PUBLISHED} == PRESETS.keys() - own
 
 
