@@ -17,7 +17,7 @@ from .objective.selections import check_choice
 from .objective.table import SETTINGS, Table
 from .output.reading import parse_json
 from .output.redaction import Discreet
-from .utils import UsageError, check_numbers, nearest, option, out_of_range
+from .utils import UsageError, check_given, check_numbers, nearest, option
 
 
 #: Where numbers must lie, those of TRL's and transformers' options too: range → names. Others need only be finite.
@@ -51,11 +51,6 @@ RANGES = {
     "[0, 1)": ("adam_beta1", "adam_beta2"),
     "[1, 65535]": ("vllm_server_port", "vllm_group_port"),
     "[0, 4294967295]": ("seed", "data_seed"),  # NumPy's
-}
-#: Where numbers in `generation_kwargs` must lie. What transformers or vLLM would refuse later is refused at once.
-GENERATION_RANGES = {
-    **{"top_p": "(0, 1]", "min_p": "[0, 1]", "top_k": "-1 or [0, inf)"},
-    **{"temperature": "[0, inf)", "repetition_penalty": "(0, inf)"},
 }
 #: Names that nobody else checks before the model is loaded.
 CHOICES: dict[str, tuple] = {
@@ -261,12 +256,7 @@ class HTPOConfig(Discreet, GRPOConfig):
 
     def _check_generation(self) -> None:
         given: Any = self.generation_kwargs or {}
-        if not isinstance(given, dict):
-            raise UsageError(f"generation_kwargs={given!r:.80} must be a mapping.")
-        for name, within in GENERATION_RANGES.items():
-            value = given.get(name)
-            if value is not None and (reason := out_of_range(value, within)):
-                raise UsageError(f"generation_kwargs: {name}={value!r:.80} must {reason}.")
+        check_given("generation_kwargs", given, RANGES | {"-1 or [0, inf)": ("top_k",)})  # -1 is vLLM's
         if self.use_vllm:  # whose engine has options of its own
             return
         known = vars(GenerationConfig())

@@ -114,13 +114,24 @@ def check_numbers(options: Any, ranges: Mapping[str, Iterable[str]]) -> None:
             continue
         for number in value if isinstance(value, list | tuple) else [value]:
             if not (isinstance(number, str) and "str" in kinds):
-                reason = out_of_range(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
+                reason = _reason(number, known.get(each.name, "(-inf, inf)"), is_whole="float" not in kinds)
                 if reason:
                     raise UsageError(f"{each.name}={value!r} must {reason}.")
 
 
-def out_of_range(value: Any, within: str, is_whole: bool = False) -> str:
-    """What a number must do, if it does not, "lie in (0, 1]"; or nothing. Ranges are those of [`check_numbers`]."""
+def check_given(name: str, given: Any, ranges: Mapping[str, Iterable[str]]) -> None:
+    """Raise a [`UsageError`] for an option that is no dictionary, or has a number out of its range in `ranges`."""
+    if not isinstance(given, dict):
+        raise UsageError(f"{name}={given!r:.80} must be a mapping.")
+    known = {each: within for within, names in ranges.items() for each in names}
+    for each in given.keys() & known.keys():
+        reason = "" if given[each] is None else _reason(given[each], known[each], is_whole=False)
+        if reason:
+            raise UsageError(f"{name}: {each}={given[each]!r:.80} must {reason}.")
+
+
+def _reason(value: Any, within: str, is_whole: bool) -> str:
+    """What a number must be, if it is not; or nothing."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return "be a number"
     try:
