@@ -58,16 +58,17 @@ def flags_of(classes: Iterable[str]) -> dict[str, Flag]:
     return flags
 
 
+def _filled(piece: Any) -> str:
+    return _IN_HELP[ast.unparse(piece.value)] if isinstance(piece, ast.FormattedValue) else piece.value
+
+
 def _default_and_help(value: ast.expr) -> tuple[str, str]:
     if not isinstance(value, ast.Call):
         return ast.unparse(value), ""
     if ast.unparse(value.func) == "option":
         default, text = value.args
-        parts = text.values if isinstance(text, ast.JoinedStr) else [text]
-        filled = (
-            _IN_HELP[ast.unparse(each.value)] if isinstance(each, ast.FormattedValue) else each.value for each in parts
-        )
-        return ast.unparse(default), "".join(filled)
+        pieces: list[Any] = text.values if isinstance(text, ast.JoinedStr) else [text]
+        return ast.unparse(default), "".join(map(_filled, pieces))
     keywords = {keyword.arg: keyword.value for keyword in value.keywords}
     factory, metadata = keywords.get("default_factory"), keywords.get("metadata")
     made = factory.body if isinstance(factory, ast.Lambda) else ast.List([]) if factory else ast.Constant(None)
