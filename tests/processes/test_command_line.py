@@ -94,7 +94,7 @@ def test_the_module_is_the_command(tmp_path):
         (["recipes", "show", "lapto"], "htpo recipes: Did you mean 'laptop'?"),
         (["train", "--config", "laptop", "--num_processes", "two"], "htpo train: argument --num_processes"),
         (
-            ["train", "--config", "laptop", "--num_machines", "2"],
+            ["train", "--config", "laptop", "--num_machines", "2", "--num_processes", "2"],
             "htpo train: num_machines=2: set main_process_ip and",
         ),
         (["train", "--config", "laptop", "--use_deepspeed", "--multi_gpu"], "htpo train: You can only use one of"),
