@@ -1,15 +1,17 @@
 """Time and peak memory of the objective's transform with the PPO-clip loss, against the PPO-clip loss alone.
 
-    python benchmarks/control_cost.py [--output FILE]
+    python benchmarks/control_cost.py [--repeats 30] [--output FILE]
 
 Forward and backward of both, in turns, on one thread; medians of processor time, which a busy machine does not change.
 Freed memory is kept by the process: else the kernel takes pages back and gives them again, which adds up to a half to
 either, differently in each run. Memory is the peak of live tensor bytes above the inputs, as PyTorch's profiler counts
 allocations: exact and repeatable. As in the trainer, what `control` returned is let go when the loss is there; `held`
-is the peak where it is kept through the backward pass. The last part doubles B and T, and compares ways to rank.
+is the peak where it is kept through the backward pass. Then every preset's ratio to PPO-clip alone and to `htpo`, in
+turns too. The last part doubles B and T, and compares ways to rank.
 """
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -18,11 +20,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from htpo_trl.check.transform import controlled_loss, in_turns, keep_freed_memory, make_inputs, plain_step
-from htpo_trl.objective import control
+from htpo_trl.objective import PRESETS, control
 
 
-def controlled(inputs):
-    controlled_loss(inputs)[0].backward()
+SHAPES = ((16, 1024), (64, 4096), (16, 20480))
+
+
+def controlled(inputs, objective="htpo"):
+    controlled_loss(inputs, objective)[0].backward()
 
 
 def held(inputs):
@@ -31,8 +36,8 @@ def held(inputs):
     return result
 
 
-def seconds(functions) -> list[float]:
-    return in_turns(functions, time.thread_time)
+def seconds(functions, repeats: int) -> list[float]:
+    return in_turns(functions, time.thread_time, repeats)
 
 
 def peak_bytes(function) -> int:
@@ -47,19 +52,32 @@ def peak_bytes(function) -> int:
     return peak
 
 
+def of_presets(inputs, repeats: int) -> dict[str, dict[str, float]]:
+    """Ratios of times of each preset, and the peak of bytes per token."""
+    runs = {name: functools.partial(controlled, inputs, name) for name in PRESETS}
+    base, *times = seconds([functools.partial(plain_step, inputs), *runs.values()], repeats)
+    htpo, n = times[[*runs].index("htpo")], inputs["mask"].numel()
+    return {
+        name: {"ratio": took / base, "of_htpo": took / htpo, "bytes_per_token": peak_bytes(run) / n}
+        for (name, run), took in zip(runs.items(), times, strict=True)
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "control_cost.json")
-    output = parser.parse_args().output
+    parser.add_argument("--repeats", type=int, default=30, help="of each measurement, of which the median counts")
+    args = parser.parse_args()
+    output, repeats = args.output, args.repeats
     torch.set_num_threads(1)
     keep_freed_memory()
 
     rows = []
     print("| B x T | PPO ms | control + PPO ms | ratio | tokens/s | PPO bytes/token | control + PPO bytes/token |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for n_rows, n_tokens in ((16, 1024), (64, 4096), (16, 20480)):
+    for n_rows, n_tokens in SHAPES:
         inputs = make_inputs(n_rows, n_tokens)
-        base, full = seconds([lambda: plain_step(inputs), lambda: controlled(inputs)])  # noqa: B023
+        base, full = seconds([lambda: plain_step(inputs), lambda: controlled(inputs)], repeats)  # noqa: B023
         memory = [peak_bytes(lambda f=f: f(inputs)) / (n_rows * n_tokens) for f in (plain_step, controlled, held)]  # noqa: B023
         rows.append(
             {
@@ -79,11 +97,22 @@ def main():
             f"{n_rows * n_tokens / full:.3g} | {memory[0]:.1f} | {memory[1]:.1f} |"
         )
 
+    presets: dict[str, dict[str, dict[str, float]]] = {name: {} for name in PRESETS}
+    for n_rows, n_tokens in SHAPES:
+        for name, costs in of_presets(make_inputs(n_rows, n_tokens), repeats).items():
+            presets[name][f"{n_rows}x{n_tokens}"] = costs
+    print(f"\n| preset | {' | '.join(f'{b} x {t}' for b, t in SHAPES)} | of htpo, at most | bytes/token |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, by_shape in presets.items():
+        ratios, of_htpo, memory = zip(*(costs.values() for costs in by_shape.values()), strict=True)
+        print(f"| {name} | {' | '.join(f'{x:.2f}' for x in ratios)} | {max(of_htpo):.2f} | {max(memory):.1f} |")
+
     growth = []
     print("\n| B x T | control ms | ns per token | bytes per token |\n| --- | --- | --- | --- |")
     for n_rows, n_tokens in ((8, 4096), (16, 4096), (32, 4096), (8, 8192), (8, 16384), (8, 32768)):
         inputs = make_inputs(n_rows, n_tokens)
-        (took,) = seconds([lambda: control(**inputs)])  # noqa: B023
+        inputs["per_token_logps"] = inputs["per_token_logps"].detach()
+        (took,) = seconds([lambda: control(**inputs)], repeats)  # noqa: B023
         memory = peak_bytes(lambda: control(**inputs)) / (n_rows * n_tokens)  # noqa: B023
         growth.append({"rows": n_rows, "tokens": n_tokens, "seconds": took, "bytes_per_token": memory})
         print(f"| {n_rows} x {n_tokens} | {1e3 * took:.2f} | {1e9 * took / n_rows / n_tokens:.1f} | {memory:.1f} |")
@@ -97,10 +126,17 @@ def main():
         "kthvalue": lambda: entropies.kthvalue(20480 - k + 1, dim=1),
         "numpy's partition": lambda: entropies.clone().numpy().partition(-k, axis=1),
     }
-    ranking = dict(zip(ways, seconds(list(ways.values())), strict=True))
+    ranking = dict(zip(ways, seconds(list(ways.values()), repeats), strict=True))
     print("\nRanking 16 x 20480: " + ", ".join(f"{name} {1e3 * took:.2f} ms" for name, took in ranking.items()))
     output.parent.mkdir(exist_ok=True)
-    result = {"torch": torch.__version__, "threads": 1, "cost": rows, "growth": growth, "ranking_seconds": ranking}
+    result = {
+        "torch": torch.__version__,
+        "threads": 1,
+        "cost": rows,
+        "presets": presets,
+        "growth": growth,
+        "ranking_seconds": ranking,
+    }
     output.write_text(json.dumps(result, indent=1))
 
 

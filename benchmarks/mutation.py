@@ -60,22 +60,22 @@ SLOW = (
 COLLECT, RESUME = "tests/unit/test_sampling.py", "tests/unit/test_resume.py"
 WEIGHT = "tests/unit/test_token_map.py::test_effective_weight"
 # File, the functions that are mutated (None: all of it), and the tests that have to notice.
+OBJECTIVE = [
+    f"tests/unit/test_{name}.py"
+    for name in ("selections", "gates", "mixed_rows", "objective_table", "rules", "published_objectives", "objective")
+]
 TARGETS = (
-    ("htpo_trl/objective/table.py", None, ["tests/unit/test_objective.py", "tests/unit/test_objective_table.py"]),
+    ("htpo_trl/objective/gates.py", None, OBJECTIVE),
+    ("htpo_trl/objective/batch.py", None, OBJECTIVE),
+    ("htpo_trl/objective/parts.py", None, OBJECTIVE),
+    ("htpo_trl/objective/selections.py", None, OBJECTIVE),
+    ("htpo_trl/objective/rules.py", None, OBJECTIVE),
+    ("htpo_trl/objective/table.py", None, OBJECTIVE),
+    ("htpo_trl/objective/presets.py", None, OBJECTIVE),
     (
         "htpo_trl/objective/transform.py",
         None,
-        [
-            "tests/unit/test_objective.py",
-            "tests/unit/test_rules.py",
-            "tests/unit/test_token_sums.py",
-            f"{WEIGHT}_is_the_derivative",
-        ],
-    ),
-    (
-        "htpo_trl/objective/rules.py",
-        None,
-        [f"tests/unit/test_{name}.py" for name in ("objective", "objective_table", "rules")],
+        [*OBJECTIVE, "tests/unit/test_token_sums.py", f"{WEIGHT}_is_the_derivative"],
     ),
     (
         "htpo_trl/trainer.py",

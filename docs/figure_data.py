@@ -11,7 +11,20 @@ from typing import Any
 
 import torch
 
-from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, Clip, Control, Table, control
+from htpo_trl.objective import (
+    EFFECTS,
+    GROUPS,
+    PRESETS,
+    Clip,
+    Control,
+    Detach,
+    Penalty,
+    Table,
+    control,
+    effective_weight,
+)
+from htpo_trl.objective.description import needs
+from htpo_trl.objective.rules import is_gate, parts_of
 
 
 EPSILON_LOW, EPSILON_HIGH, DELTA = 0.2, 0.28, 10.0  # the recipe's
@@ -20,6 +33,8 @@ EDGES = (0.05, 1 / DELTA, 1 - EPSILON_LOW, 1 + EPSILON_HIGH, DELTA, 20.0)
 PROBE_LENGTH = 500  # tokens; long enough that every share detaches at least one
 RANKED_LENGTH = 1000
 LENGTHS = 900
+FAMILIES = ("own", "tokens", "selections", "scales", "responses")
+PROBE = 0.04  # π_old of the tokens of the families' figures
 
 
 def objective_data(table: Table) -> dict[str, str]:
@@ -40,7 +55,7 @@ def gradient_data(*tables: Table) -> dict[str, Any]:
     for table in tables:
         shared: dict[str, list[str]] = {}
         for group, rule in zip(GROUPS, table.rows, strict=True):
-            if not isinstance(rule, Clip):
+            if rule != Clip():
                 shared.setdefault(json.dumps(_weights(table, group, ratios)), []).append(group)
         curves |= {f"{table.name}: {' '.join(groups)}": json.loads(weights) for weights, groups in shared.items()}
     return curves
@@ -74,6 +89,68 @@ def _weights(table: Table, group: str, ratios: torch.Tensor) -> dict[str, list]:
         (gradient,) = torch.autograd.grad(objective.sum(), logps)
         weights["Â > 0" if sign > 0 else "Â < 0"] = _rounded(sign * gradient[:, token].view(ratios.shape))
     return weights
+
+
+def family_of(table: Table) -> str:
+    """The part of docs/objectives.md that an objective is in, one of `FAMILIES`."""
+    parts = [part for row in table.mixed for part in parts_of(row)]
+    if any(isinstance(part, Penalty | Detach) for part in parts):
+        return "selections"
+    if table.of_response:
+        return "responses"
+    if not parts:
+        return "own"
+    return "tokens" if all(map(is_gate, parts)) else "scales"
+
+
+def family_data(family: str) -> dict[str, Any]:
+    """
+    Weight of ∇log π in units of Â, by importance ratio, of the objectives of a family: a response of one token, or of
+    one low and one high one, correct where Â > 0, is the one that selections take of a batch without advantages.
+    """
+    ratios = torch.logspace(-1, 1, 121, base=EDGES[-1], dtype=torch.float64)
+    curves: dict[str, Any] = {"ratio": [float(f"{ratio:.6g}") for ratio in ratios.tolist()]}
+    for name, table in PRESETS.items():
+        if family_of(table) == family and not table.is_plain:
+            together = not any(word in need for need in needs(table) for word in ("batch", "loss call"))
+            batches = [ratios] if together else ratios.split(1)
+            by_level = table.rows[0] != table.rows[1]
+            found = {
+                sign: torch.cat([_family_weights(table, batch, side, by_level) for batch in batches])
+                for sign, side in (("Â > 0", 1.0), ("Â < 0", -1.0))
+            }
+            for i, level in enumerate((", low", ", high") if by_level else ("",)):
+                curves[name + level] = {
+                    sign: [float(f"{weight:.5g}") + 0.0 for weight in weights[:, i].tolist()]
+                    for sign, weights in found.items()
+                }
+    return curves
+
+
+def _family_weights(table: Table, ratios: torch.Tensor, side: float, by_level: bool) -> torch.Tensor:
+    n, length, rest = len(ratios), 1 + by_level, 200
+    old = torch.full((n + rest, length), PROBE, dtype=torch.float64).log()
+    old[n:] -= 3.2 * side  # so that the covariance of advantage and log π of the others is the largest
+    logps = old.clone()
+    logps[:n] += ratios.log()[:, None]
+    advantages = torch.zeros(n + rest, dtype=torch.float64)
+    advantages[:n] = side
+    entropies = torch.linspace(0.01, 0.2, n + rest, dtype=torch.float64).flip(0)[:, None].repeat(1, length)
+    entropies[:n] = torch.tensor([0.2, 0.25][-length:], dtype=torch.float64)
+    clip = {"epsilon_low": EPSILON_LOW, "epsilon_high": EPSILON_HIGH, "delta": DELTA}
+    of_response = torch.full((n + rest,), True)
+    result = control(
+        per_token_logps=logps,
+        old_per_token_logps=old,
+        entropies=entropies,
+        advantages=advantages,
+        is_hard=of_response,
+        is_correct=of_response if side > 0 else ~of_response,
+        mask=torch.ones(logps.shape, dtype=torch.bool),
+        table=table,
+        **clip,
+    )
+    return side * effective_weight(logps, result.old_per_token_logps, result.advantages, **clip)[:n]
 
 
 def detached_data(table: Table) -> dict[str, list]:

@@ -28,10 +28,12 @@ from .figure_data import (
     EDGES,
     EPSILON_HIGH,
     EPSILON_LOW,
+    FAMILIES,
     LENGTHS,
     RANKED_LENGTH,
     counts_data,
     detached_data,
+    family_data,
     gradient_data,
     objective_data,
 )
@@ -61,6 +63,7 @@ def figures(*presets: str) -> dict[str, tuple[Callable[[Any], Figure], Any]]:
         "gradient-neighbours": (draw_gradient, gradient_data(*neighbours)),
         "detached-htpo": (draw_detached, detached_data(htpo)),
         "detached-counts": (draw_counts, counts_data(htpo, released)),
+        **{f"weights-{family}": (draw_family, family_data(family)) for family in FAMILIES[1:]},
     }
 
 
@@ -153,6 +156,40 @@ def draw_gradient(curves: dict[str, Any]) -> Figure:
     columns = 4 if len(names) > 2 else 2
     handles = (behind, front, clip_range, dual_clip)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    return figure
+
+
+def draw_family(curves: dict[str, Any]) -> Figure:
+    """A panel per objective: its weight for Â > 0 and for Â < 0."""
+    names = [name for name in curves if name != "ratio"]
+    columns = 4 if len(names) > 4 else len(names)
+    rows = -(-len(names) // columns)
+    figure = _figure(WIDTH, 0.7 + 2.1 * rows, layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axis, name in itertools.zip_longest(axes, names):
+        if name is None:
+            axis.axis("off")
+            continue
+        clip_range = axis.axvspan(1 - EPSILON_LOW, 1 + EPSILON_HIGH, color="#e4e4e4", zorder=0)
+        lines = [
+            axis.plot(curves["ratio"], curves[name][sign], color=colour, linestyle=style, linewidth=width)[0]
+            for sign, colour, style, width in (
+                ("Â > 0", HUES["hard_correct"], "-", 2.6),
+                ("Â < 0", "#000000", (0, (3, 1.5)), 1.3),
+            )
+        ]
+        axis.set(xscale="log", xlim=(EDGES[0], EDGES[-1]))
+        axis.set_yscale("asinh", linear_width=0.4)
+        axis.set_title(name, fontsize=9)
+        axis.xaxis.set(major_locator=FixedLocator([0.1, 1, 10]), minor_locator=NullLocator())
+        axis.yaxis.set(major_locator=FixedLocator([-2, -1, 0, 1, 2, 5, 20]), minor_locator=NullLocator())
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("importance ratio r = π/π_old", fontsize=9)
+    figure.supylabel("weight of ∇log π (in units of Â)", fontsize=9)
+    labels = ("Â > 0", "Â < 0", f"clip range, {1 - EPSILON_LOW:g} to {1 + EPSILON_HIGH:g}")
+    figure.legend((*lines, clip_range), labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

@@ -1,6 +1,7 @@
 """`HTPOConfig`: `GRPOConfig` with HTPO's options and the recipe's defaults; contradictions are refused."""
 
 import math
+import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -8,16 +9,17 @@ from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
-from .advantages import Estimator, check_options, get_estimator
-from .objective.rules import KeepGradient, Rule, check_choice, rule_spec
-from .objective.table import Table, get_table
+from .advantages import Estimator, check_advantage, get_estimator
+from .objective.compatibility import PPO_LOSS_TYPES, check_options
+from .objective.presets import PRESETS, get_table
+from .objective.rules import Rule, rule_spec
+from .objective.selections import check_choice
+from .objective.table import SETTINGS, Table
 from .output.reading import parse_json
 from .output.redaction import Discreet
 from .utils import UsageError, check_numbers, nearest, option
 
 
-#: The loss types whose token loss is PPO-clip, on which the transform of the objective rests.
-PPO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 #: Where numbers must lie, those of TRL's and transformers' options too: range → names. Others need only be finite.
 RANGES = {
     "-1 or [1, inf)": ("max_steps",),
@@ -70,7 +72,9 @@ class HTPOConfig(Discreet, GRPOConfig):
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.GRPOConfig`]:
-    > - `epsilon_high`: Defaults to `0.28` instead of `None`.
+    > - `epsilon`, `epsilon_high`, `loss_type`: Default to `None`, which becomes what the objective was published with,
+    >   or else the recipe's `0.2`, `0.28` and `"dapo"`. For TRL's `epsilon_high=None`, which is as `epsilon`, give the
+    >   number.
     > - `delta`: Defaults to `10.0` instead of `None` (the dual clip).
     > - `num_generations`: Defaults to `16` instead of `8`.
     > - `steps_per_generation`: Defaults to `4 * gradient_accumulation_steps`, four optimizer steps per generation
@@ -85,7 +89,24 @@ class HTPOConfig(Discreet, GRPOConfig):
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "objective_overrides", "advantage_kwargs"]
 
     # Defaults of the recipe
-    epsilon_high: float | None = option(0.28, "Upper-bound epsilon value for clipping (DAPO's clip-higher).")
+    epsilon: float | None = option(  # type: ignore[assignment]
+        None,
+        "Lower-bound epsilon value for clipping: the ratio from 1-epsilon on. By default that of the objective as it "
+        f"was published, or else the recipe's {SETTINGS['epsilon']}.",
+    )
+    epsilon_high: float | None = option(
+        None,
+        "Upper-bound epsilon value for clipping: the ratio up to 1+epsilon_high. By default that of the objective as "
+        f"it was published, or else the recipe's {SETTINGS['epsilon_high']}, DAPO's clip-higher. Where every row is "
+        "`clip` (objective 'none' or 'dapo') and loss_type is 'cispo' it is TRL's, the cap of the ratio itself: TRL's "
+        "5.0 is 4.0 with objective 'cispo', whose cap is 1+epsilon_high.",
+    )
+    loss_type: str | None = option(  # type: ignore[assignment]
+        None,
+        f"How tokens become one loss: {', '.join(PPO_LOSS_TYPES)}. By default that of the objective as it was "
+        f"published, or else the recipe's {SETTINGS['loss_type']}. TRL's cispo, sapo and vespo go with objective "
+        "'none'; as objectives they have the same names.",
+    )
     delta: float | None = option(
         10.0, "Upper bound of the importance ratio for negative advantages (dual clip). `None`: no bound."
     )
@@ -104,15 +125,16 @@ class HTPOConfig(Discreet, GRPOConfig):
     # The objective
     objective: str = option(
         "htpo",
-        "Preset of the objective table: 'htpo', 'htpo-released' (the code published with the paper), 'dapo' (PPO "
-        "clipping for every token, the baseline), 'high-entropy-only' (80/20), 'gppo' or 'aspo'. Or a table of your "
-        "own, by its file or module: 'path/mine.py:TABLE', 'package.mine:TABLE'.",
+        f"Preset of the objective table: {', '.join(PRESETS)}. Or a table of your own, by its file or module: "
+        "'path/mine.py:TABLE', 'package.mine:TABLE'.",
     )
     objective_overrides: dict[str, Any] | str | None = option(
         None,
-        "Rows of the objective table to replace, for ablations: a mapping from group to rule, e.g. "
-        '`{"hard_correct_low": "clip"}`, or with arguments `{"easy_correct_high": {"rule": "detach", "share": 0.05, '
-        '"which": "highest"}}`; in Python a rule may be an object. Kept in its written form.',
+        "Rows of the objective table to replace, for ablations and objectives of your own: a mapping from group to "
+        'rule, e.g. `{"hard_correct_low": "clip"}`, or with arguments `{"easy_correct_high": {"rule": "detach", '
+        '"share": 0.05, "which": "highest"}}`, or to several rules, as a list. Some words of a group name all groups '
+        'that have them, "all" names all: `{"high": "cispo", "hard_wrong_high": "clip"}`; the name with more words '
+        "holds. In Python a rule may be an object. Kept in its written form.",
     )
     difficulty_threshold: float = option(
         0.6,
@@ -161,6 +183,10 @@ class HTPOConfig(Discreet, GRPOConfig):
     )
 
     def __post_init__(self):
+        published = dict(get_table(self.objective).settings)
+        given = [name for name in SETTINGS if getattr(self, name) is not None]
+        for name in SETTINGS.keys() - given:
+            setattr(self, name, (SETTINGS | published)[name])
         check_numbers(self, RANGES)
         for name, choices in CHOICES.items():
             check_choice("HTPOConfig", name, getattr(self, name), choices)
@@ -169,8 +195,8 @@ class HTPOConfig(Discreet, GRPOConfig):
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = 4 * self.gradient_accumulation_steps
         if isinstance(self.resume_from_checkpoint, str):  # as recipes and flags write a bool
-            given: dict[str, Any] = {"true": True, "false": None}
-            self.resume_from_checkpoint = given.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
+            written: dict[str, Any] = {"true": True, "false": None}
+            self.resume_from_checkpoint = written.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
         try:
             super().__post_init__()
             get_reporting_integration_callbacks(self.report_to)
@@ -199,68 +225,34 @@ class HTPOConfig(Discreet, GRPOConfig):
         table = self.table  # raises for an unknown preset, group or rule
         if self.objective_overrides is not None:  # written out: JSON holds no rules
             overrides = dict(self.objective_overrides)  # type: ignore[arg-type]
-            self.objective_overrides = {
-                group: rule_spec(rule) if isinstance(rule, Rule) else rule for group, rule in overrides.items()
-            }
+            self.objective_overrides = {group: _written(rule) for group, rule in overrides.items()}
         if self.sync_ref_model and self.beta == 0.0:
             raise UsageError(
                 "sync_ref_model=True with beta=0.0: there is no reference model to move. Set beta above 0, or "
                 "sync_ref_model=False."
             )
-        if not table.is_plain:  # one that is changes nothing: every option is TRL's own
-            self._check_contradictions(table)
-        check_options(self)
+        check_options(table, self)
+        check_advantage(self)
+        if self.process_index == 0:
+            self._tell_of_settings(table, published, given)
 
-    def _check_contradictions(self, table: Table) -> None:
-        """Refuse what cannot go together with an advantage and an old log-probability of each token's own."""
-        if self.loss_type not in PPO_LOSS_TYPES:
-            raise UsageError(
-                f"loss_type={self.loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
-                f"{', '.join(PPO_LOSS_TYPES)}, or `GRPOTrainer`."
+    def _tell_of_settings(self, table: Table, published: dict[str, Any], given: list[str]) -> None:
+        """Warn of what was given against the objective as it was published, and of the two meanings of one option."""
+        others = [name for name in given if name in published and getattr(self, name) != published[name]]
+        if others:
+            theirs = ", ".join(f"{name}={value!r}" for name, value in published.items())
+            ours = ", ".join(f"{name}={getattr(self, name)!r}" for name in others)
+            warnings.warn(
+                f"objective={self.objective!r} was published with {theirs}; this run has {ours}. Leave out what is "
+                "not on purpose.",
+                stacklevel=4,
             )
-        if self.loss_type == "bnpo" and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
-            raise UsageError(
-                "loss_type='bnpo' divides by the tokens of each micro-batch: with gradient_accumulation_steps="
-                f"{self.gradient_accumulation_steps} and {self.world_size} processes, a token's weight depends on the "
-                "others that share its micro-batch. Use loss_type='dapo', the token mean over all micro-batches and "
-                "processes, or, on one process, gradient_accumulation_steps=1."
-            )
-        if self.importance_sampling_level != "token":
-            raise UsageError(
-                f"importance_sampling_level={self.importance_sampling_level!r}: HTPO gives every token an objective "
-                "of its own and needs importance ratios per token. Use importance_sampling_level='token'."
-            )
-        if self.top_entropy_quantile < 1.0:
-            raise UsageError(
-                f"top_entropy_quantile={self.top_entropy_quantile} would mask the tokens that the objective table "
-                "rules. Leave it at 1.0; to train on high-entropy tokens alone, use objective='high-entropy-only'."
-            )
-        if self.use_liger_kernel:
-            from trl import GRPOTrainer  # seconds
-
-            if hasattr(GRPOTrainer, "compute_liger_loss"):
-                raise UsageError(
-                    "use_liger_kernel=True: this version of TRL then computes the loss in Liger's kernel, where the "
-                    "objective table has no say. Set use_liger_kernel=False, or pip install 'trl>=1.14', which "
-                    "replaces layers alone."
-                )
-        highest = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
-        if self.delta is not None and self.delta <= highest:
-            raise UsageError(
-                f"delta={self.delta} must lie above the clip range, which ends at {highest:g}: it bounds the ratio of "
-                "negative advantages beyond the range. Raise delta (10.0 in the recipe), or set it to None."
-            )
-        kept = [row for row in table.rows if isinstance(row, KeepGradient)]
-        if kept and self.beta != 0.0 and self.use_bias_correction_kl:
-            raise UsageError(
-                f"use_bias_correction_kl=True with beta={self.beta} weighs the KL term by the importance ratio, but "
-                f"objective={self.objective!r} replaces that ratio on tokens whose gradient is kept. Set "
-                "use_bias_correction_kl=False, or beta=0.0."
-            )
-        if self.off_policy_mask_threshold is not None and any(row.sign < 0 for row in kept):
-            raise UsageError(
-                f"off_policy_mask_threshold={self.off_policy_mask_threshold} masks by the sign of the advantage, "
-                f"which objective={self.objective!r} inverts on some tokens. Set off_policy_mask_threshold=None."
+        if table.is_plain and self.loss_type == "cispo" and "epsilon_high" not in given:
+            warnings.warn(
+                f"loss_type='cispo' with objective={self.objective!r}: epsilon_high={self.epsilon_high}, its default "
+                "here, is then the cap of every importance ratio. Set epsilon_high=5.0, which TRL recommends, or use "
+                "objective='cispo', whose cap is 1+epsilon_high.",
+                stacklevel=4,
             )
 
     def _check_generation(self) -> None:
@@ -311,6 +303,12 @@ class HTPOConfig(Discreet, GRPOConfig):
         """Whether every importance ratio is 1, because each generation batch is used up within one optimizer step."""
         generate_every = (self.steps_per_generation or 1) * self.num_iterations  # set by `__post_init__`
         return self.gradient_accumulation_steps % generate_every == 0
+
+
+def _written(rule: Any) -> Any:
+    if isinstance(rule, list | tuple):
+        return [_written(each) for each in rule]
+    return rule_spec(rule) if isinstance(rule, Rule) else rule
 
 
 def _unknown(config: HTPOConfig, name: str) -> tuple[str, ...]:

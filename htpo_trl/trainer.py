@@ -43,9 +43,9 @@ class HTPOTrainer(ResumableGRPOTrainer):
 
     - `htpo/share/<group>`: tokens in each of the eight groups (`hard_correct_low` ... `easy_wrong_high`);
     - `htpo/entropy/<group>`: mean entropy of each group that has tokens, in nats;
-    - `htpo/special/<rule>`: tokens whose objective a rule really changed (`detach_lowest`, `keep_above`, ...);
-    - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip. TRL's `clip_ratio/*` does
-      not see those whose gradient is kept;
+    - `htpo/special/<effect>`: tokens whose objective a rule really changed (`detach_lowest`, `gate_keeps`, ...);
+    - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip, or a gate on the ratio of
+      the response cuts off. TRL's `clip_ratio/*` does not see those whose gradient is kept or weighed;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
       `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
       `htpo/frac_zero_advantage`: share with advantage 0, where `advantage` is not "grpo";
@@ -270,11 +270,18 @@ class HTPOTrainer(ResumableGRPOTrainer):
         clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
         labels = {name: inputs[name] for name in ("advantages", "is_hard", "is_correct", "is_judged")}
         result = control(
-            **tokens, **clip_range, **labels, table=self.table, top_entropy_share=self.args.top_entropy_share
+            **tokens,
+            **clip_range,
+            **labels,
+            table=self.table,
+            top_entropy_share=self.args.top_entropy_share,
+            delta=self.args.delta,
         )
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)
-        sums = token_sums(result, **tokens, **clip_range, advantages=inputs["advantages"])
+        given = {"advantages": inputs["advantages"]}
+        counted: dict[str, Any] = {"effects": self.table.effects, "of_response": self.table.of_response}
+        sums = token_sums(result, **tokens, **clip_range, **given, **counted)
         self._sums = (*self._sums, sums) if self._mode() == "train" else (sums,)
         if not self.table.is_plain:  # one that is leaves every option of TRL's its own way
             inputs["advantages"] = result.advantages

@@ -1,4 +1,4 @@
-from .estimation import check_options, estimate, get_estimator
+from .estimation import check_advantage, estimate, get_estimator
 from .estimators import ESTIMATORS, REWARDS, Estimator, register
 from .grouping import Grouping
 
@@ -7,7 +7,7 @@ __all__ = [
     "REWARDS",
     "Estimator",
     "Grouping",
-    "check_options",
+    "check_advantage",
     "estimate",
     "get_estimator",
     "register",

@@ -103,7 +103,7 @@ def estimate(
     return advantages
 
 
-def check_options(config: Any) -> None:
+def check_advantage(config: Any) -> None:
     """Refuse options of a configuration that would have no effect beside its estimator, or undo it."""
     estimator, what = config.estimator, f"advantage={config.advantage!r}"
     if config.advantage == "grpo":

@@ -58,6 +58,23 @@ class Estimator:
         """Whether it learns from right and wrong alone."""
         return self.takes.startswith("verdicts")
 
+    def describe(self) -> dict[str, Any]:
+        """What `htpo objectives` shows of it, as JSON can hold it; formula and source are of the docstring."""
+        formula, _, source = " ".join((inspect.getdoc(self.function) or "").split()).partition(". arXiv ")
+        return {
+            "name": self.name,
+            "source": f"arXiv {source[:10]}" if source else "",
+            "formula": formula.rstrip("."),
+            "parameters": dict(self.parameters),
+            "rewards": self.takes,
+        }
+
+    def summary(self) -> str:
+        """One line of [`Estimator.describe`]."""
+        told = self.describe()
+        options = "".join(f"; {name}={value:g}" for name, value in self.parameters.items())
+        return f"{self.name:18}  {told['source']:35}  {told['formula']}; rewards {self.takes}{options}"
+
     def __str__(self) -> str:
         values = ", ".join(f"{name}={value:g}" for name, value in self.parameters.items())
         return self.name + f" ({values})" * bool(values)

@@ -1,6 +1,7 @@
 """The `htpo` command: a small class for each sub-command. Nothing here needs torch before there is work to do."""
 
 import inspect
+import json
 import platform
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -196,6 +197,38 @@ class Recipes(Command):
         print(f"{target}: change it, then htpo train --config {target}")
 
 
+class Objectives(Command):
+    """List and show the published objectives and advantages, or a table of your own."""
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        every = actions.add_parser("list", help="name, source and rule or formula of each")
+        one = actions.add_parser("show", help="table, formulas, source, settings, what it needs, what is left out")
+        strict(one).add_argument("name", metavar="NAME", help="of a preset or an advantage, or mine.py:TABLE")
+        for action in (every, one):
+            strict(action).add_argument("--json", action="store_true", help="as JSON")
+
+    def run(self, args: Namespace) -> None:
+        from ..advantages import ESTIMATORS
+        from ..objective import description
+        from ..objective.presets import PRESETS, get_table
+
+        tables, estimators = [*PRESETS.values()], [*ESTIMATORS.values()]
+        if is_one := args.action == "show":
+            estimators = [each for each in estimators if each.name == args.name]
+            tables = [get_table(args.name)] if args.name in PRESETS or not estimators else []
+        if args.json:
+            told = {
+                "objectives": [*map(description.describe, tables)],
+                "advantages": [e.describe() for e in estimators],
+            }
+            print(json.dumps(told, indent=1, ensure_ascii=False))
+            return
+        lines = [*map(description.show, tables)] if is_one else ["Objectives", *map(description.summary, tables)]
+        lines += ["", "Advantages", *(each.summary() for each in estimators)] if estimators else []
+        print(printable("\n".join(lines).strip()))
+
+
 class Env(Command):
     """Show versions and devices, for bug reports."""
 
@@ -242,7 +275,7 @@ class Check(Command):
 
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Check, Env)
+    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
 }
 
 

@@ -6,7 +6,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from ..config import HTPOConfig
 from ..evaluation.judges import name_of
-from ..objective.rules import KeepGradient
+from ..objective.rules import waits_for_drift
 from ..scripts.arguments import Arguments
 from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
 from ..scripts.packages import missing_packages
@@ -58,10 +58,12 @@ def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
     rewards = " + ".join(f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True))
     correct = f"{', else '.join(args.correctness_names or names[:1])} above {args.correctness_threshold:g}"
+    delta = "none" if args.delta is None else f"{args.delta:g}"
     generation = f"vLLM, {args.vllm_mode}" if args.use_vllm else "transformers"
     return [
         f"model       {model.model_name_or_path}, {kind}, weights loaded in {model.dtype}",
         f"objective   {args.objective}" + (f" with {args.objective_overrides}" if args.objective_overrides else ""),
+        f"loss        {args.loss_type}, clip range 1-{args.epsilon:g} to 1+{args.epsilon_high:g}, dual clip {delta}",
         f"rewards     {rewards}; correct: {correct}",
         *([f"advantage   {args.estimator}"] if args.advantage != "grpo" else []),
         f"generation  {generation}, up to {args.max_completion_length} tokens, temperature {args.temperature:g}",
@@ -88,7 +90,7 @@ def _batches(args: Any, spread: Parallelism) -> list[str]:
 
 
 def _off_policy(args: Any) -> list[str]:
-    keeps = sum(isinstance(row, KeepGradient) for row in args.table.rows)
+    waiting = sum(map(waits_for_drift, args.table.rows))
     lengths = args.table.detaches_from(args.top_entropy_share).values()
     shortest, longest = min(lengths, default=0), args.max_completion_length
     acting = sum(n <= longest for n in lengths)
@@ -98,14 +100,15 @@ def _off_policy(args: Any) -> list[str]:
     steps = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
     if args.is_on_policy:
         first = "Every importance ratio is 1: each generation batch is used up within one optimizer step."
-        kept = f"The {keeps} rules beyond the clip range never act: raise steps_per_generation."
+        kept = f"The {waiting} rules beyond the clip range never act: raise steps_per_generation."
     else:
         first = f"Of {steps} optimizer steps on a generation batch the first is on-policy, {steps - 1} are off-policy."
-        kept = f"{keeps} groups keep gradients beyond the clip range, in those {steps - 1} steps."
+        what = "go by the importance ratio" if args.table.mixed else "keep gradients beyond the clip range"
+        kept = f"{waiting} groups {what}, in those {steps - 1} steps."
     is_corrected = args.use_vllm and args.vllm_importance_sampling_correction
     lines = {
         first: True,
-        kept: keeps,
+        kept: waiting,
         detached: bool(lengths),
         "TRL corrects for the difference between vLLM's probabilities and the policy's.": is_corrected,
     }

@@ -22,8 +22,8 @@ from transformers.utils.logging import disable_progress_bar
 from ..data import load
 from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
-from ..objective.rules import check_choice
-from ..objective.table import PRESETS
+from ..objective.presets import PRESETS
+from ..objective.selections import check_choice
 from ..output.lock import held
 from ..output.reading import read_json
 from ..output.writing import check_writable, write_json

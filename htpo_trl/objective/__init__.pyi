@@ -1,5 +1,7 @@
-from .rules import Clip, Detach, KeepGradient, Rule, parse_rule, rule_spec
-from .table import EFFECTS, GROUPS, PRESETS, Table, get_table
+from .presets import PRESETS, get_table
+from .rules import Clip, KeepGradient, Mix, Named, Rule, parse_rule, rule_spec
+from .selections import Detach, Penalty, Scale
+from .table import EFFECTS, GROUPS, Table
 from .transform import Control, control, effective_weight, token_sums
 
 __all__ = [
@@ -10,7 +12,11 @@ __all__ = [
     "Control",
     "Detach",
     "KeepGradient",
+    "Mix",
+    "Named",
+    "Penalty",
     "Rule",
+    "Scale",
     "Table",
     "control",
     "effective_weight",

@@ -1,73 +1,55 @@
 """
-The rules that a row of an objective table can hold: what happens to the tokens of one group. What a rule does to the
-loss is in `transform.py` (`control`).
+The rules that a row of an objective table can hold: what happens to the tokens of one group. What HTPO's own do to the
+loss is in `transform.py` (`control`), what the others do in `parts.py`.
+
+A row is one rule, or a [`Mix`] of them: scales change the advantage, one gate makes a weight of the importance ratio,
+and selections take single tokens out or push them.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
-from ..utils import UsageError
+from ..utils import UsageError, nearest
+from .gates import FUNCTIONS, Function
+from .selections import Detach, Penalty, Scale, check_choice, check_number, given
 
 
 #: Of a kept gradient; see [`KeepGradient`].
 Weight = Literal["bound", "inverse_ratio"] | float | None
 
 
-def check_choice(owner: str, name: str, value: object, choices: tuple) -> None:
-    """Raise an error that names the option, the value and the choices there are."""
-    if value not in choices:
-        raise UsageError(f"{owner}: {name}={value!r} is not one of {', '.join(map(repr, choices))}.")
-
-
-@functools.cache
-def fraction(share: float) -> Fraction:
-    """What a share means: 0.29 of 100 is 29, although 0.29 * 100 is less in floating point; 1 / 3 of 3 is 1."""
-    return Fraction(repr(float(share))).limit_denominator(10**9)
-
-
-def share_of(share: float, n: int) -> int:
-    """⌊share·n⌋ in whole numbers."""
-    return math.floor(fraction(share) * n)
-
-
 @dataclass(frozen=True)
 class Clip:
-    """Plain PPO-clip: J_PPO = min(r·Â, clip(r, 1-ε_lo, 1+ε_hi)·Â)."""
-
-    def __str__(self) -> str:
-        return "J_PPO"
-
-
-@dataclass(frozen=True)
-class Detach:
     """
-    J_PPO, but a share of the group's tokens of each response gets no gradient. Detached tokens still count in the
-    denominator of a token-mean loss.
+    PPO-clip: J_PPO = min(r·Â, clip(r, 1-ε_lo, 1+ε_hi)·Â).
 
     Args:
-        share (`float`):
-            Share of the response's tokens in this group that is detached, in (0, 1]. A share of n tokens is ⌊share·n⌋
-            tokens, so 0.006 bites from 167 tokens on and 0.02 from 50 on; 1 detaches the whole group.
-        which (`"lowest"` or `"highest"`, *optional*, defaults to `"lowest"`):
-            The end of the group's entropy ranking that is detached.
+        epsilon_low, epsilon_high (`float`, *optional*):
+            A clip range of the group's own; by default the loss's.
+        delta (`float` or `"none"`, *optional*):
+            Dual clip of the group's own, the largest ratio of a token with Â < 0 that has a gradient, or none. By
+            default the loss's.
     """
 
-    share: float
-    which: Literal["lowest", "highest"] = "lowest"
+    epsilon_low: float | None = None
+    epsilon_high: float | None = None
+    delta: float | Literal["none"] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UsageError(f"Detach: share={self.share} must lie in (0, 1]; use the rule `clip` to detach nothing.")
-        check_choice("Detach", "which", self.which, ("lowest", "highest"))
+        for name in ("epsilon_low", "epsilon_high", "delta"):
+            if (value := getattr(self, name)) not in (None, "none"):
+                check_number("Clip", name, value, 0)
+
+    def __repr__(self) -> str:
+        return given(self)
 
     def __str__(self) -> str:
-        part = f"the {self.which}-entropy {self.share * 100:.4g}% of the group"
-        return "detached" if self.share == 1 else f"J_PPO; {part} detached"
+        values = {"ε_lo": self.epsilon_low, "ε_hi": self.epsilon_high, "dual clip": self.delta}
+        own = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+        return f"J_PPO with {own}" if own else "J_PPO"
 
 
 @dataclass(frozen=True)
@@ -140,20 +122,159 @@ class KeepGradient:
         return f"J_PPO; {', '.join(parts)}{when[self.when]}"
 
 
-#: A row of an objective table: one of the three.
-Rule = Clip | Detach | KeepGradient
-_RULES: dict[str, type[Rule]] = {"clip": Clip, "detach": Detach, "keep_gradient": KeepGradient}
+@dataclass(frozen=True)
+class Named:
+    """
+    A published gate or scale: a function of [`~htpo_trl.objective.gates`] by its name.
+
+    Args:
+        name (`str`):
+            Its name, such as `"cispo"`.
+        options (`Mapping`, *optional*):
+            Options that are not to have their default.
+    """
+
+    name: str
+    options: Any = ()  # a mapping; kept as sorted pairs
+
+    def __post_init__(self) -> None:
+        if self.name not in FUNCTIONS:
+            raise UsageError(f"Unknown rule {self.name!r}. {nearest(self.name, rule_names())}".rstrip())
+        known, given = FUNCTIONS[self.name].options, dict(self.options)
+        if unknown := sorted(given.keys() - known.keys()):
+            takes = ", ".join(known) or "none"
+            raise UsageError(f"Rule {self.name!r} has no option {', '.join(unknown)}; it takes {takes}.")
+        for name, value in given.items():
+            check_number(self.name, name, value, -math.inf if FUNCTIONS[self.name].changes_sign else 0)
+        changed = {name: float(given[name]) for name in known if given.get(name, known[name]) != known[name]}
+        object.__setattr__(self, "options", tuple(changed.items()))
+
+    @property
+    def function(self) -> Function:
+        """What is registered under the name."""
+        return FUNCTIONS[self.name]
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name} {value:g}" for name, value in self.options)
+        what = "w" if self.function.kind == "gate" else "Â′"
+        return f"{self.name}{f' ({given})' if given else ''}: {what} = {self.function.formula}"
 
 
-def parse_rule(spec: Rule | str | Mapping) -> Rule:
-    """A rule from its written form: `"clip"`, or `{"rule": "detach", "share": 0.01, "which": "lowest"}` and alike."""
+@dataclass(frozen=True)
+class Mix:
+    """
+    Rules together: scales, in their order; then the gate, at most one ([`Clip`], [`KeepGradient`] or a named one; by
+    default J_PPO); then selections, in their order.
+
+    Args:
+        parts (`Sequence` of rules):
+            At least two.
+    """
+
+    parts: tuple["Part", ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        gates = [str(part) for part in self.parts if is_gate(part)]
+        if len(gates) > 1:
+            raise UsageError(f"A row has one gate, not {len(gates)}: {'; '.join(gates)}. Leave all but one out.")
+        if len(self.parts) < 2:
+            raise UsageError("A row that is a list holds at least two rules; write a single one without the list.")
+
+    def __str__(self) -> str:
+        first, *others = map(str, self.parts)
+        return "; ".join([first, *(part.removeprefix("J_PPO; ") for part in others)])
+
+
+def is_gate(rule: "Rule") -> bool:
+    """Whether the rule makes a weight of the importance ratio."""
+    return isinstance(rule, Clip | KeepGradient) or (isinstance(rule, Named) and rule.function.kind == "gate")
+
+
+#: What a row of an objective table is made of.
+Part = Clip | Detach | KeepGradient | Scale | Penalty | Named
+#: A row of an objective table: one rule, or several together.
+Rule = Part | Mix
+_RULES: dict[str, type] = {
+    "clip": Clip,
+    "detach": Detach,
+    "keep_gradient": KeepGradient,
+    "scale": Scale,
+    "penalty": Penalty,
+}
+
+
+def rule_names() -> list[str]:
+    """All names that a row's rule can have, sorted by kind."""
+    return [*_RULES, *FUNCTIONS]
+
+
+def parts_of(rule: Rule) -> tuple[Part, ...]:
+    """The rules that a row is made of."""
+    return rule.parts if isinstance(rule, Mix) else (rule,)
+
+
+def rewrites_ratio(rule: Rule) -> bool:
+    """Whether the loss sees another importance ratio than the policy's on some tokens."""
+    return any(isinstance(part, Penalty) or (is_gate(part) and part != Clip()) for part in parts_of(rule))
+
+
+def changes_sign(rule: Rule) -> bool:
+    """Whether a token can learn against the sign of its advantage, or without one."""
+    return any(
+        isinstance(part, Penalty)
+        or (isinstance(part, KeepGradient) and part.sign < 0)
+        or (isinstance(part, Named) and part.function.changes_sign)
+        for part in parts_of(rule)
+    )
+
+
+def waits_for_drift(rule: Rule) -> bool:
+    """Whether a rule other than J_PPO is J_PPO as long as every importance ratio is 1."""
+    return rule != Clip() and all(
+        isinstance(part, Penalty | Clip)
+        or (isinstance(part, KeepGradient) and part.inside in (None, "inverse_ratio", 1))
+        or (isinstance(part, Named) and part.function.waits_for_drift)
+        for part in parts_of(rule)
+    )
+
+
+def effects_of(rule: Rule) -> set[str]:
+    """What a rule can do to a token: names in [`~htpo_trl.objective.EFFECTS`]."""
+    found: set[str] = set()
+    for part in parts_of(rule):
+        if isinstance(part, Detach):
+            found.add(f"detach_{part.which}")
+        elif isinstance(part, Penalty):
+            found.add("penalised")
+        elif part == rule and isinstance(part, KeepGradient):
+            found |= {f"keep_{region}" for region in ("below", "inside", "above") if getattr(part, region) is not None}
+        elif not is_gate(part):
+            found.add("scaled")
+        elif part != Clip():
+            found |= {"gate_keeps", "gate_drops", "gate_weighs"}
+    return found
+
+
+def parse_rule(spec: Rule | str | Mapping | Sequence) -> Rule:
+    """
+    A rule from its written form: `"clip"`, or `{"rule": "detach", "share": 0.01, "which": "lowest"}` and alike; or a
+    list of them.
+    """
     if isinstance(spec, Rule):
         return spec
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        parts = [part for each in spec for part in parts_of(parse_rule(each))]
+        return parts[0] if len(parts) == 1 else Mix(tuple(parts))
     arguments = dict(spec) if isinstance(spec, Mapping) else {"rule": spec}
     name = arguments.pop("rule", None)
+    if isinstance(name, str) and name in FUNCTIONS:
+        return Named(name, arguments)
     if not isinstance(name, str) or name not in _RULES:
-        raise UsageError(f"Unknown rule {name!r} in {spec!r}; the rules are {', '.join(_RULES)}.")
-    fields = [field.name for field in dataclasses.fields(_RULES[name])]
+        known = rule_names()
+        hint = nearest(name, known) if isinstance(name, str) else ""
+        raise UsageError(f"Unknown rule {name!r} in {spec!r}; {hint}the rules are {', '.join(known)}.")
+    fields = [each.name for each in dataclasses.fields(_RULES[name])]
     if unknown := sorted(set(arguments) - set(fields)):
         raise UsageError(f"Rule {name!r} has no option {', '.join(unknown)}; it takes {', '.join(fields) or 'none'}.")
     try:
@@ -162,8 +283,12 @@ def parse_rule(spec: Rule | str | Mapping) -> Rule:
         raise UsageError(f"Rule {spec!r} is incomplete or of a wrong type: {error}.") from error
 
 
-def rule_spec(rule: Rule) -> dict[str, object]:
+def rule_spec(rule: Rule) -> dict[str, Any] | list[dict[str, Any]]:
     """The written form of a rule, which [`parse_rule`] takes and JSON can hold; without options at their default."""
+    if isinstance(rule, Mix):
+        return [rule_spec(part) for part in rule.parts]  # type: ignore[misc]
+    if isinstance(rule, Named):
+        return {"rule": rule.name, **dict(rule.options)}
     (name,) = (name for name, kind in _RULES.items() if type(rule) is kind)
-    values = ((field, getattr(rule, field.name)) for field in dataclasses.fields(rule))
-    return {"rule": name} | {field.name: value for field, value in values if value != field.default}
+    values = ((each, getattr(rule, each.name)) for each in dataclasses.fields(rule))
+    return {"rule": name} | {each.name: value for each, value in values if value != each.default}

@@ -2,32 +2,33 @@
 HTPO's objective as data: which token learns what (arXiv 2605.08283). No torch: names and tables are cheap to import.
 
 Every token of a response belongs to one of eight groups: is the prompt hard or easy, is the response correct or
-wrong, is the token's entropy high or low? A [`Table`] gives each group one rule.
-
->>> print(PRESETS["htpo"])  # doctest: +ELLIPSIS
-htpo
- 1  hard · correct · low   J_PPO; the lowest-entropy 0.6% of the group detached
-...
+wrong, is the token's entropy high or low? A [`Table`] gives each group one rule; published ones
+are in `presets.py`.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count, product
-from typing import Literal
+from typing import Any, Literal
 
-from ..objects import import_object
-from ..utils import UsageError, nearest
-from .rules import Clip, Detach, KeepGradient, Rule, check_choice, fraction, parse_rule, share_of
+from ..utils import UsageError
+from .rules import Clip, KeepGradient, Named, Rule, effects_of, parse_rule, parts_of
+from .selections import Detach, check_choice, fraction, share_of
 
 
 #: The eight groups, in the order of the paper's figure; a group's place is the code that `control` returns.
 GROUPS: tuple[str, ...] = tuple(
     "_".join(names) for names in product(("hard", "easy"), ("correct", "wrong"), ("low", "high"))
 )
+#: The options of `HTPOConfig` that an objective can bring, and the recipe's values.
+SETTINGS: dict[str, Any] = {"epsilon": 0.2, "epsilon_high": 0.28, "loss_type": "dapo"}
 #: What a rule can do to a token; `control` returns place + 1, and 0 where the token keeps plain J_PPO.
-EFFECTS: tuple[str, ...] = ("detach_lowest", "detach_highest", "keep_below", "keep_inside", "keep_above")
+EFFECTS: tuple[str, ...] = (
+    *("detach_lowest", "detach_highest", "keep_below", "keep_inside", "keep_above"),
+    *("detach_random", "gate_keeps", "gate_drops", "gate_weighs", "scaled", "penalised"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,34 +41,76 @@ class Table:
             Name of the objective.
         rows (`tuple` of eight rules):
             One rule per group, in the order of `GROUPS`.
-        selection (`"exact"` or `"released"`, *optional*, defaults to `"exact"`):
+        selection (`"exact"`, `"released"` or `"quantile"`, *optional*, defaults to `"exact"`):
             How a share of n tokens becomes a set. `"exact"`: exactly ⌊share·n⌋ tokens (at least one high token), ties
             to the earlier token. `"released"`: by threshold value, as in the code released with the paper, where ties
-            join the high and the highest set and leave the lowest.
+            join the high and the highest set and leave the lowest. `"quantile"`: high is what lies strictly above the
+            linearly interpolated quantile of the response, none of a single token (arXiv 2507.15778).
+        settings (`tuple` of pairs, *optional*):
+            Options of [`HTPOConfig`] that are part of the objective as it was published, and their values:
+            `epsilon`, `epsilon_high`, `loss_type`. They hold where the user leaves these options alone.
+        source, note (`str`, *optional*):
+            Where it comes from, and what of it is not reproduced.
     """
 
     name: str
     rows: tuple[Rule, ...]
-    selection: Literal["exact", "released"] = "exact"
+    selection: Literal["exact", "released", "quantile"] = "exact"
+    settings: tuple[tuple[str, Any], ...] = ()
+    source: str = field(default="", compare=False)
+    note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(GROUPS):
             raise UsageError(
                 f"Table {self.name!r} has {len(self.rows)} rows; give one for each of {', '.join(GROUPS)}."
             )
-        check_choice("Table", "selection", self.selection, ("exact", "released"))
+        check_choice("Table", "selection", self.selection, ("exact", "released", "quantile"))
+        object.__setattr__(self, "settings", tuple((str(name), value) for name, value in self.settings))
+        if any(not isinstance(value, int | float | str) for _, value in self.settings):
+            raise UsageError(f"Table {self.name!r}: settings={self.settings!r:.80} must be numbers and names.")
+        if unknown := ", ".join(sorted({name for name, _ in self.settings} - SETTINGS.keys())):
+            raise UsageError(f"Table {self.name!r}: settings can hold {', '.join(SETTINGS)}, not {unknown}.")
 
     @property
     def is_plain(self) -> bool:
         """Whether every token keeps plain J_PPO, so that the table changes nothing."""
-        return all(isinstance(row, Clip) for row in self.rows)
+        return all(row == Clip() for row in self.rows)
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """What of `EFFECTS` is counted: what the rules can do to tokens; of HTPO's own, whatever any of them can."""
+        if not self.mixed:
+            return EFFECTS[:5]
+        found = set().union(*map(effects_of, self.rows))
+        return tuple(effect for effect in EFFECTS if effect in found)
+
+    @property
+    def of_response(self) -> tuple[int, ...]:
+        """Places of rows whose gate is on the ratio of the whole response."""
+        parts = [parts_of(row) for row in self.rows]
+        return tuple(
+            place
+            for place, row in enumerate(parts)
+            if any(isinstance(part, Named) and part.function.of_response for part in row)
+        )
+
+    @property
+    def mixed(self) -> dict[Rule, tuple[int, ...]]:
+        """Rules that are more than HTPO's own, and the places of their rows."""
+        found: dict[Rule, tuple[int, ...]] = {}
+        for place, row in enumerate(self.rows):
+            is_own = isinstance(row, KeepGradient) or row == Clip()
+            if not is_own and not (isinstance(row, Detach) and row.is_ranked_by_entropy):
+                found[row] = (*found.get(row, ()), place)
+        return found
 
     def detaches_from(self, top_entropy_share: float) -> dict[str, int]:
         """Group → how many tokens the shortest response has in which its [`Detach`] takes a gradient away."""
         found = {}
         for group, rule in zip(GROUPS, self.rows, strict=True):
-            if isinstance(rule, Detach):
-                wanted, exact = 1, self.selection == "exact"
+            if isinstance(rule, Detach) and rule.is_ranked_by_entropy:
+                wanted, exact = 1, self.selection != "released"
                 if not exact and rule.which == "lowest" and rule.share < 1:
                     wanted = 2  # the token at the threshold stays
                 n = math.ceil(wanted / fraction(rule.share)) if exact or wanted == 2 else 1
@@ -79,14 +122,15 @@ class Table:
                     found[group] = next(t for t in lengths if t - max(share_of(top_entropy_share, t), 1) >= n)
         return found
 
-    def replace(self, overrides: Mapping[str, Rule | str | Mapping]) -> "Table":
+    def replace(self, overrides: Mapping[str, Rule | str | Mapping | Sequence]) -> "Table":
         """
-        A copy in which the rows named in `overrides` (`{"hard_correct_low": "clip"}`) have other rules. Where they do
-        differ it is called `<name>*`: it is no longer the objective of that name.
+        A copy in which the rows named in `overrides` have other rules. A name is that of a group
+        (`{"hard_correct_low": "clip"}`), or some of its words, as in `"hard_wrong"` or `"high"`, for all groups that
+        have them, or `"all"`; the name with more words holds. Where rows do differ it is called `<name>*`: it is no
+        longer the objective of that name.
         """
-        if unknown := sorted(set(overrides) - set(GROUPS)):
-            raise UsageError(f"No such group: {', '.join(unknown)}. The groups are {', '.join(GROUPS)}.")
-        rows = tuple(parse_rule(overrides.get(group, row)) for group, row in zip(GROUPS, self.rows, strict=True))
+        rules = {name: _rule_of(name, spec) for name, spec in overrides.items()}
+        rows = tuple(_chosen(group, rules, row) for group, row in zip(GROUPS, self.rows, strict=True))
         name = self.name if rows == self.rows or self.name.endswith("*") else f"{self.name}*"
         return dataclasses.replace(self, name=name, rows=rows)
 
@@ -96,78 +140,33 @@ class Table:
         return "\n".join([self.name, *lines])
 
 
-def _preset(name: str, rules: Mapping[str, Rule], **kwargs) -> Table:
-    return Table(name, tuple(rules.get(group, Clip()) for group in GROUPS), **kwargs)
+def _words(name: str) -> list[str]:
+    return [] if name == "all" else name.split("_")
 
 
-def _everywhere(rule: Rule) -> dict[str, Rule]:
-    return dict.fromkeys(GROUPS, rule)
-
-
-_PENALTY = KeepGradient(below="bound")
-_RELEASED_PENALTY = KeepGradient(below="bound", when="always", sign=-1)
-
-#: Name -> objective, with its source above each.
-PRESETS: dict[str, Table] = {
-    table.name: table
-    for table in (
-        # arXiv 2605.08283, Fig. 1b.
-        _preset(
-            "htpo",
-            {
-                "hard_correct_low": Detach(0.006, "lowest"),
-                "hard_correct_high": KeepGradient(above="bound", below="inverse_ratio", cap=10.0),
-                "hard_wrong_high": _PENALTY,
-                "easy_correct_high": Detach(0.02, "highest"),
-                "easy_wrong_high": _PENALTY,
-            },
-        ),
-        # github.com/xcyao00/HTPO as released: the kept gradients have the other sign, and sets are cut by value.
-        _preset(
-            "htpo-released",
-            {
-                "hard_correct_low": Detach(0.006, "lowest"),
-                "hard_correct_high": KeepGradient(above="bound", below="inverse_ratio", when="always", sign=-1),
-                "hard_wrong_high": _RELEASED_PENALTY,
-                "easy_correct_high": Detach(0.02, "highest"),
-                "easy_wrong_high": _RELEASED_PENALTY,
-            },
-            selection="released",
-        ),
-        # arXiv 2503.14476: J_PPO everywhere, the baseline.
-        _preset("dapo", {}),
-        # arXiv 2506.01939 (80/20): only forking tokens learn. The paper ranks over the batch, we within a response.
-        _preset("high-entropy-only", {group: Detach(1.0) for group in GROUPS if group.endswith("low")}),
-        # arXiv 2508.07629: clipped tokens keep a bounded gradient, on both sides.
-        _preset("gppo", _everywhere(KeepGradient(above="bound", below="bound", when="clipped"))),
-        # arXiv 2510.06062: positive tokens are weighed by 1/r, softly bounded; PPO's clip above the range stays.
-        _preset(
-            "aspo",
-            _everywhere(KeepGradient(inside="inverse_ratio", below="inverse_ratio", cap=10.0, when="positive")),
-        ),
-    )
-}
-
-
-def get_table(name: str, overrides: Mapping[str, Rule | str | Mapping] | None = None) -> Table:
-    """
-    The preset called `name`, or a table of your own by `file.py:TABLE` or `module:TABLE`, with the rows in `overrides`
-    replaced.
-    """
-    if not isinstance(name, str):
+def _rule_of(name: Any, spec: Rule | str | Mapping | Sequence) -> Rule:
+    words = _words(name) if isinstance(name, str) else []
+    if name != "all" and not (words and any({*words} <= {*group.split("_")} for group in GROUPS)):
         raise UsageError(
-            f"objective={name!r:.80} must be a name. A table of your own is named by its file, as in mine.py:TABLE, "
-            "or its module; to replace rows of a preset, set objective_overrides."
+            f"No such group: {name}. The groups are {', '.join(GROUPS)}; some of the words, as in high or hard_wrong, "
+            "name all groups that have them, all names all."
         )
-    if name in PRESETS:
-        table = PRESETS[name]
-    elif ":" in name or "." in name:
-        table = import_object(name, "objective")
-        if not isinstance(table, Table):
-            raise UsageError(f"objective={name!r} is a `{type(table).__name__}`; name a `Table`, as in mine.py:TABLE.")
-    else:
-        raise UsageError(
-            f"Unknown objective {name!r}. {nearest(name, PRESETS)}The presets are {', '.join(PRESETS)}; a table of "
-            "your own is named by its file, as in mine.py:TABLE, or its module, as in package.mine:TABLE."
-        )
-    return table.replace(overrides or {})
+    try:
+        return parse_rule(spec)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def _chosen(group: str, rules: Mapping[str, Rule], row: Rule) -> Rule:
+    """The rule under the name with the most words, of those that name the group; `row` where none does."""
+    words = group.split("_")
+    naming = [name for name in rules if {*_words(name)} <= {*words}]
+    if not naming:
+        return row
+    most = max(len({*_words(name)}) for name in naming)
+    nearest = [name for name in naming if len({*_words(name)}) == most]
+    if len({rules[name] for name in nearest}) > 1:
+        both = "_".join(word for word in words if any(word in _words(name) for name in nearest))
+        mend = "Leave one out" if both in nearest else f"Add {both!r}, which goes before"
+        raise UsageError(f"{' and '.join(map(repr, nearest))} name {group} with different rules. {mend}.")
+    return rules[nearest[0]]

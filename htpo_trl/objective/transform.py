@@ -9,6 +9,8 @@ PPO-clip computes the objective:
 | `Clip`          | Â                   | log π_old                                            |
 | `Detach`        | 0                   | log π_old                                            |
 | `KeepGradient`  | w·Â                 | log π, detached: the ratio is 1, the gradient lives  |
+| a named gate    | w·Â, w its weight   | log π, detached                                      |
+| a scale         | Â times it          | log π_old                                            |
 
 Pure tensor code: no TRL, any device, any floating dtype, no host synchronisation, no loop over responses.
 """
@@ -23,8 +25,12 @@ import torch
 from jaxtyping import Bool, Float, Int8, Shaped
 from torch import Tensor
 
-from .rules import Detach, KeepGradient, Rule, fraction
-from .table import EFFECTS, GROUPS, Table, get_table
+from .batch import Batch, above_quantile, select
+from .parts import outcome
+from .presets import get_table
+from .rules import KeepGradient, Rule
+from .selections import Detach, fraction
+from .table import EFFECTS, GROUPS, Table
 
 
 class Control(NamedTuple):
@@ -51,6 +57,7 @@ def control(
     epsilon_high: float = 0.28,
     top_entropy_share: float = 0.2,
     is_judged: Bool[Tensor, "batch"] | None = None,
+    delta: float | None = 10.0,
 ) -> Control:
     """
     Turn an objective table into inputs of the PPO-clip loss.
@@ -79,7 +86,10 @@ def control(
         top_entropy_share (`float`, *optional*, defaults to 0.2):
             Share of a response's tokens with the highest entropy that count as high, at least one token.
         is_judged (`torch.Tensor` of shape (B,), bool, *optional*):
-            False for a response without a verdict: it belongs to no group and keeps J_PPO. By default all are judged.
+            False for a response without a verdict: it belongs to no group and keeps J_PPO, unless all groups have the
+            same named rule, which then holds for every token. By default all are judged.
+        delta (`float`, *optional*, defaults to `10.0`):
+            Dual clip of the PPO loss, `None` for none. Only rules that are named or mixed need to know it.
 
     Returns:
         [`Control`]: effective advantages and old log-probabilities, the group of every token, and what was changed.
@@ -95,10 +105,14 @@ def control(
         numbers = torch.tensor(rows, dtype=dtype).to(kind.device, non_blocking=True)
         return numbers[kind].unsqueeze(1).unbind(2)
 
-    exact, width = table.selection == "exact", mask.shape[1]
+    exact, width = table.selection != "released", mask.shape[1]
     top = fraction(top_entropy_share).as_integer_ratio()
     most_high = max(top[0] * width // top[1], 1)
-    is_high = _select(entropies, grouped, top, least=1, most=most_high, ties=None if exact else True)
+    if table.selection == "quantile":
+        is_high = above_quantile(entropies, grouped, top)
+        most_high = width
+    else:
+        is_high = select(entropies, grouped, top, least=1, most=most_high, ties=None if exact else True)
     groups = ((2 * kind + 1).to(torch.int8).unsqueeze(1) + is_high) * grouped - 1
     effects = torch.zeros_like(groups)
     new_advantages, new_old = advantages.expand_as(per_token_logps), old_per_token_logps
@@ -111,7 +125,7 @@ def control(
             most = max(row[2] * (most_high if exact and row[0] % 2 else width) // row[3] for row in rows)
             ties = None if exact else (direction > 0) | (share[0] == share[1])
             least = 0 if exact else 1
-            chosen = _select(entropies * direction, chosen, share, least, max(most, least), ties)
+            chosen = select(entropies * direction, chosen, share, least, max(most, least), ties)
         effects += chosen * (effect * (advantages != 0)).to(torch.int8)
         new_advantages = torch.where(chosen, 0.0, new_advantages)
 
@@ -134,6 +148,26 @@ def control(
                 effects.add_(chosen, alpha=1 + EFFECTS.index(f"keep_{region}"))
         kept = effects > EFFECTS.index("detach_highest") + 1
         new_old = torch.where(kept, per_token_logps, new_old)
+
+    if mixed := table.mixed:
+        judged = torch.ones_like(is_correct) if is_judged is None else is_judged
+        dual_clip = math.inf if delta is None else delta
+        of_policy = (per_token_logps, old_per_token_logps, entropies, advantages, mask, is_correct, judged)
+        batch = Batch(*of_policy, epsilon_low, epsilon_high, dual_clip)
+        for rule, places in mixed.items():
+            if len(places) == len(GROUPS):
+                result = outcome(rule, batch, mask)
+                new_advantages, effects = result.advantages, result.effects
+                new_old = per_token_logps.detach() if result.is_explicit else old_per_token_logps
+                break
+            pairs = [(low in places, low + 1 in places) for low in range(0, len(GROUPS), 2)]
+            in_low, in_high = of_response(pairs, torch.bool)
+            among = torch.where(is_high, in_high, in_low) & grouped
+            result = outcome(rule, batch, among)
+            new_advantages = torch.where(among, result.advantages, new_advantages)
+            effects = torch.where(among, result.effects, effects)
+            if result.is_explicit:
+                new_old = torch.where(among, per_token_logps, new_old)
 
     return Control(new_advantages, new_old, groups, effects)
 
@@ -180,33 +214,49 @@ def token_sums(
     advantages: Float[Tensor, "batch"] | Float[Tensor, "batch token"] | Float[Tensor, "batch 1"],
     epsilon_low: float,
     epsilon_high: float,
+    effects: Sequence[str] = EFFECTS,
+    of_response: Sequence[int] = (),
 ) -> dict[str, Float[Tensor, ""]]:
     """
     What the trainer logs, as sums over tokens: processes and micro-batches add up, a mean is a sum by another one.
 
     Args:
         result ([`Control`]):
-            What [`control`] returned for these tokens; the other arguments are those that it was given.
+            What [`control`] returned for these tokens; other arguments are those that it was given.
+        effects (`Sequence` of `str`, *optional*, defaults to all):
+            Those that are counted.
+        of_response (`Sequence` of `int`, *optional*):
+            Places of groups that have a gate on the ratio of the whole response, [`Table.of_response`].
 
     Returns:
         `dict` of scalar tensors. Numbers of tokens: `tokens` that are trained on, `not_finite`, those of them without
         a finite log-probability or entropy, `clip_ratio/low` and `clip_ratio/high`, which plain PPO-clip would clip,
-        `special/<effect>`, whose objective a rule changed, `share/<group>`; and `entropy/<group>`, in nats.
+        or, where the gate is on the ratio of the response, which the gate cuts off, `special/<effect>`, whose
+        objective a rule changed, `share/<group>`; and `entropy/<group>`, in nats.
     """
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
     dtype = torch.promote_types(entropies.dtype, torch.float32)  # bfloat16 counts no further than 256
     log_ratio = torch.where(mask, per_token_logps - old_per_token_logps, 0.0)
     entropies = torch.where(mask, entropies, 0.0)
     ratio = log_ratio.exp()
+    too_low, too_high = ratio < 1 - epsilon_low, ratio > 1 + epsilon_high
+    if of_response:
+        places = torch.tensor(of_response, dtype=torch.int8).to(mask.device, non_blocking=True)
+        gated = torch.isin(result.groups, places) if len(of_response) < len(GROUPS) else mask
+        detached = (result.effects > 0) & (result.effects <= 1 + EFFECTS.index("detach_highest"))
+        detached |= result.effects == 1 + EFFECTS.index("detach_random")
+        cut = gated & (result.advantages == 0) & ~detached
+        too_low, too_high = torch.where(gated, cut, too_low), torch.where(gated, cut, too_high)
     counts = {
         "tokens": mask,
         "not_finite": ((log_ratio + entropies) * 0).isnan(),  # one of the three is
-        "clip_ratio/low": (ratio < 1 - epsilon_low) & (advantages < 0),
-        "clip_ratio/high": (ratio > 1 + epsilon_high) & (advantages > 0),
+        "clip_ratio/low": too_low & (advantages < 0),
+        "clip_ratio/high": too_high & (advantages > 0),
     }
     sums = {name: tokens.sum().to(dtype) for name, tokens in counts.items()}
-    effects = torch.arange(1, 1 + len(EFFECTS), device=mask.device)[:, None, None] == result.effects
-    sums |= zip((f"special/{effect}" for effect in EFFECTS), effects.sum(dim=(1, 2)).to(dtype).unbind(), strict=True)
+    codes = torch.tensor([1 + EFFECTS.index(effect) for effect in effects], dtype=torch.int8)
+    found = codes.to(mask.device, non_blocking=True)[:, None, None] == result.effects
+    sums |= zip((f"special/{effect}" for effect in effects), found.sum(dim=(1, 2)).to(dtype).unbind(), strict=True)
 
     # Of each response its low and its high tokens, and their entropies; then of each kind of response.
     kind = result.groups.amax(dim=1, keepdim=True) >> 1  # (B, 1); -1 where it is in no group
@@ -227,7 +277,7 @@ def _detaching(table: Table) -> list[tuple[tuple[int, ...], ...]]:
     """
     found: list[list[tuple[int, ...]]] = [[] for _ in range(len(GROUPS) // 2)]
     for code, rule in enumerate(table.rows):
-        if isinstance(rule, Detach):
+        if isinstance(rule, Detach) and rule.is_ranked_by_entropy:
             direction, effect = -1 if rule.which == "lowest" else 1, 1 + EFFECTS.index(f"detach_{rule.which}")
             found[code // 2].append((code, direction, *fraction(rule.share).as_integer_ratio(), effect))
         elif not isinstance(rule, Rule):
@@ -245,41 +295,3 @@ def _kept_weight(rule: Rule, region: str, edge: float, is_correct: bool) -> tupl
         rule.when
     ]
     return 0.0 if weight == "inverse_ratio" else most, most, rule.sign * signs[0], rule.sign * signs[1]
-
-
-def _select(
-    values: Float[Tensor, "batch token"],
-    eligible: Bool[Tensor, "batch token"],
-    share: Sequence[Tensor] | Sequence[int],
-    least: int,
-    most: int,
-    ties: Tensor | bool | None,
-) -> Bool[Tensor, "batch token"]:
-    """
-    The share, numerator and denominator, of each row's eligible cells with the largest values, at least and at most so
-    many. Ties join where `ties` says so, (B, 1) or for all; with `None` the earlier join, as many as belong to it.
-    """
-    if most == 0:
-        return torch.zeros_like(eligible)
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # summing bools in int64 takes three times as long
-    count = torch.minimum((n * share[0] // share[1]).clamp(min=least), n)  # (B, 1)
-    # Each row has a rank of its own, but a ranking takes one for all: with `most - count` infinities appended, a row's
-    # count-th largest value becomes its most-th largest.
-    infinite = torch.arange(most, device=values.device) < most - count
-    padding = torch.where(infinite, math.inf, -math.inf).to(values.dtype)  # (B, most)
-    values = torch.where(eligible, values, -math.inf)
-    threshold = _nth_largest(torch.cat([values, padding], dim=1), most)  # above -inf: no other cell reaches it
-    larger, tied = values > threshold, values == threshold
-    if ties is None:
-        room = count.int() - larger.sum(dim=1, keepdim=True, dtype=torch.int32)
-        ties = tied.cumsum(dim=1, dtype=torch.int32) <= room
-    return larger | (tied & ties)
-
-
-def _nth_largest(values: Float[Tensor, "batch cell"], n: int) -> Float[Tensor, "batch 1"]:
-    """The n-th largest value of each row, which is rearranged."""
-    if values.is_cpu and n > values.shape[1] // 64 and values.dtype in (torch.float32, torch.float64):
-        # Takes a tenth of the time of topk, which moves places with the values; with few, topk is fast as well.
-        values.numpy().partition(-n, axis=1)
-        return values[:, -n].unsqueeze(1)
-    return values.topk(n, dim=1, sorted=False).values.amin(dim=1, keepdim=True)

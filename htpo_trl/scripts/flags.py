@@ -11,6 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..objective.compatibility import PPO_LOSS_TYPES
+from ..objective.presets import PRESETS
+from ..objective.table import SETTINGS
+
+
+# What help texts of this package may name.
+_IN_HELP = {"PRESETS": PRESETS, "SETTINGS": SETTINGS, "PPO_LOSS_TYPES": PPO_LOSS_TYPES}
+
 
 class Flag(NamedTuple):
     """A field of a configuration class."""
@@ -50,7 +58,7 @@ def _default_and_help(value: ast.expr) -> tuple[str, str]:
     if not isinstance(value, ast.Call):
         return ast.unparse(value), ""
     if ast.unparse(value.func) == "option":
-        return ast.unparse(value.args[0]), ast.literal_eval(value.args[1])
+        return ast.unparse(value.args[0]), eval(ast.unparse(value.args[1]), dict(_IN_HELP))
     keywords = {keyword.arg: keyword.value for keyword in value.keywords}
     factory, metadata = keywords.get("default_factory"), keywords.get("metadata")
     made = factory.body if isinstance(factory, ast.Lambda) else ast.List([]) if factory else ast.Constant(None)

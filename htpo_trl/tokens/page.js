@@ -12,7 +12,8 @@ const objectives = [...document.querySelectorAll(".legend")].map((legend) => {
   const column = (i) => [...legend.tBodies[0].rows].map((row) => row.cells[i].textContent);
   return { name: legend.caption.textContent, groups: column(1), rules: column(2) };
 });
-const effectNames = [...document.querySelectorAll(".key .t:not(.none)")].map((token) => token.textContent);
+const effects = document.querySelectorAll(".key .t:not(.none)");
+const effectNames = Object.fromEntries([...effects].map((token) => [token.classList[1].slice(1), token.textContent]));
 const numbers = new Intl.NumberFormat("en");
 
 const column = (text, Type) => new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
@@ -98,7 +99,7 @@ function show(token) {
 
 function applied({ groups, effects, weights }, completion, i) {
   if (Number.isNaN(weights[i])) return "not trained on";
-  if (effects[i]) return effectNames[effects[i] - 1];
+  if (effects[i]) return effectNames[effects[i]];
   const clipped = weights[i] === 0 && completion.advantage[i] !== 0;
   return `${groups[i] < 0 ? "no verdict: " : ""}J_PPO${clipped ? ", clipped" : ""}`;
 }

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from huggingface_hub.dataclasses import type_validator
 from pyarrow import compute, parquet
+from torch.nn.utils.rnn import pad_sequence
 
 from ..objective.rules import parse_rule, rule_spec
 from ..objective.table import EFFECTS, GROUPS, Table
@@ -59,9 +60,10 @@ SCHEMA = pa.schema(
 
 _MAX_BYTES = 256 * 2**20  # of a file, and of the text in it
 _MAX_VALUES = 50_000_000  # in a file; the largest that are known have some 5,000,000
+_CLIP = ("epsilon_low", "epsilon_high", "delta")
 _RANGES = {
     **{"step": (1, 10**15), "completions_in_step": (1, 10**15), "top_entropy_share": (0, 1)},
-    **dict.fromkeys(("epsilon_low", "epsilon_high", "delta"), (0, 1e6)),
+    **dict.fromkeys(_CLIP, (0, 1e6)),
 }
 
 
@@ -153,23 +155,35 @@ class Record(NamedTuple):
     def outcome(self, completion: RecordedCompletion, table: Table | None = None) -> Outcome:
         """
         What the objective made of a completion: as the trainer computed it, or, for another `table`, computed now, in
-        float32, from the recorded log-probabilities, entropies and advantages.
+        float32, from the recorded log-probabilities, entropies and advantages. What a table takes from the loss call,
+        it takes from the recorded completions.
         """
+        if table is not None:
+            places = (i for i, each in enumerate(self.completions) if each is completion)
+            return self.outcomes(table)[next(places)]
+        return self._outcomes([completion], Control(*(_padded([completion], name) for name in OF_CONTROL)))[0]
+
+    def outcomes(self, table: Table) -> list[Outcome]:
+        """What another objective makes of each completion, see [`Record.outcome`]."""
         s = self.settings
-        clip_range: dict[str, Any] = {"epsilon_low": s.epsilon_low, "epsilon_high": s.epsilon_high}
-        columns = {name: torch.from_numpy(column).unsqueeze(0) for name, column in completion.values.items()}
-        if table is None:
-            result = Control(*(columns[name] for name in OF_CONTROL))
-        else:
-            names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
-            inputs: dict[str, Any] = {name: columns[name] for name in names}
-            inputs |= {name: torch.tensor([getattr(completion, name)]) for name in LABELS}
-            result = control(**inputs, **clip_range, table=table, top_entropy_share=s.top_entropy_share)
-        effective = result.old_per_token_logps, result.advantages
-        weights = effective_weight(columns["per_token_logps"], *effective, **clip_range, delta=s.delta)
-        mask = columns["mask"]
+        names = ("per_token_logps", "old_per_token_logps", "entropies", "advantages", "mask")
+        inputs: dict[str, Any] = {name: _padded(self.completions, name) for name in names}
+        inputs |= {name: torch.tensor([getattr(each, name) for each in self.completions]) for name in LABELS}
+        given: dict[str, Any] = {name: getattr(s, name) for name in (*_CLIP, "top_entropy_share")}
+        return self._outcomes(self.completions, control(**inputs, **given, table=table))
+
+    def _outcomes(self, completions: list[RecordedCompletion], result: Control) -> list[Outcome]:
+        mask = _padded(completions, "mask")
+        effective = _padded(completions, "per_token_logps"), result.old_per_token_logps, result.advantages
+        weights = effective_weight(*effective, **{name: getattr(self.settings, name) for name in _CLIP})
         masked = result.groups, result.effects.where(mask, 0), weights.where(mask, torch.nan)
-        return Outcome(*(column[0].numpy() for column in masked))
+        lengths = (len(each.tokens) for each in completions)
+        return [Outcome(*(column[i, :n].numpy() for column in masked)) for i, n in enumerate(lengths)]
+
+
+def _padded(completions: list[RecordedCompletion], name: str) -> torch.Tensor:
+    """A column of completions together, (B, T); padding is 0, or not trained on."""
+    return pad_sequence([torch.from_numpy(each.values[name]) for each in completions], batch_first=True)
 
 
 def write_record(run: str | Path, settings: RecordSettings, rows: list[dict[str, Any]]) -> Path:
@@ -212,7 +226,7 @@ def read_record(run: str | Path, step: int | None = None) -> Record:
         settings = RecordSettings.from_json((table.schema.metadata or {})[b"htpo"])
         if settings.step != step:
             raise ValueError(f"it is of step {settings.step}, and was renamed")
-        return Record(settings, _completions(table, len(settings.reward_funcs)))
+        return Record(settings, _completions(table, settings))
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         reason = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split()).rstrip(".")
         raise UsageError(f"{path} cannot be read as a record of tokens: {reason:.500}.") from error
@@ -248,15 +262,16 @@ def _length(column: pa.Array) -> int:
     return compute.sum(compute.binary_length(column).cast(pa.int64())).as_py() or 0
 
 
-def _completions(table: pa.Table, n_rewards: int) -> list[RecordedCompletion]:
+def _completions(table: pa.Table, settings: RecordSettings) -> list[RecordedCompletion]:
+    possible = [0, *(1 + EFFECTS.index(effect) for effect in settings.table.effects)]
     tokens = {name: compute.list_flatten(table[name]) for name in _OF_TOKENS}
     lengths = [compute.list_value_length(table[name]) for name in _OF_TOKENS]
     if not (
         all(column.null_count == 0 for column in (*table.columns, *tokens.values()))
         and all(length.equals(lengths[0]) for length in lengths)
         and np.isin(tokens["groups"], range(-1, len(GROUPS))).all()
-        and np.isin(tokens["effects"], range(1 + len(EFFECTS))).all()
-        and np.isin(compute.list_value_length(table["rewards"]), n_rewards).all()
+        and np.isin(tokens["effects"], possible).all()
+        and np.isin(compute.list_value_length(table["rewards"]), len(settings.reward_funcs)).all()
     ):
         raise ValueError("a row lacks values, or has lists of unequal lengths or impossible values: it was edited")
     numbers = [name for name in _OF_TOKENS if name != "tokens"]

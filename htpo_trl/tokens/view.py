@@ -11,7 +11,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..objective.table import EFFECTS, GROUPS, Table, get_table
+from ..objective.presets import get_table
+from ..objective.table import EFFECTS, GROUPS, Table
 from ..output.writing import write_atomically
 from ..palette import group_colour, group_label, ink
 from ..utils import MissingPackageError
@@ -19,7 +20,7 @@ from .record import Outcome, Record, RecordedCompletion, read_record, recorded_s
 
 
 LIGHT, DARK = "#ffffff", "#14171c"  # paper of the page
-_MARKS = ("", *"××↓↔↑")  # beside a token, by the code of its effect
+_MARKS = dict(zip(EFFECTS, "⌊⌈↓↔↑×⊕⊖⊙⊛⊗", strict=True))  # beside a token, by its effect
 
 
 def write_token_map(
@@ -68,7 +69,7 @@ def write_token_map(
         hash=_hash,
         data=data,
         groups=GROUPS,
-        effects=EFFECTS,
+        effects=view.effects,
         papers={"light": LIGHT, "dark": DARK},
         group_colour=group_colour,
         ink=ink,
@@ -102,6 +103,7 @@ def print_token_map(
     view, console = View.make(run, step, versus), console or Console(highlight=False)
     colours = console.color_system is not None and not console.no_color
     styles = [f"{ink(colour)} on {colour}" for colour in map(group_colour, GROUPS)] + ["dim"]  # of group -1
+    marks = ["", *_MARKS.values()]
     brackets = [("‹›" if group.endswith("high") else ("", "")) for group in GROUPS] + ["~~"]
     console.print(Text(f"{view.headline}: {view.facts}"))
     for name in view.tables:
@@ -109,7 +111,7 @@ def print_token_map(
         for group, (label, *cells) in enumerate(view.legend(name)):
             legend.add_row(str(group + 1), Text(label, styles[group]), *map(Text, cells))
         console.print(legend)
-    effects = [f"{mark} {effect.replace('_', ' ')}" for mark, effect in zip(_MARKS[1:], EFFECTS, strict=True)]
+    effects = [f"{_MARKS[effect]} {effect.replace('_', ' ')}" for effect in view.effects.values()]
     console.print(Text(f"Changed by a rule: {', '.join(effects)}"))
     for number, (completion, outcomes) in enumerate(view.rows, 1):
         console.print(Text(f"\n#{number}  {view.summary(completion)}", "bold"))
@@ -119,7 +121,7 @@ def print_token_map(
             line = Text()
             for token, group, effect in zip(completion.tokens, outcome.groups, outcome.effects, strict=True):
                 before, after = ("", "") if colours else brackets[group]
-                line.append(before + visible(token) + after + _MARKS[effect], styles[group])
+                line.append(before + visible(token) + after + marks[effect], styles[group])
             console.print(line)
 
 
@@ -140,15 +142,24 @@ class View(NamedTuple):
             other = get_table(versus) if isinstance(versus, str) else versus
             name = visible(other.name)
             tables[f"{name}, for comparison" if name == trained else name] = other
+        stored = [record.outcome(row) for row in record.completions]
+        outcomes = [stored if name == trained else record.outcomes(table) for name, table in tables.items()]
         rows = [
-            (row, {name: record.outcome(row, None if name == trained else tables[name]) for name in tables})
-            for row in sorted(record.completions, key=lambda row: -np.count_nonzero(row.values["effects"]))
+            (row, dict(zip(tables, each, strict=True)))
+            for row, *each in zip(record.completions, *outcomes, strict=True)
         ]
+        rows.sort(key=lambda row: -np.count_nonzero(row[0].values["effects"]))
         return cls(record, tables, rows)
 
     @property
     def headline(self) -> str:
         return f"Step {self.record.settings.step}, {' versus '.join(self.tables)}"
+
+    @property
+    def effects(self) -> dict[int, str]:
+        """What the rules of the tables can do to a token, by the code that it has."""
+        possible = {effect for table in self.tables.values() for effect in table.effects}
+        return {code: effect for code, effect in enumerate(EFFECTS, 1) if effect in possible}
 
     @property
     def facts(self) -> str:

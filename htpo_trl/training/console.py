@@ -1,4 +1,4 @@
-"""What a run says on the terminal: one short line for each row of its log; and once, that it learns nothing."""
+"""What a run says on the terminal: a short line for each row of its log; once, that it learns nothing."""
 
 import logging
 import math

@@ -84,7 +84,7 @@ def _card(trl_card: ModelCard, trainer: Any) -> ModelCard:
         model_name=data.model_name,
         base=f"[{model}](https://huggingface.co/{model})" if data.base_model else "a model that is not on the Hub",
         trackers=re.findall(r'alt="Visualize in ([^"]+)"[^\]]*\]\(([^)\s]+)\)', trl_card.text),
-        rules=zip(GROUPS, trainer.table.rows, strict=True),
+        rules=[(group, str(row).replace("|", "\\|")) for group, row in zip(GROUPS, trainer.table.rows, strict=True)],
         weights=zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True),
         judges=trainer.correctness_names,
         size=f"{len(trainer.train_dataset):,} rows" if hasattr(trainer.train_dataset, "__len__") else "a stream",

@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import get_scheduler
 
-from ..objective.rules import KeepGradient
+from ..objective.rules import waits_for_drift
 from ..utils import UsageError
 
 
@@ -41,7 +41,7 @@ def check_optimization(args: Any) -> None:
 
 def told_on_policy(args: Any) -> str:
     """That the rules beyond the clip range never act, in one line with the mend; nothing where they do."""
-    if not args.is_on_policy or not any(isinstance(row, KeepGradient) for row in args.table.rows):
+    if not args.is_on_policy or not any(map(waits_for_drift, args.table.rows)):
         return ""
     return (
         "Each generation batch is used up within one optimizer step (gradient_accumulation_steps="

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from htpo_trl import HTPOConfig, HTPOTrainer, advantages, objective
 from htpo_trl.cli.launch import launch_arguments
 from htpo_trl.evaluation import Sampling
+from htpo_trl.objective import gates
 from htpo_trl.rewards import math_reward
 from htpo_trl.scripts import htpo
 from htpo_trl.scripts.arguments import read
@@ -70,7 +71,7 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
     shorten(HTPOConfig, **CPU, max_completion_length=8, max_steps=1, logging_steps=1)
     shorten(Sampling, max_new_tokens=2)
     # A page adds its own to the tables that the configuration reads.
-    with patch.dict(objective.PRESETS), patch.dict(advantages.ESTIMATORS):
+    with patch.dict(objective.PRESETS), patch.dict(gates.FUNCTIONS), patch.dict(advantages.ESTIMATORS):
         yield {MODEL: str(tiny_chat_model)}
 
 

@@ -41,7 +41,7 @@ def test_generation_batch_size_is_respected(make_config):
     ("options", "message"),
     [
         ({"objective": "ppo"}, "'ppo'.*The presets are"),
-        ({"objective_overrides": {"hard_low": "clip"}}, "hard_low.*The groups are"),
+        ({"objective_overrides": {"hart_low": "clip"}}, "hart_low.*The groups are"),
         ({"objective_overrides": "hard_correct_low=clip"}, "objective_overrides=.*JSON"),
         ({"difficulty_threshold": 0.0}, "difficulty_threshold=0.0"),
         ({"top_entropy_share": 1.2}, "top_entropy_share=1.2"),
@@ -54,7 +54,7 @@ def test_generation_batch_size_is_respected(make_config):
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'.*'token'"),
         ({"top_entropy_quantile": 0.2}, "top_entropy_quantile=0.2.*high-entropy-only"),
         ({"delta": 1.2}, "delta=1.2.*1.28"),
-        ({"delta": 1.2, "epsilon_high": None}, "delta=1.2.*ends at 1.2"),
+        ({"delta": 1.2, "epsilon_high": 0.2}, "delta=1.2.*ends at 1.2:"),
         ({"beta": 0.1, "use_bias_correction_kl": True}, "use_bias_correction_kl=True with beta=0.1"),
         ({"objective": "htpo-released", "off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5"),
     ],

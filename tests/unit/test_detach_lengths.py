@@ -5,8 +5,8 @@ import torch
 
 from htpo_trl.cli.launch import Parallelism
 from htpo_trl.cli.plan import plan_run
-from htpo_trl.objective.rules import Detach
-from htpo_trl.objective.table import GROUPS, PRESETS
+from htpo_trl.objective import GROUPS, PRESETS
+from htpo_trl.objective.selections import Detach
 from htpo_trl.objective.transform import control
 from htpo_trl.scripts.arguments import read
 from htpo_trl.scripts.htpo import TITLES

@@ -68,7 +68,9 @@ def test_objective_rewards_and_hyper_parameters(make_card, model, dataset):
     for group, rule in zip(GROUPS, table.rows, strict=True):
         assert cells(text, " · ".join(group.split("_"))) == [[" · ".join(group.split("_")), str(rule)]]
     assert "the lowest-entropy 5% of the group detached" in text
-    assert "from the table `gppo*` with other rules for `hard_correct_low`, `easy_wrong_low`." in text
+    assert (
+        "from the table `gppo*` (arXiv 2508.07629) with other rules for `hard_correct_low`, `easy_wrong_low`." in text
+    )
     assert "less than 75% of its responses" in text
     assert "`length` (weight 0.5), `even_digits` (weight 2). `even_digits` judges correctness" in text
     assert "Prompts: 64 rows." in text

@@ -15,14 +15,18 @@ from htpo_trl.objective import (
     EFFECTS,
     GROUPS,
     PRESETS,
+    Clip,
     Detach,
     KeepGradient,
     control,
 )
+from htpo_trl.objective.rules import is_gate, parts_of
 
 
 # Inputs, loss and gradient of the loss released with the paper (github.com/xcyao00/HTPO), computed in float64.
 RELEASED = json.loads((Path(__file__).parents[1] / "data" / "released_vectors.json").read_text())["cases"]
+# Made of HTPO's own rules; the others are in test_published_objectives.py.
+OWN = [name for name, table in PRESETS.items() if not table.mixed]
 BOOLEAN = ("mask", "is_hard", "is_correct", "is_judged")
 checked_control = jaxtyped(typechecker=beartype)(control)
 
@@ -136,11 +140,14 @@ def test_equals_the_token_loop(preset, case, top, clip):
 def test_gradcheck(preset):
     """Central differences agree with autograd where the objective is smooth, and not on a kink."""
     inputs = tensors(make_case(5, 6, 20, ties=False, spread=0.5, mixed_signs=True))
+    inputs["advantages"] *= 3  # so that covariances reach 1
+    inputs["entropies"] /= 5  # so that their mean is below 0.3
     logps, old = inputs["per_token_logps"], inputs["old_per_token_logps"]
     assert min((torch.exp(logps - old) - kink).abs().min() for kink in (0.8, 1.28, 10.0)) > 1e-4
 
     def is_differentiable(old_per_token_logps):
         # What the transform returns is constant: it is the stop-gradient part of the objective.
+        torch.manual_seed(0)
         result = control(**inputs | {"old_per_token_logps": old_per_token_logps}, table=preset)
         constants = result.old_per_token_logps, result.advantages, inputs["mask"]
         return result, torch.autograd.gradcheck(
@@ -154,10 +161,14 @@ def test_gradcheck(preset):
 
     result, smooth = is_differentiable(old)
     assert smooth
-    assert (result.effects != 0).any() == (preset != "dapo")
-    # The dual clip of a high token with Â < 0 stays in every preset.
+    assert (result.effects != 0).any() == (preset not in ("dapo", "none"))
+    # The dual clip of a high token with Â < 0 stays where its ratio does. A gate's weight is a constant, and `fipo`
+    # removes a response with two such tokens.
     kinks = (result.groups % 2 == 1) & (inputs["advantages"].unsqueeze(1) < 0)
-    assert not is_differentiable(torch.where(kinks, logps - math.log(10), old))[1]
+    smooth = is_differentiable(torch.where(kinks, logps - math.log(10), old))[1]
+    parts = parts_of(PRESETS[preset].rows[0])
+    has_gate = any(is_gate(part) and not isinstance(part, KeepGradient) and part != Clip() for part in parts)
+    assert smooth == (has_gate or preset == "fipo")
 
 
 @pytest.mark.parametrize("n", [49, 50, 166, 167, 208, 209, 250, 834, 835])
@@ -314,11 +325,12 @@ def test_all_equal_entropies_and_short_rows(preset):
         assert (result.effects[2:] == 0).all()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", OWN)
 @given(case=cases)
 def test_masked_cells_and_row_order_do_not_matter(preset, case):
     inputs = tensors(case)
     mask = inputs["mask"]
+
     clean = control(**inputs, table=PRESETS[preset])
     for garbage in (math.nan, math.inf, -math.inf, 1e30):
         dirty = {
@@ -359,8 +371,17 @@ def test_float32_selects_the_same_tokens(preset):
         double = control(**tensors(case), table=PRESETS[preset])
         single = control(**tensors(case, torch.float32), table=PRESETS[preset])
         assert torch.equal(double.groups, single.groups)
-        assert torch.equal(double.effects, single.effects)
-        torch.testing.assert_close(single.advantages.double(), double.advantages, rtol=1e-5, atol=0)
+        differ, same = double.effects != single.effects, torch.ones_like(double.effects, dtype=torch.bool)
+        if preset in ("sapo", "vespo"):  # whose weights vanish, or are J_PPO's, in single precision sooner
+            logps, old, _, advantages, *_ = tensors(case).values()
+            plain = advantages.unsqueeze(1) * (logps - old).exp()
+            vanishes = double.advantages.abs().minimum((double.advantages - plain).abs()) < 1e-6
+            assert vanishes[differ].all()
+        elif preset != "clip-cov":  # which draws
+            assert not differ.any()
+        else:
+            same = ~differ
+        torch.testing.assert_close(single.advantages.double()[same], double.advantages[same], rtol=1e-5, atol=1e-7)
 
 
 def test_half_precision_ranks_like_single_with_more_ties():
@@ -411,8 +432,10 @@ def test_no_host_synchronisation():
 def test_no_rule_touches_a_response_without_advantage(preset):
     inputs = tensors(RELEASED[7]) | {"advantages": torch.zeros(2, dtype=torch.float64)}
     result = control(**inputs, table=preset)
-    assert (result.advantages == 0).all()
-    assert (result.effects == 0).all()
+    # But where the advantage is another (both responses are correct), or not all there is.
+    learns = preset in ("w-reinforce", "psr", "kl-cov")
+    assert (result.advantages != 0).any() == learns
+    assert (result.effects != 0).any() == learns
 
 
 def test_unjudged_rows_keep_ppo():

@@ -7,6 +7,10 @@ import re
 import pytest
 
 from htpo_trl.objective import PRESETS, Clip, Detach, KeepGradient, Table, get_table, parse_rule
+from htpo_trl.objective.gates import FUNCTIONS
+
+
+RULES = ", ".join(["clip", "detach", "keep_gradient", "scale", "penalty", *FUNCTIONS])
 
 
 def test_tables_read_like_the_figure():
@@ -69,33 +73,37 @@ def test_overrides():
     [
         (
             lambda: get_table("htpoo"),
-            "Unknown objective 'htpoo'. Did you mean 'htpo'? The presets are htpo, htpo-released, dapo, "
-            "high-entropy-only, gppo, aspo; a table of your own is named by its file, as in mine.py:TABLE, or its "
-            "module, as in package.mine:TABLE.",
+            f"Unknown objective 'htpoo'. Did you mean 'htpo'? The presets are {', '.join(PRESETS)}; "
+            "a table of your own is named by its file, as in mine.py:TABLE, or its module, as in package.mine:TABLE.",
         ),
         (
             lambda: get_table("htpo", {"hard_right_low": "clip", "easy": "clip"}),
-            "No such group: easy, hard_right_low. The groups are hard_correct_low, hard_correct_high, hard_wrong_low, "
-            "hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high.",
+            "objective_overrides: No such group: hard_right_low. The groups are hard_correct_low, hard_correct_high, "
+            "hard_wrong_low, hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high; "
+            "some of the words, as in high or hard_wrong, name all groups that have them, all names all.",
         ),
-        (lambda: parse_rule("drop"), "Unknown rule 'drop' in 'drop'; the rules are clip, detach, keep_gradient."),
+        (lambda: parse_rule("drop"), f"Unknown rule 'drop' in 'drop'; the rules are {RULES}."),
         (
             lambda: parse_rule({"share": 0.1}),
-            "Unknown rule None in {'share': 0.1}; the rules are clip, detach, keep_gradient.",
+            f"Unknown rule None in {{'share': 0.1}}; the rules are {RULES}.",
         ),
         (
             lambda: parse_rule({"rule": "detach", "part": 1, "bit": 2}),
-            "Rule 'detach' has no option bit, part; it takes share, which.",
+            "Rule 'detach' has no option bit, part; "
+            "it takes share, which, by, over, at_least, rounded, above, below, where.",
         ),
-        (lambda: parse_rule({"rule": "clip", "share": 1}), "Rule 'clip' has no option share; it takes none."),
+        (
+            lambda: parse_rule({"rule": "clip", "share": 1}),
+            "Rule 'clip' has no option share; it takes epsilon_low, epsilon_high, delta.",
+        ),
         (
             lambda: parse_rule({"rule": "detach"}),
             "Rule {'rule': 'detach'} is incomplete or of a wrong type: Detach.__init__() missing 1 required "
             "positional argument: 'share'.",
         ),
-        (lambda: Detach(0.0), "Detach: share=0.0 must lie in (0, 1]; use the rule `clip` to detach nothing."),
-        (lambda: Detach(1.5), "Detach: share=1.5 must lie in (0, 1]; use the rule `clip` to detach nothing."),
-        (lambda: Detach(0.1, "middle"), "Detach: which='middle' is not one of 'lowest', 'highest'."),
+        (lambda: Detach(0.0), "Detach: share=0.0 must lie in (0, 1]; use the rule `clip` to change nothing."),
+        (lambda: Detach(1.5), "Detach: share=1.5 must lie in (0, 1]; use the rule `clip` to change nothing."),
+        (lambda: Detach(0.1, "middle"), "Detach: which='middle' is not one of 'lowest', 'highest', 'random'."),
         (
             lambda: KeepGradient(),
             "KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.",
@@ -133,7 +141,7 @@ def test_overrides():
         ),
         (
             lambda: Table("odd", (Clip(),) * 8, selection="loose"),
-            "Table: selection='loose' is not one of 'exact', 'released'.",
+            "Table: selection='loose' is not one of 'exact', 'released', 'quantile'.",
         ),
     ],
 )

@@ -24,13 +24,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.check.reference import reference
-from htpo_trl.objective.table import GROUPS
 
 from ..losses import forward, loss_and_grads
 from ..option_cases import CONTINUOUS_BATCHING, EXERCISED, PLAIN
 
 
-ALL_CLIP = dict.fromkeys(GROUPS, "clip")
 FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
 
 # Where HTPOConfig's defaults differ: given to both trainers.
@@ -190,7 +188,7 @@ def test_a_table_that_changes_nothing_leaves_every_option_to_trl(case, train, wi
     options = case.given | case.options
     theirs = train(GRPOTrainer, case.needs, **options)
     is_named = "loss_type" not in case.options  # or else another table of which every row is replaced
-    table = {"objective": "dapo"} if is_named else {"objective": "gppo", "objective_overrides": ALL_CLIP}
+    table = {"objective": "none"} if is_named else {"objective": "gppo", "objective_overrides": {"all": "clip"}}
     assert same(train(HTPOTrainer, case.needs, **options, **table), theirs)
     key = (GRPOTrainer, case.needs, repr(case.given))
     if key not in without_options:
@@ -209,7 +207,7 @@ def test_liger_is_refused_where_it_replaces_the_loss(make_config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "clip", [{"epsilon": 0.05, "epsilon_high": 0.1, "delta": 1.5}, {"epsilon_high": None, "delta": None}]
+    "clip", [{"epsilon": 0.05, "epsilon_high": 0.1, "delta": 1.5}, {"epsilon_high": 0.2, "delta": None}]
 )
 def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypatch, clip):
     """The only options that TRL's loss and the table both read."""
@@ -221,7 +219,7 @@ def test_the_table_has_the_clip_range_of_the_loss(make_trainer, batch, monkeypat
     case |= {"mask": case["completion_mask"], "per_token_logps": logps.tolist(), "entropies": entropies.tolist()}
     with_defaults, *_ = reference(case)
     monkeypatch.setattr("htpo_trl.check.reference.DUAL_CLIP", clip["delta"] or math.inf)
-    expected, *_ = reference(case, clip=(trainer.args.epsilon, clip["epsilon_high"] or trainer.args.epsilon))
+    expected, *_ = reference(case, clip=(trainer.args.epsilon, clip["epsilon_high"]))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert abs(with_defaults - expected) > 1e-3
 

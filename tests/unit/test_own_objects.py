@@ -5,7 +5,7 @@ import json
 import pytest
 
 from htpo_trl.objective import PRESETS, Clip, Table, get_table
-from htpo_trl.objective.rules import Detach
+from htpo_trl.objective.selections import Detach
 from htpo_trl.objects import import_object
 from htpo_trl.utils import UsageError
 

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *(
+            "advantages",
             "check",
             "config",
             "data",

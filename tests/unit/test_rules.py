@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from htpo_trl.objective import PRESETS, control
-from htpo_trl.objective.rules import Clip, Detach, KeepGradient, parse_rule, rule_spec
+from htpo_trl.objective import PRESETS, Clip, Detach, KeepGradient, control, parse_rule, rule_spec
 from htpo_trl.objective.table import Table
 
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from htpo_trl import HTPOConfig
-from htpo_trl.objective.table import PRESETS
+from htpo_trl.objective import PRESETS
 from htpo_trl.output.writing import check_writable
 from htpo_trl.scripts.evaluate import main
 from htpo_trl.training.checkpoint import CheckpointError

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from rich.console import Console
 
-from htpo_trl import cli
+from htpo_trl import cli, tokens
 from htpo_trl.check.reference import reference
-from htpo_trl.objective import GROUPS, PRESETS, control, effective_weight
+from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, control, effective_weight
 from htpo_trl.palette import group_colour, ink
 from htpo_trl.tokens import RecordSettings, print_token_map, read_record, write_token_map
 from htpo_trl.tokens.record import recorded_steps
-from htpo_trl.tokens.view import DARK, LIGHT, visible
+from htpo_trl.tokens.view import _MARKS, DARK, LIGHT, visible
 
 from ..token_records import completion_row, write, write_all
 from .test_objective import cases, ppo_clip, tensors
@@ -128,6 +129,41 @@ def test_terminal(run):
     assert plain.count("↑") == n_kept + 1  # and the key
     for name in PRESETS["gppo"].rows:
         assert str(name) in printed(run, versus="gppo")
+
+
+def test_every_effect_has_a_mark_of_its_own():
+    """Without colour: in the terminal a character, on the page a frame with a line or bars of its own."""
+    assert list(_MARKS) == list(EFFECTS)
+    assert len(set(_MARKS.values())) == len(EFFECTS)
+    style = Path(tokens.__file__).with_name("page.css.jinja").read_text()
+    looks: dict[str, dict[str, str]] = {f"e{code}": {} for code in range(1, 1 + len(EFFECTS))}
+    for names, body in re.findall(r"^(\.e\d+(?:, \.e\d+)*) \{ (.*) \}$", style, re.MULTILINE):
+        for name in names.split(", "):
+            looks[name.removeprefix(".")] |= dict(line.split(": ") for line in body.rstrip(";").split("; "))
+    assert all("var(--ink)" in look["box-shadow"] for look in looks.values())
+    assert len({json.dumps(look, sort_keys=True) for look in looks.values()}) == len(EFFECTS)
+
+
+def test_two_published_objectives_side_by_side(tmp_path):
+    """Of a response whose ratios drift apart, CISPO weighs tokens by themselves, GSPO all of them by their mean."""
+    write(tmp_path, [completion_row("abcdefgh" * 4, seed=6, table="cispo")], table="cispo")
+    record = read_record(tmp_path)
+    (completion,), (cispo,) = record.completions, map(record.outcome, record.completions)
+    ratio, gspo = completion.ratio, record.outcome(completion, PRESETS["gspo"])
+    assert cispo.weights == pytest.approx(1.5 * np.minimum(ratio, 1.28), rel=1e-5)
+    mean = np.exp(np.log(ratio).mean())
+    assert gspo.weights == pytest.approx(np.full(32, 1.5 * mean * (mean <= 1.28)), rel=1e-5)
+    text = printed(tmp_path, versus="gspo", no_color=True)
+    legend = "⊕ gate keeps, ⊖ gate drops, ⊙ gate weighs"
+    assert f"Changed by a rule: {legend}\n" in text
+    kept = int((ratio > 1.28).sum())
+    assert 0 < kept < 32
+    assert text.split("gspo, tokens changed by a rule")[0].count("⊕") == 1 + kept
+    page = write_token_map(tmp_path, versus="gspo").read_text()
+    assert re.findall(r'class="t (e\d+)">([^<]*)<', page) == [
+        ("e7", "gate keeps"), ("e8", "gate drops"), ("e9", "gate weighs")
+    ]  # fmt: skip
+    assert "cispo versus gspo" in page
 
 
 def test_what_rules_changed_most_comes_first(tmp_path):

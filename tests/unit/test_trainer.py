@@ -11,11 +11,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOConfig, HTPOTrainer
 from htpo_trl.check.reference import reference
-from htpo_trl.objective import EFFECTS, GROUPS, control
+from htpo_trl.objective import GROUPS, control
 
 from ..losses import forward, loss_and_grads
 
 
+# What HTPO's own rules do, by the number that `control` gives it.
+OWN_EFFECTS = ("detach_lowest", "detach_highest", "keep_below", "keep_inside", "keep_above")
 PPO_LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"]
 
 
@@ -256,7 +258,8 @@ def test_metrics(make_trainer, batch):
             assert metrics[f"htpo/entropy/{group}"] == [pytest.approx(entropies[members].mean().item(), rel=1e-5)]
         else:
             assert f"htpo/entropy/{group}" not in metrics
-    for i, effect in enumerate(EFFECTS, 1):
+    assert {name for name in metrics if name.startswith("htpo/special/")} == {f"htpo/special/{e}" for e in OWN_EFFECTS}
+    for i, effect in enumerate(OWN_EFFECTS, 1):
         assert metrics[f"htpo/special/{effect}"] == [pytest.approx((result.effects == i).sum().item() / n)]
     assert metrics["htpo/special/keep_above"][0] > 0
     # TRL's clip ratio does not see the tokens whose gradient is kept, ours does.
@@ -408,5 +411,5 @@ def test_logs_are_json_and_named_as_promised(make_trainer):
     make_trainer(max_steps=1, callbacks=[logs]).train()
     names = {"htpo/frac_hard", "htpo/frac_unjudged", "htpo/accuracy", "htpo/clip_ratio/low", "htpo/clip_ratio/high"}
     names |= {f"htpo/{kind}/{group}" for kind in ("share", "entropy") for group in GROUPS}
-    names |= {f"htpo/special/{effect}" for effect in EFFECTS}
+    names |= {f"htpo/special/{effect}" for effect in OWN_EFFECTS}
     assert {name for name in logs.rows[0] if name.startswith("htpo/")} == names
