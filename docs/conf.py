@@ -20,7 +20,7 @@ nitpicky = True
 # Other packages have no inventory here, since nothing is downloaded. Ours must resolve.
 OTHERS = (
     *("accelerate", "datasets", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "torch", "transformers", "trl"),
-    *("argparse", "collections", "fractions", "multiprocessing", "pathlib", "random", "signal", "socket"),
+    *("argparse", "collections", "fractions", "multiprocessing", "pathlib", "random", "signal", "socket", "types"),
 )
 nitpick_ignore_regex = [("py:.*", rf"({'|'.join(OTHERS)})\..*")]
 nitpick_ignore = [("py:class", name) for name in ("Dataset", "DatasetDict", "Tensor")]  # as annotations name them

@@ -22,7 +22,7 @@ class Batch:
 
     Args:
         per_token_logps, old_per_token_logps, entropies, advantages, mask:
-            As [`~htpo_trl.objective.control`] takes them; `advantages` of shape (B, 1) or (B, T).
+            As [`~htpo_trl.objective.transform.control`] takes them; `advantages` of shape (B, 1) or (B, T).
         is_correct, is_judged (`torch.Tensor` of shape (B,), bool):
             Likewise.
         epsilon_low, epsilon_high, delta (`float`):

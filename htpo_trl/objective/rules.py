@@ -240,7 +240,7 @@ def waits_for_drift(rule: Rule) -> bool:
 
 
 def effects_of(rule: Rule) -> set[str]:
-    """What a rule can do to a token: names in [`~htpo_trl.objective.EFFECTS`]."""
+    """What a rule can do to a token: names in [`~htpo_trl.objective.table.EFFECTS`]."""
     found: set[str] = set()
     for part in parts_of(rule):
         if isinstance(part, Detach):

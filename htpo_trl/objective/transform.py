@@ -226,7 +226,7 @@ def token_sums(
         effects (`Sequence` of `str`, *optional*, defaults to all):
             Those that are counted.
         of_response (`Sequence` of `int`, *optional*):
-            Places of groups that have a gate on the ratio of the whole response, [`Table.of_response`].
+            Places of groups that have a gate on the ratio of the whole response, `Table.of_response`.
 
     Returns:
         `dict` of scalar tensors. Numbers of tokens: `tokens` that are trained on, `not_finite`, those of them without

@@ -103,6 +103,8 @@ def why_missing(runs: Sequence[Run], key: str) -> str:
         return "no values at a step that two runs share" if len(runs) > 1 else "no finite value"
     if key.startswith("htpo/") and not any(name.startswith("htpo/") for name in names):
         return "plain GRPO run"
+    if key.startswith("htpo/special/"):
+        return "no rule of its objective does that"
     sampled = [run.options is None or run.options.get("dynamic_sampling") for run in runs]
     if key.startswith("htpo/sampling/") and not any(sampled):
         return "dynamic sampling is off"

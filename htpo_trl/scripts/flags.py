@@ -16,8 +16,12 @@ from ..objective.presets import PRESETS
 from ..objective.table import SETTINGS
 
 
-# What help texts of this package may name.
-_IN_HELP = {"PRESETS": PRESETS, "SETTINGS": SETTINGS, "PPO_LOSS_TYPES": PPO_LOSS_TYPES}
+# What help texts of this package may have in braces, as written in the source, and what it stands for.
+_IN_HELP = {
+    "', '.join(PRESETS)": ", ".join(PRESETS),
+    "', '.join(PPO_LOSS_TYPES)": ", ".join(PPO_LOSS_TYPES),
+    **{f"SETTINGS[{name!r}]": str(value) for name, value in SETTINGS.items()},
+}
 
 
 class Flag(NamedTuple):
@@ -54,11 +58,17 @@ def flags_of(classes: Iterable[str]) -> dict[str, Flag]:
     return flags
 
 
+def _filled(piece: Any) -> str:
+    return _IN_HELP[ast.unparse(piece.value)] if isinstance(piece, ast.FormattedValue) else piece.value
+
+
 def _default_and_help(value: ast.expr) -> tuple[str, str]:
     if not isinstance(value, ast.Call):
         return ast.unparse(value), ""
     if ast.unparse(value.func) == "option":
-        return ast.unparse(value.args[0]), eval(ast.unparse(value.args[1]), dict(_IN_HELP))
+        default, text = value.args
+        pieces: list[Any] = text.values if isinstance(text, ast.JoinedStr) else [text]
+        return ast.unparse(default), "".join(map(_filled, pieces))
     keywords = {keyword.arg: keyword.value for keyword in value.keywords}
     factory, metadata = keywords.get("default_factory"), keywords.get("metadata")
     made = factory.body if isinstance(factory, ast.Lambda) else ast.List([]) if factory else ast.Constant(None)

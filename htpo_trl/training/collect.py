@@ -49,7 +49,7 @@ class Round(NamedTuple):
     informative: list[bool]  #: of each group, whether it is kept
 
 
-class Batch(NamedTuple):
+class CollectedBatch(NamedTuple):
     """What [`collect`] returns."""
 
     rows: list[Any]  #: of this process
@@ -89,7 +89,7 @@ def collect(
     rank: int,
     n_processes: int,
     max_rounds: int,
-) -> Batch:
+) -> CollectedBatch:
     """
     Generate until every group of the batch is informative, as [`informative_groups`] are.
 
@@ -109,8 +109,8 @@ def collect(
             Rounds of generation, the first included.
 
     Returns:
-        [`Batch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full, `missing`
-        says how many of its groups are not informative; those are of the first round.
+        [`CollectedBatch`]: as many rows as `first`. Where the rounds or the prompts ran out before it was full,
+        `missing` says how many of its groups are not informative; those are of the first round.
     """
     n_rows = len(first)
     wanted = n_rows * n_processes // group_size
@@ -148,7 +148,7 @@ def collect(
     taken = [group * group_size + j for group in groups for j in range(group_size)]
     held = {i: rows[place] for i, place in enumerate(taken) if place in rows}
     held.update(exchange([(place, row) for place, row in held.items() if place // n_rows != rank]))
-    return Batch(
+    return CollectedBatch(
         rows=[held[place] for place in range(rank * n_rows, (rank + 1) * n_rows)],
         rewards=torch.cat([rewards[i] for i in groups]),
         rounds=n_rounds,

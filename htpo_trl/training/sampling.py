@@ -18,7 +18,7 @@ from torch import Tensor
 from ..utils import UsageError, main_process_decides
 from . import rollouts
 from .advantages import teaching_groups
-from .collect import Batch, Round, collect, informative_groups
+from .collect import CollectedBatch, Round, collect, informative_groups
 from .prompts import PromptStream
 
 
@@ -41,8 +41,8 @@ class DynamicSampler:
     """
     Samples the batches of a trainer dynamically. Only TRL prepares rows (environments, pictures), generates, and
     scores what is left: completions that are discarded cost no forward pass. It logs `htpo/sampling/<what>`, see
-    [`~htpo_trl.training.collect.Batch.metrics`], and `seconds` of generating and judging. TRL's `completions/*`,
-    `tools/*` and token counts are of all that was generated, its rewards of what is trained on.
+    [`~htpo_trl.training.collect.CollectedBatch.metrics`], and `seconds` of generating and judging. TRL's
+    `completions/*`, `tools/*` and token counts are of all that was generated, its rewards of what is trained on.
 
     With environments every row that is drawn is an episode of its own, whether its prompt is in the batch or not: what
     it asks may be known to `reset` alone.
@@ -149,7 +149,7 @@ class DynamicSampler:
         finally:
             trainer._environment_pool = pool
 
-    def _exhausted(self, batch: Batch, metrics: dict[str, float]) -> None:
+    def _exhausted(self, batch: CollectedBatch, metrics: dict[str, float]) -> None:
         args = self.trainer.args
         n_groups = len(batch.rewards) // self.trainer.num_generations
         why = (

@@ -49,7 +49,7 @@ def succeed(place, *argv, launcher=HTPO):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["train"], ["eval"], ["demo"], ["recipes"], ["recipes", "copy"], ["check"], ["env"]]
+    "argv", [[], ["train"], ["eval"], ["demo"], ["recipes"], ["recipes", "copy"], ["objectives"], ["check"], ["env"]]
 )
 def test_help_imports_nothing_slow(argv):
     """Which is why it is there in a fraction of a second."""
@@ -89,10 +89,12 @@ def test_the_module_is_the_command(tmp_path):
         (["report", "run", "--outputdir", "there"], "htpo report: '--outputdir' is not an option."),
         (["demo", "--steps", "0"], "htpo demo: steps=0 must be at least 1."),
         (["demo", "--objective", "htpq"], "htpo demo: argument --objective: invalid choice: 'htpq'"),
+        (["objectives"], "htpo objectives: the following arguments are required: action"),
+        (["objectives", "show", "cispp"], "htpo objectives: Unknown objective 'cispp'. Did you mean 'cispo'?"),
         (["recipes", "show", "lapto"], "htpo recipes: Did you mean 'laptop'?"),
         (["train", "--config", "laptop", "--num_processes", "two"], "htpo train: argument --num_processes"),
         (
-            ["train", "--config", "laptop", "--num_machines", "2"],
+            ["train", "--config", "laptop", "--num_machines", "2", "--num_processes", "2"],
             "htpo train: num_machines=2: set main_process_ip and",
         ),
         (["train", "--config", "laptop", "--use_deepspeed", "--multi_gpu"], "htpo train: You can only use one of"),

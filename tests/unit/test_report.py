@@ -156,6 +156,28 @@ def test_what_is_missing_is_said(mixture):
     assert "Runs without recorded options: _" in text
 
 
+def test_panels_of_what_rules_did_are_those_that_a_run_logs(tmp_path):
+    runs = []
+    for name, effects in (("htpo", EFFECTS[:5]), ("cispo", ("gate_keeps", "gate_weighs")), ("plain", ())):
+        log = [row | {f"htpo/special/{effect}": 0.1 for effect in effects} for row in trl_log(0)]
+        if effects:
+            log = [row | {"htpo/accuracy": 0.5} for row in log]
+        runs.append(f"{name}={train_run(tmp_path / name, log, objective=name)}")
+    page = Page(write_report(runs, tmp_path / "report"))
+    (alt,) = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith("Tokens that a rule touched")]
+    shown = [each.replace("_", " ") for each in (*EFFECTS[:5], "gate_keeps", "gate_weighs")]
+    assert (
+        alt.removeprefix("Tokens that a rule touched, over optimizer steps: ")
+        .split(". ")[0]
+        .startswith(", ".join(shown))
+    )
+    assert "gate drops" not in page.html
+    reason = "no rule of its objective does that: gate keeps, gate weighs"
+    assert ["Tokens that a rule touched", "htpo", reason] in page.rows
+    alone = Page(write_report(runs[2:], tmp_path / "alone"))
+    assert ["Tokens that a rule touched", "plain", "plain GRPO run"] in alone.rows
+
+
 def test_tables_hold_means_and_intervals_over_seeds(mixture):
     page, _, after = mixture
     means = {key: np.mean(counts) / N for key, counts in after.items()}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from htpo_trl.training.collect import Batch, Round, collect, informative_groups
+from htpo_trl.training.collect import CollectedBatch, Round, collect, informative_groups
 from htpo_trl.training.prompts import PromptStream
 
 from ..training_run import prompts
@@ -64,7 +64,7 @@ def test_sizes_of_rounds(informative, sizes):
 def test_metrics_are_shares_of_all_groups_that_were_generated():
     """Ten groups of four, of which five are trained on; in two of the ten, no response was judged."""
     accuracy = [0.25, math.nan, 1.0, 0.0, 0.5, math.nan, 0.0, 0.75, 0.0, 0.5]
-    batch = Batch(rows=[], rewards=torch.zeros(20, 1), rounds=3, accuracy=accuracy, informative=4, missing=1)
+    batch = CollectedBatch(rows=[], rewards=torch.zeros(20, 1), rounds=3, accuracy=accuracy, informative=4, missing=1)
     assert batch.metrics(group_size=4) == {
         "rounds": 3,
         "frac_informative": 4 / 10,
@@ -78,7 +78,9 @@ def test_metrics_are_shares_of_all_groups_that_were_generated():
 
 
 def test_metrics_where_nothing_was_judged():
-    batch = Batch(rows=[], rewards=torch.zeros(8, 1), rounds=1, accuracy=[math.nan] * 2, informative=0, missing=2)
+    batch = CollectedBatch(
+        rows=[], rewards=torch.zeros(8, 1), rounds=1, accuracy=[math.nan] * 2, informative=0, missing=2
+    )
     metrics = batch.metrics(group_size=4)
     assert metrics["frac_informative"] == metrics["frac_all_correct"] == metrics["frac_all_wrong"] == 0
     assert math.isnan(metrics["accuracy"])
