@@ -31,6 +31,8 @@ def main() -> None:
 
         machine = Machine({"auto": None}.get(device, device), Path(directory), tell)
         module, function = PARTS[name].place.split(":")
+        # Nothing is logged to a tracker, and TRL would import wandb: a third of what a part takes to start.
+        sys.modules["wandb"] = None  # type: ignore[assignment]
         try:
             find = getattr(import_module(f".{module}", __package__), function)
             gc.collect()

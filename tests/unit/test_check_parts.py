@@ -178,9 +178,9 @@ class TestStepTime:
             "_compute_loss",
             lambda self, model, inputs: (loss(self, model, inputs), loss(self, model, inputs))[1],
         )
-        ratio, *phases = step_time.find(machine, n_pairs=6)
+        ratio, *phases = step_time.find(machine, n_pairs=3)
         assert ratio.ok is False
-        assert len(ratio.figures["ratios"]) == 6
+        assert len(ratio.figures["ratios"]) == 3
         assert {phase.ok for phase in phases} == {None}
         by_phase = {phase.what.split(",")[0]: phase.figures for phase in phases}
         assert by_phase["loss"]["HTPO"] > 1.3 * by_phase["loss"]["GRPO"]
