@@ -50,7 +50,7 @@ def raw_results(finished: Path, steps: int) -> dict:
         "samples": samples,
         "correct_before": before,
         "correct_after": after,
-        "touched": {effect: float(np.mean(shares)) for effect, shares in touched.items()},
+        "touched": {effect: float(np.mean(shares)) for effect, shares in touched.items() if shares},
     }
 
 
@@ -106,7 +106,7 @@ def main() -> None:
         paired = [a - b for a, b in zip(gains["htpo"], gains["dapo"], strict=True)]
         print(f"| {metric} | {interval(gains['htpo'])} | {interval(gains['dapo'])} | {interval(paired)} |")
     print("\nMean share of tokens that a rule of HTPO changed:\n")
-    for effect in EFFECTS:
+    for effect in runs["htpo"][0]["touched"]:
         print(f"- {effect}: " + ", ".join(f"{100 * each['touched'][effect]:.3f}%" for each in runs["htpo"]))
 
 

@@ -16,7 +16,7 @@ from ..utils import check_numbers
 from .exact import compare_plainly
 from .extraction import extract_answer
 from .forms import bare_answer, unboxed
-from .golds import is_sentence
+from .golds import is_prose
 from .launch import ServerError, ServerProcess
 from .quantities import settle_units
 
@@ -165,7 +165,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         """The verdict on two forms, or the two without their units where it takes algebra to tell."""
         settled = settle_units(gold, answer)
         gold, answer = settled or (gold, answer)
-        if not 0 < len(gold) <= self.config.max_length or is_sentence(gold):
+        if not 0 < len(gold) <= self.config.max_length or is_prose(gold):
             return Verdict.UNPARSABLE_GOLD
         if not 0 < len(answer) <= self.config.max_length:
             return Verdict.UNPARSABLE_ANSWER

@@ -55,13 +55,15 @@ def gold_texts(values: Sequence[Any]) -> list[str]:
     return [texts[value] if isinstance(value, str) else gold_text(value) for value in values]
 
 
+def is_prose(form: str) -> bool:
+    """Whether the form of a gold is nothing but words, which math-verify would read as the product of their letters."""
+    return not _BEYOND_WORDS.search(form) and _TWO_WORDS.search(form) is not None
+
+
 def is_sentence(form: str) -> bool:
-    """
-    Whether the form of a gold is words, or a text with words before its number or formula, such as `We get 18`: no
-    answer equals that, and math-verify would read it as the product of its letters.
-    """
+    """Whether the form of a gold is words, or has words before its number or formula, as `We get 18`: hardly a gold."""
     if not _BEYOND_WORDS.search(form):
-        return _TWO_WORDS.search(form) is not None
+        return is_prose(form)
     text = _WHOLE_TEXT.sub(r"\1", form)
     if (number := _BEYOND_WORDS.search(text)) is None:
         return False

@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.invariance import RESULTS, ROOT, table
 from htpo_trl.config import PPO_LOSS_TYPES
-from htpo_trl.objective import EFFECTS, GROUPS
+from htpo_trl.objective import GROUPS, PRESETS
 
 from ..distributed_run import ARGUMENTS, ROUND_OFF, Recorder, build, launch, launched, records, trained
 from ..losses import loss_and_grads
@@ -100,7 +100,7 @@ def test_two_processes(ddp, directory, compare, loss_type):
     assert first["parameters"] == second["parameters"]
     # The test is about something: every rule but one that the table lacks has acted.
     effects = {name for row in first["log"] for name, value in row.items() if "/special/" in name and value}
-    assert effects == {f"htpo/special/{effect}" for effect in EFFECTS if effect != "keep_inside"}
+    assert effects == {f"htpo/special/{effect}" for effect in PRESETS["htpo"].effects if effect != "keep_inside"}
 
 
 def test_labels_of_one_process_would_show(ddp, directory, compare):

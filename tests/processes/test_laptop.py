@@ -13,7 +13,7 @@ from htpo_trl import cli
 from htpo_trl.data.countdown import SYMBOLS, is_solution, problems
 from htpo_trl.demo import laptop, warm_start
 from htpo_trl.evaluation import mean_with_interval
-from htpo_trl.objective import EFFECTS, GROUPS
+from htpo_trl.objective import GROUPS, PRESETS
 from htpo_trl.scripts.arguments import load_recipe
 from htpo_trl.tokens import read_record
 from htpo_trl.tokens.record import recorded_steps
@@ -142,7 +142,7 @@ def test_readme_demo_commands(quick_run, tmp_path, monkeypatch):
     assert "versus high-entropy-only" in (pages / "step-000004-versus-high-entropy-only.html").read_text()
     assert "versus" not in (pages / "step-000004.html").read_text()  # which the demo wrote
     log = json.loads((root / "dapo-seed0" / "trainer_state.json").read_text())["log_history"]
-    assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in EFFECTS)
+    assert all(row[f"htpo/special/{effect}"] == 0 for row in log[:4] for effect in PRESETS["htpo"].effects)
 
 
 @pytest.mark.parametrize(

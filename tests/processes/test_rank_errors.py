@@ -36,7 +36,7 @@ def run(place, data, judge):
             ["prompts.jsonl", "absent.jsonl"],
             "judge.even_digits",
             2,
-            "^htpo train, rank 1: There is no file 'absent.js",
+            r"^htpo train, rank \d: Rank 1 on .* dataset_name is 'prompts.jsonl' there and 'absent.jsonl' here",
         ),
         (["prompts.jsonl", "prompts.jsonl"], "second.lengths", 1, r'(?s)second.py", line 4, .*KeyError: \'absent\''),
     ],
