@@ -12,7 +12,7 @@ SETUP := $(VENV)/.installed
 
 help:
 	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run about 8)"
-	@echo "make test   run the tests (set-up 2 minutes, tests 7)"
+	@echo "make test   run the tests (set-up 2 minutes, tests 12)"
 	@echo "make check  look whether all works on this machine, on its GPU if there is one (2 minutes); make check-gpu: there must be one"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, to docs/_build/html (half a minute)"
@@ -23,7 +23,7 @@ demo: setup
 	@HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(VENV)/bin/htpo demo $(DEMO_ARGS)
 
 test: setup
-	@echo "== Tests (about 7 minutes on two cores)"
+	@echo "== Tests (about 12 minutes on two cores)"
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
 check: setup

@@ -56,12 +56,12 @@ def gold_texts(values: Sequence[Any]) -> list[str]:
 
 
 def is_prose(form: str) -> bool:
-    """Whether the form of a gold is nothing but words, which math-verify would read as the product of their letters."""
+    """Whether the form of a gold is but words, which math-verify would read as the product of their letters."""
     return not _BEYOND_WORDS.search(form) and _TWO_WORDS.search(form) is not None
 
 
 def is_sentence(form: str) -> bool:
-    """Whether the form of a gold is words, or has words before its number or formula, as `We get 18`: hardly a gold."""
+    """Whether the form of a gold is words, or has words before its number or formula, as `We get 18`."""
     if not _BEYOND_WORDS.search(form):
         return is_prose(form)
     text = _WHOLE_TEXT.sub(r"\1", form)
