@@ -62,12 +62,13 @@ def find(machine: Machine) -> Iterator[Finding]:
 
 def _hostile() -> Iterator[Finding]:
     honest = r"x\cdot\gcd(6,9)"  # is not decided without computer algebra: 3x
+    others = {*psutil.Process().children(recursive=True)}
     with Verifier(VerifierConfig(workers=2, deadline=_DEADLINE)) as verifier:
         verifier.judge_answers([honest], ["3x"])  # the processes are up
         started = time.perf_counter()
         verdicts = verifier.judge_answers([*_HOSTILE, honest], ["x+1"] * len(_HOSTILE) + ["3x"])
         seconds = time.perf_counter() - started
-        processes = psutil.Process().children(recursive=True)
+        processes = [*{*psutil.Process().children(recursive=True)} - others]
     most = verifier.config.batch_deadline(len(_HOSTILE) + 1)
     yield Finding("seconds for answers that hang", f"≤ {most:.0f}", f"{seconds:.1f}", seconds <= most)
     what, found = "verdicts on them, and on an honest one beside them", ", ".join(map(str, verdicts))

@@ -242,7 +242,7 @@ def test_a_gpu_that_is_not_there(tmp_path):
         (["--output", "recipe.yaml"], "--output recipe.yaml must name a JSON file"),
         (["--output", "file/x.json"], "file is no directory"),
         (["--output", "folder.json"], "--output folder.json is a directory"),
-        (["--deadline", "0"], "--deadline=0.0 must be above 0."),
+        (["--deadline", "0"], "--deadline=0.0 must be finite and above 0."),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["versions"], "versions"),
     ],

@@ -22,7 +22,7 @@ def port():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    seconds = {"BEAT": 0.05, "_SOON": 0.5, "GRACE": 0.1, "GONE_AFTER": 1, "_FREE_AFTER": 0.1, "_PAUSE": 0.05}
+    seconds = {"BEAT": 0.05, "_SOON": 3, "GRACE": 0.1, "GONE_AFTER": 60, "_FREE_AFTER": 0.1, "_PAUSE": 0.05}
     for name, value in seconds.items():
         monkeypatch.setattr(machines, name, value)
     killed = threading.Event()
@@ -145,8 +145,9 @@ def test_who_failed_first(two):
     assert code == 9
 
 
-def test_a_machine_falls_silent(two, quick, capsys):
+def test_a_machine_falls_silent(two, quick, monkeypatch, capsys):
     """Its launcher was killed, say, without a word: the processes here are ended."""
+    monkeypatch.setattr(machines, "GONE_AFTER", 1)
     first, second = two
     second._leaving.set()
     assert quick.wait(20)
