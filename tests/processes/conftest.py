@@ -6,6 +6,17 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from ..tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, tokenizer):
+    """A directory with a tiny model, in which the runs of a module are."""
+    path = tmp_path_factory.mktemp("runs")
+    tiny_model().save_pretrained(path / "model")
+    tokenizer.save_pretrained(path / "model")
+    return path
+
 
 @pytest.fixture(scope="module")
 def browser():

@@ -5,7 +5,6 @@ import pytest
 from htpo_trl.advantages import ESTIMATORS
 
 from ..distributed_run import ARGUMENTS, ROUND_OFF, build, launch, launched, records, run_of, trained
-from ..tiny import tiny_model
 
 
 OTHERS = [name for name in ESTIMATORS if name != "grpo"]
@@ -22,12 +21,9 @@ def job(name, processes):
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory, tokenizer):
-    path = tmp_path_factory.mktemp("advantages")
-    tiny_model().save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
-    launch(path, {name: job(name, 2) for name in OTHERS})
-    return path
+def directory(directory):
+    launch(directory, {name: job(name, 2) for name in OTHERS})
+    return directory
 
 
 @pytest.mark.parametrize("name", OTHERS)

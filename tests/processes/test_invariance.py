@@ -18,19 +18,11 @@ from htpo_trl.objective import GROUPS, PRESETS
 
 from ..distributed_run import ARGUMENTS, ROUND_OFF, Recorder, build, launch, launched, records, trained
 from ..losses import loss_and_grads
-from ..tiny import even_digits, tiny_model
+from ..tiny import even_digits
 
 
 # Those that divide by rows, or by tokens of the whole optimizer step.
 INVARIANT = [loss_type for loss_type in PPO_LOSS_TYPES if loss_type != "bnpo"]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory, tokenizer):
-    path = tmp_path_factory.mktemp("invariance")
-    tiny_model().save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
-    return path
 
 
 @pytest.mark.parametrize("loss_type", PPO_LOSS_TYPES)

@@ -9,7 +9,6 @@ from htpo_trl.objective import PRESETS
 from htpo_trl.objective.rules import parts_of
 
 from ..distributed_run import ARGUMENTS, ROUND_OFF, launch, launched, records, trained
-from ..tiny import tiny_model
 
 
 # Their statistics are of a loss call, that is of a micro-batch on a process.
@@ -37,12 +36,9 @@ def job(objective, processes):
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory, tokenizer):
-    path = tmp_path_factory.mktemp("published")
-    tiny_model().save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
-    launch(path, {objective: job(objective, 2) for objective in PRESETS})
-    return path
+def directory(directory):
+    launch(directory, {objective: job(objective, 2) for objective in PRESETS})
+    return directory
 
 
 @pytest.mark.parametrize("objective", PRESETS)

@@ -11,7 +11,6 @@ import pytest
 from htpo_trl.tokens import read_record
 
 from ..distributed_run import launch, records
-from ..tiny import tiny_model
 
 
 GROUP_SIZE = 4
@@ -20,10 +19,7 @@ ROWS = 60  # of a generation batch: 15 groups, the middle one on both machines
 
 
 @pytest.fixture(scope="module")
-def directory(tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("machines")
-    tiny_model().save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
+def directory(directory):
     arguments = {
         "max_steps": 6,  # two generation batches
         "per_device_train_batch_size": 10,
@@ -33,8 +29,8 @@ def directory(tokenizer, tmp_path_factory):
         "dynamic_sampling": True,
     }
     job = {"arguments": arguments, "forced": True, "record_tokens": {"steps": 1, "completions": 1000}}
-    launch(path, {"run": job}, n_machines=2)
-    return path
+    launch(directory, {"run": job}, n_machines=2)
+    return directory
 
 
 def batches(directory):
