@@ -327,7 +327,8 @@ class Check(Command):
 
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    kind.__name__.lower(): kind() for kind in (Train, Eval, Compare, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
+    kind.__name__.lower(): kind()
+    for kind in (Train, Eval, Compare, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
 }
 
 

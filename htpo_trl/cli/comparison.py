@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..compare.plan import PLAN, Run, check_arguments, make_plan, read_arms, runs_of, settle, told
+from ..compare.plan import PLAN, check_arguments, make_plan, read_arms, runs_of, settle, told
 from ..compare.runs import Fight, fight, share_cores
 from ..output.lock import held
 from ..output.redaction import redact_text

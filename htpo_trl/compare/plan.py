@@ -13,7 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.names import evaluation_problems
 from ..data.splits import check_disjoint
 from ..output.reading import read_bytes, read_json
 from ..output.redaction import redacted
@@ -81,26 +80,26 @@ def read_arms(objectives: Sequence[str] | None, vary: Sequence[str] | None) -> d
     known = [name for name, flag in flags.items() if flag.owner.endswith(("Config", "TrainingArguments"))]
     known = [name for name in known if name not in _NOT_COMPARED and not flags[name].owner.endswith("ModelConfig")]
     for text in vary or ():
-        name, is_given, values = text.partition("=")
+        name, _, listed = text.partition("=")
         if name in OWN:
             raise UsageError(f"--vary {text}: {name} is no field to vary. {OWN[name]}")
         if name not in known:
             raise UsageError(f"--vary {text}: {nearest(name, known)}{name!r} is no option of HTPOConfig to vary.")
         if name in choices:
             raise UsageError(f"--vary {text}: {name} is varied twice. Name all its values once: {name}=A,B.")
-        choices[name] = _values(values) if is_given else []
+        choices[name] = _values(listed)
         if len(choices[name]) < 2:
             raise UsageError(f"--vary {text} must name two values or more: {name}=A,B.")
     for name, values in choices.items():
         if len({*values}) < len(values):
             raise UsageError(f"{name}: {', '.join(values)} name one value twice.")
     arms = {}
-    for values in product(*choices.values()):
-        options = dict(zip(choices, values, strict=True))
+    for chosen in product(*choices.values()):
+        options = dict(zip(choices, chosen, strict=True))
         words = [v.rpartition(":")[2] if name == "objective" else f"{name}-{v}" for name, v in options.items()]
         name = re.sub(r"[^\w.+-]+", "-", "-".join(words)).strip("-.")
         if len(name) > 60 or name in arms:
-            name = f"{name[:50]}-{hashlib.sha256(repr(values).encode()).hexdigest()[:6]}"
+            name = f"{name[:50]}-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:6]}"
         arms[name] = options
     if len(arms) < 2:
         raise UsageError("There is nothing to compare: name two --objectives or more, or --vary FIELD=A,B.")
@@ -251,7 +250,7 @@ def _configs(arguments: Arguments, tokens: Sequence[str], processes: int) -> tup
     planned = type("Planned", (HTPOConfig,), {"world_size": processes})
     configs = parse([*arguments.script, *tokens, "--use_cpu=true"], arguments.defaults, planned)
     configs[1].model_init_kwargs = model_init_kwargs(*configs[1:])
-    return configs  # type: ignore[return-value]
+    return configs
 
 
 def _groups() -> Sequence[str]:
@@ -279,7 +278,8 @@ def digest_of_model(name: str) -> str | None:
     if not directory.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted(each for each in directory.iterdir() if each.is_file() and not each.name.startswith((".", "_"))):
+    files = [path for path in directory.iterdir() if path.is_file() and not path.name.startswith((".", "_"))]
+    for path in sorted(files):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -343,15 +343,18 @@ def told(plan: Mapping[str, Any]) -> str:
     problems = [f"{part:10}  {each['name']}: {each['count']} problems" for part, each in plan["problems"].items()]
     arms, rates = plan["arms"], plan["learning_rates"]
     tuning, confirmation = (len(plan[f"{phase}_seeds"]) for phase in ("tuning", "confirmation"))
-    n = len(arms) * len(rates) * tuning
+    n, listed = len(arms) * len(rates) * tuning, ", ".join(f"{rate:g}" for rate in rates)
     lines = [
-        *(f"{'arm' if i else 'baseline':10}  {name}: {_listed(each['options'])}" for i, (name, each) in enumerate(arms.items())),
+        *(
+            f"{'baseline' if name == plan['baseline'] else 'arm':10}  {name}: {_listed(each['options'])}"
+            for name, each in arms.items()
+        ),
         f"{'model':10}  {plan['model']['name']}, the same for all",
         *problems,
     ]
     runs = [
-        f"tuning        {n} runs: {len(arms)} arms x {len(rates)} learning rates ({', '.join(f'{r:g}' for r in rates)}) x "
-        f"{tuning} seeds, {plan['tuning_samples']} samples a problem"
+        f"tuning        {n} runs: {len(arms)} arms x {len(rates)} learning rates ({listed}) x {tuning} seeds, "
+        f"{plan['tuning_samples']} samples a problem"
         if n
         else f"tuning        none: one learning rate, {rates[0]:g}",
         f"confirmation  {len(arms) * confirmation} runs: {len(arms)} arms x {confirmation} fresh seeds, "

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from shutil import rmtree
@@ -41,8 +41,8 @@ _STOPPED = {128 + signum for signum in (signal.SIGINT, signal.SIGTERM, signal.SI
 # What the server of the forks imports once, for all runs: it takes longer than a small run.
 _PRELOADED = [
     *("htpo_trl.scripts.htpo", "htpo_trl.trainer", "htpo_trl.evaluation.callback", "htpo_trl.training.saving"),
-    *("htpo_trl.training.interruption", "htpo_trl.training.console", "accelerate.commands.launch", "trl.trainer.utils"),
-    *("transformers.models.auto.modeling_auto", "transformers.models.qwen3.modeling_qwen3", "datasets"),
+    *("htpo_trl.training.interruption", "htpo_trl.training.console", "accelerate.commands.launch", "datasets"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.qwen3.modeling_qwen3"),
 ]
 
 
@@ -63,8 +63,8 @@ class Fight(NamedTuple):
         for name, result in found.items():
             if result.get("plan") != self.digest:
                 raise UsageError(
-                    f"{self.directory}/results/{name}.json is of another plan ({result.get('plan')!s:.12}, this one is "
-                    f"{self.digest:.12}). Remove it, or name another --output_dir."
+                    f"{self.directory}/results/{name}.json is of another plan, {result.get('plan')!s:.12} and not "
+                    f"{self.digest:.12}. Remove it, or name another --output_dir."
                 )
         return found
 
@@ -141,8 +141,9 @@ class _Process:
         self.log = given.directory / "runs" / f"{run.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         # A process that is forked cannot use CUDA where its parent has looked for devices.
-        context: Any = multiprocessing.get_context("forkserver" if given.use_cpu and not given.is_launched else "spawn")
-        if given.use_cpu and not given.is_launched:
+        may_fork = given.use_cpu and not given.is_launched
+        context: Any = multiprocessing.get_context("forkserver" if may_fork else "spawn")
+        if may_fork:
             context.set_forkserver_preload(_PRELOADED)
         threads = os.environ["OMP_NUM_THREADS"]
         arguments = given.command(run, evaluates_before), self.log, int(threads), device, given.is_launched
@@ -254,22 +255,21 @@ def _keep(given: Fight, run: Run, before: str) -> dict[str, Any]:
     options = _check_options(given, run, read_json(directory / "settings.json"))
     steps = log["step_time"].dropna() if "step_time" in log else None
     touched = {effect: float(log[key].mean()) for effect in EFFECTS if (key := f"htpo/special/{effect}") in log}
-    result = {
-        **_head(given, run),
-        "status": "finished",
-        "error": None,
+    result = _result(
+        given,
+        run,
         **_counts(evaluations[last]),
-        "steps": last,
-        "seconds": None if steps is None else round(float((steps * np.diff(steps.index, prepend=0)).sum()), 1),
-        "train_tokens": int(log["num_tokens"].dropna().iloc[-1]) if "num_tokens" in log else None,
-        "touched": touched,
-        "log": {name: _thinned(log[name].dropna()) for name in LOGGED if name in log},
-        "options": options,
-        "versions": read.versions,
-    }
+        steps=last,
+        seconds=None if steps is None else round(float((steps * np.diff(steps.index, prepend=0)).sum()), 1),
+        train_tokens=int(log["num_tokens"].dropna().iloc[-1]) if "num_tokens" in log else None,
+        touched=touched,
+        log={name: _thinned(log[name].dropna()) for name in LOGGED if name in log},
+        options=options,
+        versions=read.versions,
+    )
     if 0 in evaluations:
-        first = {**_head(given, run), "name": before, "phase": "before", "arm": None, "learning_rate": None}
-        _write(given, first | {"status": "finished", "error": None, **_counts(evaluations[0])})
+        whose = {"name": before, "phase": "before", "arm": None, "learning_rate": None, "versions": read.versions}
+        _write(given, _result(given, run, **_counts(evaluations[0]), steps=0, **whose))
     _write(given, result)
     for path in directory.glob("checkpoint-*"):  # the model stays
         rmtree(path)
@@ -277,14 +277,17 @@ def _keep(given: Fight, run: Run, before: str) -> dict[str, Any]:
 
 
 def _keep_failed(given: Fight, process: _Process) -> dict[str, Any]:
-    result = {**_head(given, process.run), "status": "failed", "error": process.last_line()}
-    result |= {"problems": [], "judged": [], "correct": [], "options": {}}
+    result = _result(given, process.run, status="failed", error=process.last_line())
     _write(given, result)
     return result
 
 
-def _head(given: Fight, run: Run) -> dict[str, Any]:
-    return {"schema": SCHEMA, "plan": given.digest, "name": run.name, **run._asdict()}
+def _result(given: Fight, run: Run, **known: Any) -> dict[str, Any]:
+    """All that a result has, with what is known of it."""
+    head = {"schema": SCHEMA, "plan": given.digest, "name": run.name, **run._asdict()}
+    head |= {"status": "finished", "error": None, "problems": [], "judged": [], "correct": []}
+    numbers = dict.fromkeys(("mean_tokens", "truncated", "steps", "seconds", "train_tokens"))
+    return {**head, **numbers, "touched": {}, "log": {}, "options": {}, "versions": {}, **known}
 
 
 def _write(given: Fight, result: dict[str, Any]) -> None:

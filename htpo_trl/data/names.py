@@ -176,8 +176,8 @@ def evaluation_problems(
     names: Sequence[str], prompts: PromptArguments, held_out: Any = None, option: str = "benchmarks"
 ) -> dict[str, "Dataset"]:
     """
-    What to evaluate on, by what it is called in the results, see [`result_names`]: names, of sets that have splits also
-    `NAME:SPLIT`, by default that of the split `test`. The name `test` is that of the part of the training data that is
+    What to evaluate on, by what it is called in the results, see [`result_names`]. Where a set has splits, a name may
+    be `NAME:SPLIT`, and is `NAME:test` without one. The name `test` is that of the part of the training data that is
     held out, where there is one.
     """
     found = {}
