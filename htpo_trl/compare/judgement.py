@@ -89,7 +89,7 @@ class Judgement(NamedTuple):
 def choose_rates(plan: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     The learning rate of every arm: that of the highest mean over the tuning seeds of validation mean@N, where a failed
-    run counts as 0 and the lower of equal rates wins. An arm whose tuning is not over is left out; one rate needs none.
+    run counts as 0, and the lower of equal ones. An arm whose tuning is not over is left out; one rate is not tuned.
     """
     rates = plan["learning_rates"]
     if len(rates) == 1:

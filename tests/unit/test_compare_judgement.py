@@ -19,7 +19,7 @@ SCORES = np.stack([np.arange(N + 1) / N, pass_at_k(N, np.arange(N + 1), K)])  # 
 def make_plan(arms=("dapo", "htpo"), rates=(1e-4,), tuning=2, confirmation=8):
     return {
         "schema": 1,
-        "arms": {arm: {"objective": arm} for arm in arms},
+        "arms": {arm: {"options": {"objective": arm}} for arm in arms},
         "learning_rates": list(rates),
         "tuning_seeds": list(range(tuning)) if len(rates) > 1 else [],
         "confirmation_seeds": list(range(1000, 1000 + confirmation)),
@@ -100,7 +100,9 @@ def test_no_difference_is_found_where_there_is_none(null):
     # Negative control: without the correction for six tests.
     assert (p < 0.05).any(1).mean() > 0.12
     for fight in range(5):  # and `judge` has the same numbers
-        found = judge(make_plan("abcd"), confirmed(dict(zip("abcd", null[fight], strict=True)))).comparisons
+        results = confirmed(dict(zip("abcd", null[fight], strict=True)))
+        order = np.random.default_rng(fight).permutation(len(results))
+        found = judge(make_plan("abcd"), [results[i] for i in order]).comparisons
         assert [each.p for each in found] == pytest.approx(p[fight])
         assert [each.corrected for each in found] == pytest.approx(holm(p)[fight])
         assert [each.difference for each in found] == pytest.approx(mean[fight])
