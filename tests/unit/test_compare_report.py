@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -87,11 +88,12 @@ def finished(tmp_path_factory):
     """Of three arms, one run failed; with a picture of an earlier report."""
     plan, results = fight()
     results[-1] |= FAILED
-    results[-2]["log"]["reward"]["40"] = math.nan
+    results[-2]["log"]["reward"] |= {"36": math.nan, "40": 1e308}
     directory = write(tmp_path_factory.mktemp("fight"), plan, results)
     (directory / "report").mkdir()
     (directory / "report" / "old.png").write_bytes(b"of an earlier report")
-    return directory, Page(write_compare_report(directory)), plan, results
+    with warnings.catch_warnings(action="error"):
+        return directory, Page(write_compare_report(directory)), plan, results
 
 
 def test_the_page_is_self_contained(finished):
