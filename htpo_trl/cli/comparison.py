@@ -1,0 +1,50 @@
+"""`htpo compare`: plan, runs, judgement."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..compare.plan import PLAN, check_arguments, make_plan, read_arms, runs_of, settle, told
+from ..compare.runs import Fight, fight, share_cores
+from ..output.lock import held
+from ..output.redaction import redact_text
+from ..output.terminal import printable
+from ..scripts import htpo
+from .launch import Parallelism, launch_arguments, parallelism
+from .plan import plan_run
+
+
+def run_comparison(args: Namespace, tokens: Sequence[str]) -> None:
+    """Plan a fight, and unless it is a plan alone, go through with it."""
+    check_arguments(args, tokens)
+    read_arms(args.objectives, args.vary)
+    share_cores(args.jobs)
+    arguments = htpo.read_options(tokens)
+    spread = Parallelism()
+    if arguments.launch:
+        spread = parallelism(launch_arguments(arguments.launch, tokens))
+    plan = make_plan(args, arguments, spread.processes)
+    use_cpu = htpo.make_parser().parse_args(arguments.script).use_cpu
+    directory = Path(args.output_dir)
+    given = Fight(plan, "", directory, tokens, bool(arguments.launch), args.jobs, use_cpu)
+    first = {run.arm: run for run in reversed(runs_of(plan, "confirmation", dict.fromkeys(plan["arms"], 1e-6)))}
+    if not (directory / PLAN).exists():
+        for run in first.values():  # whatever one of them would refuse, before any is made
+            plan_run(htpo.read_options(given.command(run, False)), spread)
+    print(printable(redact_text(told(plan))), flush=True)
+    if args.dry_run == "true":
+        return
+    with held(directory, "htpo compare"):
+        given = given._replace(digest=settle(plan, directory))
+        fight(given, _choose_rates)
+
+
+def _choose_rates(plan, results):
+    chosen = {}
+    for arm in plan["arms"]:
+        means = {}
+        for rate in plan["learning_rates"]:
+            own = [r for r in results if r["arm"] == arm and r["learning_rate"] == rate and r["phase"] == "tuning"]
+            means[rate] = sum(sum(r["correct"]) / max(sum(r["judged"]), 1) for r in own)
+        chosen[arm] = max(means, key=lambda rate: (means[rate], -rate))
+    return chosen
