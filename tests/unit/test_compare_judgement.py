@@ -160,11 +160,11 @@ def test_rates_are_those_of_the_highest_mean():
 
 
 def test_rounding_makes_no_rate_better():
-    """The mean of 0, .4, .1 and .1 is no more than that of .4, 0, .1 and .1, nor less, but for round-off."""
+    """The sum of 0, .1, 1 and .1 is that of 0, .1, .1 and 1, but for round-off."""
     plan = make_plan(["dapo"], rates=(1e-4, 2e-4), tuning=4) | {"tuning_samples": 10}
     results = [
         result("tuning", "dapo", rate, seed, [counts[seed]], judged=[10])
-        for rate, counts in ((1e-4, (0, 4, 1, 1)), (2e-4, (4, 0, 1, 1)))
+        for rate, counts in ((1e-4, (0, 1, 1, 10)), (2e-4, (0, 1, 10, 1)))
         for seed in range(4)
     ]
     assert choose_rates(plan, results) == {"dapo": 1e-4}

@@ -14,7 +14,7 @@ from scipy import stats
 
 from htpo_trl.compare.judgement import judge
 from htpo_trl.compare.report import write_compare_report
-from htpo_trl.compare.tables import markdown, read_fight
+from htpo_trl.compare.tables import markdown, read_outcome
 from htpo_trl.utils import UsageError
 
 from .test_compare_judgement import N, make_plan, result, sample
@@ -164,7 +164,7 @@ def test_verdicts_come_first(finished):
 
 def test_the_markdown_has_the_same_tables(finished):
     directory, page, _, _ = finished
-    text = markdown(read_fight(directory))
+    text = markdown(read_outcome(directory))
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.split("\n") if line[:1] == "|"
     ]
