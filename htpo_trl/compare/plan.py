@@ -17,7 +17,7 @@ from ..data.splits import check_disjoint
 from ..output.reading import read_bytes, read_json
 from ..output.redaction import redacted
 from ..output.writing import check_writable, write_atomically
-from ..scripts.arguments import Arguments
+from ..scripts.arguments import Arguments, find_model
 from ..scripts.flags import flags_of
 from ..scripts.htpo import TITLES, load_data, parse, prepare
 from ..utils import UsageError, nearest, versions
@@ -274,7 +274,7 @@ def compared(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest_of_model(name: str) -> str | None:
     """Of the files in the directory of a model; of a model on the Hub there is none."""
-    directory = Path(name)
+    directory = Path(find_model(name))
     if not directory.is_dir():
         return None
     digest = hashlib.sha256()
