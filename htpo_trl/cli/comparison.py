@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..compare.judgement import choose_rates, judge
 from ..compare.plan import PLAN, check_arguments, make_plan, read_arms, runs_of, settle, told
 from ..compare.runs import Fight, fight, share_cores
 from ..output.lock import held
@@ -36,15 +37,5 @@ def run_comparison(args: Namespace, tokens: Sequence[str]) -> None:
         return
     with held(directory, "htpo compare"):
         given = given._replace(digest=settle(plan, directory))
-        fight(given, _choose_rates)
-
-
-def _choose_rates(plan, results):
-    chosen = {}
-    for arm in plan["arms"]:
-        means = {}
-        for rate in plan["learning_rates"]:
-            own = [r for r in results if r["arm"] == arm and r["learning_rate"] == rate and r["phase"] == "tuning"]
-            means[rate] = sum(sum(r["correct"]) / max(sum(r["judged"]), 1) for r in own)
-        chosen[arm] = max(means, key=lambda rate: (means[rate], -rate))
-    return chosen
+        results = fight(given, choose_rates)
+    print("\n".join(judge(plan, results.values()).sentences))

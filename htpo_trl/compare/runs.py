@@ -109,7 +109,7 @@ def _run_all(given: Fight, runs: Sequence[Run]) -> None:
                 slot = next(i for i in range(given.jobs) if i not in taken)
                 process = _Process(given, run, is_first, slot, devices[slot % len(devices)])
                 running[process.sentinel] = process
-            for sentinel in wait([*running]):
+            for sentinel in wait([*running]) if running else ():
                 process = running.pop(sentinel)
                 run, code = process.run, process.join()
                 if code == 2:
