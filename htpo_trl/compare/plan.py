@@ -17,7 +17,7 @@ from ..data.splits import check_disjoint
 from ..output.reading import read_bytes, read_json
 from ..output.redaction import redacted
 from ..output.writing import check_writable, write_atomically
-from ..scripts.arguments import Arguments
+from ..scripts.arguments import Arguments, find_model
 from ..scripts.flags import flags_of
 from ..scripts.htpo import TITLES, load_data, parse, prepare
 from ..utils import UsageError, nearest, versions
@@ -184,7 +184,7 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         "correction": "holm",
         "rule": RULE,
         "problems": _problems(script, config, model, names),
-        "model": {"name": model.model_name_or_path, "digest": digest_of_model(model.model_name_or_path)},
+        "model": {"name": model.model_name_or_path, "digest": digest_of_model(find_model(model.model_name_or_path))},
         "options": common,
         "versions": {name: each for name, each in versions().items() if name not in _WATCHERS},
     }
