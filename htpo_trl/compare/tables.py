@@ -142,8 +142,8 @@ def _differences(outcome: Outcome) -> list[str | Table]:
         rows.append((each.arm, each.metric, each.verdict, *means, interval, *p, smallest))
     text = (
         f"Each arm minus {baseline}, paired by confirmation seed. p: of the paired t test, two-sided, and corrected "
-        "by Holm for all arms and metrics. Last column: the smallest difference that so many seeds, as they vary, "
-        f"would have shown with power {POWER}."
+        "by Holm for all arms and metrics; intervals are not. Last column: the smallest difference that so many "
+        f"seeds, as they vary, would have shown with power {POWER}."
     )
     return [text, Table((*header, "could show"), rows, 3)] if rows else []
 
@@ -159,9 +159,8 @@ def _tuning(outcome: Outcome) -> list[str | Table]:
         cells = (interval_text(estimate(each, "seeds", (0, 1)).loc[score].to_dict()) for each in tried)
         chosen = outcome.judgement.rates.get(arm)
         rows.append((arm, None if chosen is None else f"{chosen:g}", *cells))
-    text = (
-        f"{score} on the validation problems by learning rate, over {len(outcome.plan['tuning_seeds'])} tuning seeds."
-    )
+    seeds = ", ".join(map(str, outcome.plan["tuning_seeds"]))
+    text = f"{score} on the validation problems by learning rate; tuning seeds {seeds}."
     return [text, Table(("arm", "chosen", *(f"{rate:g}" for rate in rates)), rows)]
 
 
@@ -182,7 +181,7 @@ def _cost(outcome: Outcome) -> list[str | Table]:
         if (runs := outcome.of(phase, arm))
     ]
     seconds, tokens = (sum(each.get(name) or 0 for each in outcome.results) for name in ("seconds", "train_tokens"))
-    text = f"In all {seconds / 3600:.1f} hours of optimizer steps, evaluations apart, and {tokens:,} training tokens."
+    text = f"In all {seconds / 60:,.0f} minutes of optimizer steps, evaluations apart, and {tokens:,} training tokens."
     return [text, Table(("arm", "phase", "runs", "seconds per run", "tokens per run"), rows, 2)] if rows else []
 
 
@@ -198,9 +197,11 @@ def _plan(outcome: Outcome) -> list[str | Table]:
         ("digest of the plan", outcome.digest),
     ]
     versions = pd.DataFrame([each.get("versions") or {} for each in outcome.results])
-    told = [f"{name} {' | '.join(map(str, sorted(each.dropna().unique())))}" for name, each in versions.items()]
-    rows.append(("versions", ", ".join(told) or None))
-    return ["Written before the first run, with the digest in every result.", *plan["rule"], Table(("", ""), rows, 2)]
+    told = ", ".join(
+        f"{name} {' | '.join(map(str, sorted(each.dropna().unique())))}" for name, each in versions.items()
+    )
+    about = f"Written before the first run; its digest is in every result. Versions of the runs: {told or 'none'}."
+    return [Table(("part", "what it says"), rows, 2), " ".join(plan["rule"]), about]
 
 
 def _failures(outcome: Outcome) -> list[str | Table]:
