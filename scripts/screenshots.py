@@ -1,9 +1,9 @@
 """
 The pictures of report and token map in README and docs, from real runs: docs/images/{report,token_map}*.png
 
-    make demo                                    # runs/laptop
-    python benchmarks/laptop_seeds.py            # runs/seeds, five seeds of each objective
-    python scripts/screenshots.py                # `report` or `token_map` behind it: these pictures alone
+    htpo train --config laptop --record_tokens_steps 1      # runs/laptop-htpo
+    python benchmarks/laptop_seeds.py --run runs/seeds      # five seeds of each objective
+    python scripts/screenshots.py                           # `report` or `token_map` behind it: these pictures alone
 
 Needs Chromium, `apt install chromium`.
 """
@@ -25,7 +25,7 @@ from htpo_trl.tokens.record import recorded_steps
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 SETS = [f"{name}=runs/seeds/{name}-seed{seed}" for name in ("dapo", "htpo") for seed in range(5)]
-RUN = "runs/laptop/htpo-seed0"
+RUN = "runs/laptop-htpo"
 
 
 def main(parts: list[str]) -> None:
