@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
-from .advantages import ESTIMATORS, Estimator, check_advantage, get_estimator
+from .advantages import Estimator, check_advantage, estimators, get_estimator
 from .objective.compatibility import PPO_LOSS_TYPES, check_options, told_of_options
 from .objective.presets import PRESETS, get_table
 from .objective.rules import Rule, rule_spec
@@ -157,9 +157,9 @@ class HTPOConfig(Discreet, GRPOConfig):
     # From rewards to advantages
     advantage: str = option(
         "grpo",
-        f"How rewards become advantages: {', '.join(n for n, e in ESTIMATORS.items() if not e.from_verdicts)}, of "
-        "which grpo is TRL's, with `scale_rewards`; from verdicts alone "
-        f"{', '.join(n for n, e in ESTIMATORS.items() if e.from_verdicts)}; or a function, 'path/mine.py:name'.",
+        f"How rewards become advantages: {estimators.names(from_verdicts=False)}, of which grpo is TRL's, with "
+        f"`scale_rewards`; from verdicts alone {estimators.names(from_verdicts=True)}; or a function, "
+        "'path/mine.py:name'.",
     )
     advantage_kwargs: dict[str, Any] | str | None = option(
         None, "Parameters of `advantage` to set, e.g. `{\"alpha\": 0.5}` for 'a-grae'."
