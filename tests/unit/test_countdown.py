@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htpo_trl.data.countdown import MAX_ATTEMPTS, SYMBOLS, countdown_reward, is_solution, problems, write_search
+from htpo_trl.data.countdown import SEARCHERS, SYMBOLS, countdown_reward, is_solution, problems, write_search
 
 
 SPLITS = ("train", "validation", "test")
@@ -85,7 +85,7 @@ def test_sloppy_searches_have_the_form_and_the_rate_they_promise():
         prompt, text = problem.prompt(rng), write_search(problem, rng)
         assert set(text) <= set(SYMBOLS)
         assert text.endswith("!")
-        assert 1 <= text.count(",") <= MAX_ATTEMPTS
+        assert 1 <= text.count(",") <= SEARCHERS[3].attempts == 5
         verdicts.append(is_solution(prompt, text))
         # A search ends at its first hit.
         for attempt in text[:-1].split("?")[:-1]:
