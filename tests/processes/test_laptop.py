@@ -53,8 +53,7 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
         "\nsteps 1-1       accuracy 0.",
         "| mean@16 |",
         f"\n- report, curves and tables: {root}/htpo-seed0/report/index.html\n",
-        "\n- token map, which rule held for which token: ",
-        f"{root}/htpo-seed0/tokens/step-000004.html\n",
+        f"\n- token map, each token by its rule, as a page: {root}/htpo-seed0/tokens/step-000004.html\n",
         "htpo compare --config laptop --objectives dapo htpo --output_dir runs/fight\n",
         "one seed, which proves little; `htpo compare --config laptop`, as above, runs the fight: 8 seeds each, some ",
     ):
