@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..compare.judgement import choose_rates, judge
 from ..compare.plan import PLAN, check_arguments, make_plan, read_arms, runs_of, settle, told
+from ..compare.report import write_compare_report
 from ..compare.runs import Fight, fight, share_cores
 from ..output.lock import held
 from ..output.redaction import redact_text
 from ..output.terminal import printable
+from ..report import require_matplotlib
 from ..scripts import htpo
 from .launch import Parallelism, launch_arguments, parallelism
 from .plan import plan_run
@@ -19,6 +21,7 @@ def run_comparison(args: Namespace, tokens: Sequence[str]) -> None:
     """Plan a fight, and unless it is a plan alone, go through with it."""
     check_arguments(args, tokens)
     read_arms(args.objectives, args.vary)
+    require_matplotlib()
     share_cores(args.jobs)
     arguments = htpo.read_options(tokens)
     spread = Parallelism()
@@ -38,4 +41,5 @@ def run_comparison(args: Namespace, tokens: Sequence[str]) -> None:
     with held(directory, "htpo compare"):
         given = given._replace(digest=settle(plan, directory))
         results = fight(given, choose_rates)
-    print("\n".join(judge(plan, results.values()).sentences))
+    print("\n".join(["", *judge(plan, results.values()).sentences]))
+    print(f"Report: {write_compare_report(directory)}")

@@ -274,7 +274,7 @@ def compared(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest_of_model(name: str) -> str | None:
     """Of the files in the directory of a model; of a model on the Hub there is none."""
-    directory = Path(name)
+    directory = Path(find_model(name))
     if not directory.is_dir():
         return None
     digest = hashlib.sha256()
