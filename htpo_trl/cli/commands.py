@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import platform
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -24,9 +25,7 @@ class Command:
 
     usage: str | None = None
     when_stopped = "Nothing is left of it."  #: what its user is told after Ctrl-C or another signal
-    titles: Mapping[
-        str, str
-    ] = {}  #: class → title, of those whose fields are its options: `args.options` has the tokens
+    titles: Mapping[str, str] = {}  #: class → title: its options are their fields, `args.options` has the tokens
 
     def arguments(self, parser: ArgumentParser) -> None:
         """Add its arguments to its parser."""
@@ -166,6 +165,8 @@ class Demo(Command):
     when_stopped = "The same command starts the reinforcement anew; a fresh warm start that is complete stays."
 
     def run(self, args: Namespace) -> None:
+        print("Loading torch, transformers and TRL takes some seconds.", flush=True)
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns of no GPU
         from ..demo.laptop import LaptopConfig, run
 
         run(LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options))))
