@@ -31,6 +31,7 @@ MAY_IMPORT = {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
     },
+    "compare": {"config", "data", "evaluation", "objective", "report", "scripts", "training"},
     "check": {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
@@ -52,6 +53,7 @@ MAY_IMPORT = {
         *(
             "advantages",
             "check",
+            "compare",
             "config",
             "data",
             "demo",
