@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -106,9 +107,10 @@ TARGETS = (
     ("htpo_trl/data/splits.py", None, ["tests/unit/test_data.py"]),
     ("htpo_trl/data/benchmarks.py", None, ["tests/unit/test_data.py"]),
 )
-SECONDS_PER_MUTANT = 120
+SECONDS_PER_MUTANT = 120  # of CPU time: how many other processes there are kills no mutant
 # By the exit code of the fork, which is pytest's. Any other, a fork that was killed say, does not count as a kill.
-OUTCOMES = {0: "survived", 1: "killed", 2: "import error", 4: "import error", -signal.SIGALRM: "timeout"}
+OUTCOMES = {0: "survived", 1: "killed", 2: "import error", 4: "import error"}
+OUTCOMES |= {-signal.SIGXCPU: "timeout", -signal.SIGALRM: "timeout"}
 KILLED = ("killed", "import error", "timeout")
 
 
@@ -190,7 +192,8 @@ def outcome(file: str, source: str, tests: list[str]) -> str:
     """What the tests say, in a fork in which `file` holds `source`."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(SECONDS_PER_MUTANT)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_PER_MUTANT, SECONDS_PER_MUTANT + 1))
+        signal.alarm(10 * SECONDS_PER_MUTANT)
         code = pytest.ExitCode.INTERNAL_ERROR
         try:
             with open(os.devnull, "w") as null:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import platform
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -95,6 +96,8 @@ class Demo(Command):
     when_stopped = "The same command starts the reinforcement anew; a fresh warm start that is complete stays."
 
     def run(self, args: Namespace) -> None:
+        print("Loading torch, transformers and TRL takes some seconds.", flush=True)
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns of no GPU
         from ..demo.laptop import LaptopConfig, run
 
         run(LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options))))

@@ -10,7 +10,7 @@ from ..report.estimates import estimate
 from ..report.runs import Run, RunSet
 from ..report.writer import require_matplotlib, write_page
 from ..utils import UsageError
-from .tables import Fight, read_fight, sections
+from .tables import Outcome, read_outcome, sections
 
 
 def write_compare_report(output_dir: str | Path) -> Path:
@@ -31,16 +31,18 @@ def write_compare_report(output_dir: str | Path) -> Path:
     require_matplotlib()
     from ..report.sections import Report, missing_section, plot_section
 
-    fight = read_fight(output_dir)
-    arms = fight.plan["arms"]
+    outcome = read_outcome(output_dir)
+    arms = outcome.plan["arms"]
     report = Report(
-        [RunSet(arm, [_run(each) for each in fight.of("confirmation", arm)]) for arm in arms],
+        [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms],
         Path(output_dir, "report"),
     )
     for old in report.directory.glob("*.png"):  # of an earlier report
         old.unlink()
-    pictures = {"tuning": _draw_tuning(fight, report), "differences": _draw_differences(fight, report)}
-    content: list[Any] = [(outline, [*pictures.get(outline.name, []), *blocks]) for outline, blocks in sections(fight)]
+    pictures = {"tuning": _draw_tuning(outcome, report), "differences": _draw_differences(outcome, report)}
+    content: list[Any] = [
+        (outline, [*pictures.get(outline.name, []), *blocks]) for outline, blocks in sections(outcome)
+    ]
     logged = {name for s in report.sets for run in s.runs for name in run.log}
     for outline in report.outlines:
         if metrics := [metric for metric in outline.metrics if metric.key in logged]:
@@ -68,33 +70,33 @@ def _run(result: Mapping[str, Any]) -> Run:
     return Run(Path(result["name"]), result["arm"], "htpo train", result["seed"], None, {}, log, {}, notes)
 
 
-def _draw_tuning(fight: Fight, report: Any) -> list[Any]:
+def _draw_tuning(outcome: Outcome, report: Any) -> list[Any]:
     """Score on the validation problems over learning rates."""
     from ..report.pictures import Curve, Panel, draw_curves
 
-    runs = fight.judgement.tuning.runs
-    score = f"mean@{fight.plan['tuning_samples']}"
+    runs = outcome.judgement.tuning.runs
+    score = f"mean@{outcome.plan['tuning_samples']}"
     curves = []
-    for i, arm in enumerate(fight.plan["arms"]):
+    for i, arm in enumerate(outcome.plan["arms"]):
         table = runs[runs.arm == arm].pivot(index="seed", columns="learning_rate", values=score)
         if table.size:
             curves.append(Curve(i, estimate(table, "seeds", (0, 1))))
     if not curves:
         return []
     panel = Panel(f"{score} on the validation problems", score, curves, bounds=(0, 1), over="rates")
-    figure = draw_curves([panel], [*fight.plan["arms"]])
+    figure = draw_curves([panel], [*outcome.plan["arms"]])
     return [report.picture("tuning", figure, "Score on the validation problems over learning rates.")]
 
 
-def _draw_differences(fight: Fight, report: Any) -> list[Any]:
+def _draw_differences(outcome: Outcome, report: Any) -> list[Any]:
     """Of each metric the difference of every arm to the first, with its interval."""
     from ..report.pictures import draw_differences
 
-    table = pd.DataFrame(fight.judgement.comparisons)
+    table = pd.DataFrame(outcome.judgement.comparisons)
     if table.empty:
         return []
     table = table.rename(columns={"difference": "mean"}).set_index("arm")
     panels = dict(iter(table.groupby("metric", sort=False)))
-    baseline = next(iter(fight.plan["arms"]))
+    baseline = next(iter(outcome.plan["arms"]))
     figure = draw_differences(panels, f"difference to {baseline}")
     return [report.picture("differences", figure, f"Differences to {baseline} with their 95% intervals.")]

@@ -15,7 +15,7 @@ from ..utils import UsageError, markdown_table
 from .judgement import POWER, Judgement, judge, p_text
 
 
-class Fight(NamedTuple):
+class Outcome(NamedTuple):
     """A fight as its directory tells it."""
 
     plan: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Table(NamedTuple):
 Section = tuple[Outline, list[str | Table]]
 
 
-def read_fight(output_dir: str | Path) -> Fight:
+def read_outcome(output_dir: str | Path) -> Outcome:
     """Read and judge a fight; a [`UsageError`] names a file that is broken, or of another plan."""
     path = Path(output_dir, "plan.json")
     plan, digest = read_json(path), hashlib.sha256(read_bytes(path)).hexdigest()
@@ -52,7 +52,7 @@ def read_fight(output_dir: str | Path) -> Fight:
         if result["plan"] != digest:
             raise UsageError(f"{each} is of another plan than {path}. Remove it, or name another directory.")
     found = [*results.values()]
-    return Fight(plan, digest, found, judge(plan, found))
+    return Outcome(plan, digest, found, judge(plan, found))
 
 
 def _check(path: Path, content: Mapping[str, Any], needed: Sequence[str]) -> None:
@@ -62,10 +62,10 @@ def _check(path: Path, content: Mapping[str, Any], needed: Sequence[str]) -> Non
         raise UsageError(f"{path} is none that `htpo compare` of this version wrote: {what}. Remove it.")
 
 
-def markdown(fight: Fight) -> str:
+def markdown(outcome: Outcome) -> str:
     """The sections as Markdown."""
     parts = []
-    for outline, blocks in sections(fight):
+    for outline, blocks in sections(outcome):
         texts = []
         for block in blocks:
             if isinstance(block, str):
@@ -82,24 +82,24 @@ def _escaped(text: str) -> str:
     return printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
-def sections(fight: Fight) -> list[Section]:
+def sections(outcome: Outcome) -> list[Section]:
     """Verdicts first, then what they rest on."""
-    found = fight.judgement
+    found = outcome.judgement
     made: list[tuple[str, str, list[str | Table]]] = [
         ("verdicts", "Verdicts", [*found.sentences]),
-        ("plan", "The plan", _plan(fight)),
-        ("arms", "Arms on the test problems", _arms(fight)),
-        ("differences", "Paired differences", _differences(fight)),
-        ("tuning", "Learning rates", _tuning(fight)),
-        ("touched", "Tokens that a rule touched", _touched(fight)),
-        ("cost", "Cost", _cost(fight)),
-        ("losses", "Failed runs", _failures(fight)),
+        ("plan", "The plan", _plan(outcome)),
+        ("arms", "Arms on the test problems", _arms(outcome)),
+        ("differences", "Paired differences", _differences(outcome)),
+        ("tuning", "Learning rates", _tuning(outcome)),
+        ("touched", "Tokens that a rule touched", _touched(outcome)),
+        ("cost", "Cost", _cost(outcome)),
+        ("losses", "Failed runs", _failures(outcome)),
     ]
     return [(Outline(name, heading), blocks) for name, heading, blocks in made if blocks]
 
 
-def _arms(fight: Fight) -> list[str | Table]:
-    plan, (rates, _, phase, *_) = fight.plan, fight.judgement
+def _arms(outcome: Outcome) -> list[str | Table]:
+    plan, (rates, _, phase, *_) = outcome.plan, outcome.judgement
     metrics = plan["metrics"]
     rows: list[Sequence[Any]] = []
     if phase.before:
@@ -107,8 +107,8 @@ def _arms(fight: Fight) -> list[str | Table]:
             ["before training", *[None] * 4, *(f"{phase.before[metric]:.3f}" for metric in metrics), None, None]
         )
     for arm in plan["arms"]:
-        runs, results = phase.runs[phase.runs.arm == arm], fight.of("confirmation", arm)
-        scores = estimate(runs[metrics], "seeds", (0, 1)).to_dict("index") if fight.judgement.is_over else {}
+        runs, results = phase.runs[phase.runs.arm == arm], outcome.of("confirmation", arm)
+        scores = estimate(runs[metrics], "seeds", (0, 1)).to_dict("index") if outcome.judgement.is_over else {}
         rows.append(
             [
                 *(
@@ -130,11 +130,11 @@ def _arms(fight: Fight) -> list[str | Table]:
     ]
 
 
-def _differences(fight: Fight) -> list[str | Table]:
-    baseline = next(iter(fight.plan["arms"]))
+def _differences(outcome: Outcome) -> list[str | Table]:
+    baseline = next(iter(outcome.plan["arms"]))
     header = ("arm", "metric", "verdict", baseline, "the arm", "difference", "95% interval", "p", "corrected p")
     rows = []
-    for each in fight.judgement.comparisons:
+    for each in outcome.judgement.comparisons:
         means = f"{each.first:.3f}", f"{each.second:.3f}", f"{each.difference:+z.3f}"
         interval = None if pd.isna(each.low) else f"[{each.low:+z.3f}, {each.high:+z.3f}]"
         p = (None if pd.isna(p) else p_text(p).removeprefix("= ") for p in (each.p, each.corrected))
@@ -142,48 +142,51 @@ def _differences(fight: Fight) -> list[str | Table]:
         rows.append((each.arm, each.metric, each.verdict, *means, interval, *p, smallest))
     text = (
         f"Each arm minus {baseline}, paired by confirmation seed. p: of the paired t test, two-sided, and corrected "
-        "by Holm for all arms and metrics. Last column: the smallest difference that so many seeds, as they vary, "
-        f"would have shown with power {POWER}."
+        "by Holm for all arms and metrics; intervals are not. Last column: the smallest difference that so many "
+        f"seeds, as they vary, would have shown with power {POWER}."
     )
     return [text, Table((*header, "could show"), rows, 3)] if rows else []
 
 
-def _tuning(fight: Fight) -> list[str | Table]:
-    rates, runs = fight.plan["learning_rates"], fight.judgement.tuning.runs
+def _tuning(outcome: Outcome) -> list[str | Table]:
+    rates, runs = outcome.plan["learning_rates"], outcome.judgement.tuning.runs
     if len(rates) == 1:
         return [f"All arms have the learning rate {rates[0]:g}: none was tuned."]
-    score = f"mean@{fight.plan['tuning_samples']}"
+    score = f"mean@{outcome.plan['tuning_samples']}"
     rows = []
-    for arm in fight.plan["arms"]:
+    for arm in outcome.plan["arms"]:
         tried = [runs[(runs.arm == arm) & (runs.learning_rate == rate)][[score]] for rate in rates]
         cells = (interval_text(estimate(each, "seeds", (0, 1)).loc[score].to_dict()) for each in tried)
-        chosen = fight.judgement.rates.get(arm)
+        chosen = outcome.judgement.rates.get(arm)
         rows.append((arm, None if chosen is None else f"{chosen:g}", *cells))
-    text = f"{score} on the validation problems by learning rate, over {len(fight.plan['tuning_seeds'])} tuning seeds."
+    seeds = ", ".join(map(str, outcome.plan["tuning_seeds"]))
+    text = f"{score} on the validation problems by learning rate; tuning seeds {seeds}."
     return [text, Table(("arm", "chosen", *(f"{rate:g}" for rate in rates)), rows)]
 
 
-def _touched(fight: Fight) -> list[str | Table]:
-    shares = {arm: [each.get("touched") or {} for each in fight.of("confirmation", arm)] for arm in fight.plan["arms"]}
+def _touched(outcome: Outcome) -> list[str | Table]:
+    shares = {
+        arm: [each.get("touched") or {} for each in outcome.of("confirmation", arm)] for arm in outcome.plan["arms"]
+    }
     table = pd.DataFrame({arm: pd.DataFrame(each).mean() for arm, each in shares.items()})  # (effects, arms)
     rows = [(arm, *(None if pd.isna(share) else f"{share:.3%}" for share in each)) for arm, each in table.items()]
     text = "Share of the trained tokens whose objective a rule really changed, over plain PPO-clip; means over seeds."
     return [text, Table(("arm", *(name.replace("_", " ") for name in table.index)), rows)] if len(table) else []
 
 
-def _cost(fight: Fight) -> list[str | Table]:
+def _cost(outcome: Outcome) -> list[str | Table]:
     rows = [
         (arm, phase, len(runs), _mean(runs, "seconds", "{:.0f}"), _mean(runs, "train_tokens", "{:,.0f}"))
-        for arm, phase in product(fight.plan["arms"], ("tuning", "confirmation"))
-        if (runs := fight.of(phase, arm))
+        for arm, phase in product(outcome.plan["arms"], ("tuning", "confirmation"))
+        if (runs := outcome.of(phase, arm))
     ]
-    seconds, tokens = (sum(each.get(name) or 0 for each in fight.results) for name in ("seconds", "train_tokens"))
-    text = f"In all {seconds / 3600:.1f} hours of optimizer steps, evaluations apart, and {tokens:,} training tokens."
+    seconds, tokens = (sum(each.get(name) or 0 for each in outcome.results) for name in ("seconds", "train_tokens"))
+    text = f"In all {seconds / 60:,.0f} minutes of optimizer steps, evaluations apart, and {tokens:,} training tokens."
     return [text, Table(("arm", "phase", "runs", "seconds per run", "tokens per run"), rows, 2)] if rows else []
 
 
-def _plan(fight: Fight) -> list[str | Table]:
-    plan = fight.plan
+def _plan(outcome: Outcome) -> list[str | Table]:
+    plan = outcome.plan
     rows: list[Sequence[str | None]] = [(f"arm {arm}", _listed(each["options"])) for arm, each in plan["arms"].items()]
     rows += [
         ("learning rates", ", ".join(f"{rate:g}" for rate in plan["learning_rates"])),
@@ -191,16 +194,18 @@ def _plan(fight: Fight) -> list[str | Table]:
         ("confirmation seeds", ", ".join(map(str, plan["confirmation_seeds"]))),
         *((f"{part} problems", _listed(each)) for part, each in plan["problems"].items()),
         ("model", _listed(plan["model"])),
-        ("digest of the plan", fight.digest),
+        ("digest of the plan", outcome.digest),
     ]
-    versions = pd.DataFrame([each.get("versions") or {} for each in fight.results])
-    told = [f"{name} {' | '.join(map(str, sorted(each.dropna().unique())))}" for name, each in versions.items()]
-    rows.append(("versions", ", ".join(told) or None))
-    return ["Written before the first run, with the digest in every result.", *plan["rule"], Table(("", ""), rows, 2)]
+    versions = pd.DataFrame([each.get("versions") or {} for each in outcome.results])
+    told = ", ".join(
+        f"{name} {' | '.join(map(str, sorted(each.dropna().unique())))}" for name, each in versions.items()
+    )
+    about = f"Written before the first run; its digest is in every result. Versions of the runs: {told or 'none'}."
+    return [Table(("part", "what it says"), rows, 2), " ".join(plan["rule"]), about]
 
 
-def _failures(fight: Fight) -> list[str | Table]:
-    rows = [(each["name"], each.get("error")) for each in fight.results if each["status"] == "failed"]
+def _failures(outcome: Outcome) -> list[str | Table]:
+    rows = [(each["name"], each.get("error")) for each in outcome.results if each["status"] == "failed"]
     return [Table(("run", "its last line"), rows, 2)] if rows else []
 
 

@@ -36,7 +36,7 @@ from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
 from ..training.console import ConsoleLog
 from ..utils import UsageError, check_numbers, option
-from .warm_start import Progress, build_model, build_tokenizer, warm_start
+from .warm_start import Progress, build_model, build_tokenizer, row, warm_start
 
 
 #: What compares two objectives over seeds.
@@ -143,6 +143,7 @@ def _run(config: LaptopConfig, directory: Path) -> None:
         f"Countdown on a laptop: objective {config.objective}, seed {config.seed}, {threads} thread(s). About 3 "
         f"minutes{', and 6 for a warm start that is not there yet' * is_fresh}. Results go to {directory}."
     )
+    print("The task is to reach a number from three others, as in 2,5,9>43:5*9=45,45-2=43! Answers are checked.")
     print(f"\n[1/5] Supervised warm start: {'' if is_fresh else 'the package has one'}", flush=True)
     model = str(_fresh(config)) if is_fresh else recipe["model_name_or_path"]
 
@@ -166,7 +167,8 @@ def _run(config: LaptopConfig, directory: Path) -> None:
     def evaluate_policy(results: Path) -> None:
         subject = trainer.model, trainer.processing_class
         summary = measure(subject, "test", config.samples, results, config.quick)
-        print(f"accuracy {summary['metrics'][f'mean@{config.samples}']['mean']:.3f}", flush=True)
+        mean = summary["metrics"][f"mean@{config.samples}"]["mean"]
+        print(row("held-out", mean), flush=True)
 
     print(f"\n[2/5] Before: held-out problems, {config.samples} samples each", flush=True)
     evaluate_policy(before)
@@ -181,7 +183,7 @@ def _run(config: LaptopConfig, directory: Path) -> None:
     print(f"In all: {time.perf_counter() - started:.0f} s.")
     print("\nWhat to look at next:")
     print(f"- report, curves and tables: {_page(write_report, [directory], directory / 'report')}")
-    print(f"- token map, which rule held for which token: {_page(write_token_map, directory)}")
+    print(f"- token map, each token by its rule, as a page: {_page(write_token_map, directory)}")
     print(f"- two objectives compared: {_program()} {COMPARISON}")
     print("This was one seed, which proves little; `htpo compare --config laptop` runs the fight.")
 

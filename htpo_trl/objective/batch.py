@@ -27,6 +27,8 @@ class Batch:
             Likewise.
         epsilon_low, epsilon_high, delta (`float`):
             Clip range and dual clip of the loss; `delta` may be infinite.
+        generator (`torch.Generator`, *optional*):
+            Of draws. By default torch's of the device.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Batch:
         epsilon_low: float,
         epsilon_high: float,
         delta: float,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.mask = mask
         self._logps, self._old_logps = per_token_logps, old_per_token_logps
         self._entropies, self._advantages = entropies, advantages
         self.is_correct, self.is_judged = is_correct.unsqueeze(1), is_judged.unsqueeze(1)  # (B, 1)
         self.epsilon_low, self.epsilon_high, self.delta = epsilon_low, epsilon_high, delta
+        self.generator = generator
 
     def with_advantages(self, advantages: Float[Tensor, "batch token"]) -> "Batch":
         """The same tokens with other advantages."""
@@ -98,12 +102,6 @@ class Batch:
     def positive(self) -> Tensor:
         """Whether Â > 0."""
         return self.advantages > 0
-
-    @property
-    def clipped(self) -> Tensor:
-        """Whether PPO-clip, without its dual clip, has no gradient for the token."""
-        too_high = self.positive & (self.ratio > 1 + self.epsilon_high)
-        return too_high | ((self.advantages < 0) & (self.ratio < 1 - self.epsilon_low))
 
     def choose(self, condition: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
         """`torch.where`, with numbers in the precision of the tokens."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..utils import UsageError, nearest
 from .gates import FUNCTIONS, Function
-from .selections import Detach, Penalty, Scale, check_choice, check_number, given
+from .selections import Detach, Penalty, Scale, check_choice, check_number, given, number
 
 
 #: Of a kept gradient; see [`KeepGradient`].
@@ -48,7 +48,11 @@ class Clip:
 
     def __str__(self) -> str:
         values = {"ε_lo": self.epsilon_low, "ε_hi": self.epsilon_high, "dual clip": self.delta}
-        own = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+        own = ", ".join(
+            f"{name} {value if isinstance(value, str) else number(value)}"
+            for name, value in values.items()
+            if value is not None
+        )
         return f"J_PPO with {own}" if own else "J_PPO"
 
 
@@ -100,11 +104,15 @@ class KeepGradient:
         check_choice("KeepGradient", "sign", self.sign, (1, -1))
 
     def __str__(self) -> str:
+        # That the edge of the clip range lies below a cap of 2 or more, which 1/r shows, goes without saying.
+        shown = self.cap < 2 or "inverse_ratio" not in (self.above, self.inside, self.below)
+
         def term(weight: str | float, bound: str) -> str:
-            if weight == "inverse_ratio":
-                text = "1/r" if math.isinf(self.cap) else f"min(1/r, {self.cap:g})"
+            if not isinstance(weight, str):
+                text = number(min(weight, self.cap))
             else:
-                text = bound if isinstance(weight, str) else f"{min(weight, self.cap):g}"
+                text, capped = (bound, shown) if weight == "bound" else ("1/r", True)
+                text = f"min({text}, {number(self.cap)})" if capped and not math.isinf(self.cap) else text
             return f"{'-' if self.sign < 0 else ''}{text}·π/sg[π]·Â"
 
         regions = (
@@ -155,7 +163,7 @@ class Named:
         return FUNCTIONS[self.name]
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name} {value:g}" for name, value in self.options)
+        given = ", ".join(f"{name} {number(value)}" for name, value in self.options)
         what = "w" if self.function.kind == "gate" else "Â′"
         return f"{self.name}{f' ({given})' if given else ''}: {what} = {self.function.formula}"
 

@@ -40,6 +40,11 @@ def check_number(owner: str, name: str, value: Any, least: float = -math.inf) ->
         raise UsageError(f"{owner}: {name}={value!r} must be a number{bound}.")
 
 
+def number(value: float) -> str:
+    """A number as short as can be, so that no other one is written so."""
+    return text if float(text := f"{value:g}") == value else repr(float(value))
+
+
 def given(rule: Any, always: tuple[str, ...] = ()) -> str:
     """A rule as it would be written in Python: with the options that have not their default, and some always."""
     values = {each.name: getattr(rule, each.name) for each in fields(rule)}
@@ -56,7 +61,8 @@ class Selection:
         share (`float`, *optional*, defaults to `1.0`):
             Share of the tokens that is chosen, in (0, 1]. A share of n tokens is ⌊share·n⌋ tokens.
         which (`"lowest"`, `"highest"` or `"random"`, *optional*, defaults to `"lowest"`):
-            The end of the ranking, or a draw from torch's generator of the device, which a checkpoint keeps.
+            The end of the ranking, or a draw. In training each micro-batch has a generator of its own, by seed, step
+            and process, so that evaluation and resuming change no draw.
         by (`str`, *optional*, defaults to `"entropy"`):
             What is ranked: `"entropy"`, `"surprisal"` (-log π), `"covariance"` of Â and log π within the loss call
             (arXiv 2505.22617), `"drift"` (|log r|). Ties go to the earlier token.
@@ -69,8 +75,8 @@ class Selection:
         above, below (`float`, *optional*):
             Only tokens whose ranked value lies strictly above, below.
         where (`"all"`, `"positive"`, `"negative"` or `"unclipped"`, *optional*, defaults to `"all"`):
-            Only tokens with Â > 0, Â < 0, or those that PPO-clip gives a gradient. `above`, `below` and `"unclipped"`
-            leave the share's n as it is; the sign does not.
+            Only tokens with Â > 0, Â < 0, or all but those whose gradient the row's gate takes away, by whatever clip
+            range it has. `above`, `below` and `"unclipped"` leave the share's n as it is; the sign does not.
     """
 
     share: float = 1.0
@@ -116,11 +122,14 @@ class Selection:
     def words(self) -> str:
         """The chosen tokens, in words."""
         ranked = "random" if self.which == "random" else f"{self.which}-{self.by}"
-        part = f"the {ranked} {self.share * 100:.4g}% of the group{' in the batch' if self.over == 'batch' else ''}"
-        bounds = [f"{bound} {value:g}" for bound in ("above", "below") if (value := getattr(self, bound)) is not None]
+        counts = ["rounded up"] * (self.rounded == "up") + [f"at least {self.at_least}"] * (self.at_least > 0)
+        part = f"the {ranked} {number(float(100 * fraction(self.share)))}%" + f" ({', '.join(counts)})" * bool(counts)
+        part += f" of the group{' in the batch' if self.over == 'batch' else ''}"
+        values = {"above": self.above, "below": self.below}
+        bounds = [f"{name} {number(value)}" for name, value in values.items() if value is not None]
         part += f" with {self.by} {' and '.join(bounds)}" if bounds else ""
         part += {"all": "", "positive": " where Â > 0", "negative": " where Â < 0"}.get(
-            self.where, " that J_PPO moves"
+            self.where, " that has a gradient"
         )
         return "all" if self.is_whole else part
 
@@ -165,8 +174,9 @@ class Scale(Selection):
             check_number("Scale", "entropy_below", self.entropy_below)
 
     def __str__(self) -> str:
-        only = f" while the mean entropy is below {self.entropy_below:g}" if self.entropy_below is not None else ""
-        return f"Â·{self.factor:g}" + ("" if self.is_whole else f" for {self.words}") + only
+        below = self.entropy_below
+        only = f" while the mean entropy is below {number(below)}" if below is not None else ""
+        return f"Â·{number(self.factor)}" + ("" if self.is_whole else f" for {self.words}") + only
 
 
 @dataclass(frozen=True, repr=False)
@@ -187,4 +197,4 @@ class Penalty(Selection):
         check_number("Penalty", "beta", self.beta, 0)
 
     def __str__(self) -> str:
-        return f"-{self.beta:g}·|log r| for {self.words}"
+        return f"-{number(self.beta)}·|log r| for {self.words}"

@@ -48,7 +48,7 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     root, output = quick_run
     for said in (
         "[1/5] Supervised warm start: the package has one",
-        "[2/5] Before: held-out problems, 16 samples each\naccuracy 0.",
+        "[2/5] Before: held-out problems, 16 samples each\nheld-out        accuracy 0.",
         "[3/5] Reinforcement by htpo",
         "\nsteps 1-1       accuracy 0.",
         "| mean@16 |",

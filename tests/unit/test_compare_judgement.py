@@ -160,12 +160,12 @@ def test_rates_are_those_of_the_highest_mean():
 
 
 def test_rounding_makes_no_rate_better():
-    """.1 + .2 + .3 is not .3 + .2 + .1."""
-    plan = make_plan(["dapo"], rates=(1e-4, 2e-4), tuning=3) | {"tuning_samples": 10}
+    """The sum of 0, .1, 1 and .1 is that of 0, .1, .1 and 1, but for round-off."""
+    plan = make_plan(["dapo"], rates=(1e-4, 2e-4), tuning=4) | {"tuning_samples": 10}
     results = [
         result("tuning", "dapo", rate, seed, [counts[seed]], judged=[10])
-        for rate, counts in ((1e-4, (3, 2, 1)), (2e-4, (1, 2, 3)))
-        for seed in range(3)
+        for rate, counts in ((1e-4, (0, 1, 1, 10)), (2e-4, (0, 1, 10, 1)))
+        for seed in range(4)
     ]
     assert choose_rates(plan, results) == {"dapo": 1e-4}
 
@@ -192,7 +192,9 @@ def test_a_verdict_by_hand():
     assert best.sentence.endswith(
         f"the smallest difference that 4 seeds would have shown with power 0.8 is {best.smallest:.3f}."
     )
-    assert 0.05 < best.smallest < 0.3
+    seen = np.diff(SCORES[1][[[4, 6], [4, 7], [5, 9], [3, 9 - 3]]], axis=1)[:, 0]
+    shown = stats.nct.sf(stats.t.isf(0.05 / 2, 3), 3, best.smallest / stats.sem(seen))
+    assert shown == pytest.approx(0.8, abs=1e-6)  # one of two was decided: Holm's level is .05
     mirrored = judge(
         make_plan(("htpo", "dapo"), confirmation=4),
         confirmed({"dapo": [[4], [4], [5], [3]], "htpo": [[6], [7], [9], [6]]}),
@@ -210,6 +212,10 @@ def test_few_seeds():
     assert two.comparisons[0].corrected == pytest.approx(2 * two.comparisons[0].p)
     wild = judge(make_plan(confirmation=2), confirmed({"dapo": [[1], [15]], "htpo": [[15], [1]]}))
     assert "could have shown no difference" in wild.comparisons[0].sentence
+    assert (wild.comparisons[0].low, wild.comparisons[0].high) == (-1, 1)
+    differences = np.array([14, -14]) / 16
+    shown = stats.nct.sf(stats.t.isf(0.025 / 2, 1), 1, wild.comparisons[0].smallest / stats.sem(differences))
+    assert shown == pytest.approx(0.8, abs=1e-5)  # none of two was decided
 
 
 def test_runs_that_do_not_vary():

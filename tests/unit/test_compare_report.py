@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import stats
 
 from htpo_trl.compare.judgement import judge
 from htpo_trl.compare.report import write_compare_report
-from htpo_trl.compare.tables import markdown, read_fight
+from htpo_trl.compare.tables import markdown, read_outcome
 from htpo_trl.utils import UsageError
 
 from .test_compare_judgement import N, make_plan, result, sample
@@ -87,11 +88,12 @@ def finished(tmp_path_factory):
     """Of three arms, one run failed; with a picture of an earlier report."""
     plan, results = fight()
     results[-1] |= FAILED
-    results[-2]["log"]["reward"]["40"] = math.nan
+    results[-2]["log"]["reward"] |= {"36": math.nan, "40": 1e308}
     directory = write(tmp_path_factory.mktemp("fight"), plan, results)
     (directory / "report").mkdir()
     (directory / "report" / "old.png").write_bytes(b"of an earlier report")
-    return directory, Page(write_compare_report(directory)), plan, results
+    with warnings.catch_warnings(action="error"):
+        return directory, Page(write_compare_report(directory)), plan, results
 
 
 def test_the_page_is_self_contained(finished):
@@ -162,7 +164,7 @@ def test_verdicts_come_first(finished):
 
 def test_the_markdown_has_the_same_tables(finished):
     directory, page, _, _ = finished
-    text = markdown(read_fight(directory))
+    text = markdown(read_outcome(directory))
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.split("\n") if line[:1] == "|"
     ]

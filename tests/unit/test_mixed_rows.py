@@ -161,6 +161,33 @@ def test_only_a_rule_of_all_groups_holds_without_a_verdict(rule):
     assert torch.equal(some.advantages[8], inputs["advantages"][8].expand(40))
 
 
+@pytest.mark.parametrize(
+    ("table", "holds"),
+    [
+        *((PRESETS[name], True) for name in ("archer", "high-entropy-only", "gppo", "aspo")),
+        (PRESETS["dapo"].replace({"high": "cispo", "low": "ar"}), True),
+        (PRESETS["dapo"].replace({"high": {"rule": "keep_gradient", "below": 0.5}}), False),  # it asks for the verdict
+        (PRESETS["dapo"].replace({"wrong_high": "cispo"}), False),
+        (PRESETS["htpo"], False),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize("correct", [True, False])
+def test_what_asks_for_no_verdict_holds_without_one(table, holds, correct):
+    """The response has the gradient that it had with either verdict, and is in no group; else that of PPO-clip."""
+    inputs = two_of_each()
+    inputs["is_correct"][8], inputs["advantages"][8] = correct, 1.5
+    found, result = slopes(inputs, table)
+    judged, _ = slopes(inputs | {"is_judged": torch.ones(9, dtype=torch.bool)}, table)
+    plain, _ = slopes(inputs, PRESETS["dapo"])
+    assert (result.groups[8] == -1).all()
+    assert (result.groups[:8] >= 0).all()
+    assert torch.equal(found[8], (judged if holds else plain)[8])
+    assert torch.equal(found[:8], judged[:8])
+    assert not torch.equal(found[:8], plain[:8])
+    assert torch.equal(found[8], plain[8]) != holds
+
+
 def one_response(n, **values):
     """A hard, correct response, all of whose tokens are in one row of a table that is the same everywhere."""
     zeros = torch.zeros(1, n, dtype=torch.float64)

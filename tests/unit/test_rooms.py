@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "tokens": {"objective"},
     "report": {"evaluation", "objective", "verifier"},
     "scripts": {
+        "advantages",
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
     },

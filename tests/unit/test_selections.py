@@ -18,7 +18,7 @@ from htpo_trl.objective.rules import Mix, effects_of
             Detach(0.5, "highest", by="drift", over="batch", above=0.1, below=2.0),
             "J_PPO; the highest-drift 50% of the group in the batch with drift above 0.1 and below 2 detached",
         ),
-        (Detach(1.0, where="unclipped"), "J_PPO; the lowest-entropy 100% of the group that J_PPO moves detached"),
+        (Detach(1.0, where="unclipped"), "J_PPO; the lowest-entropy 100% of the group that has a gradient detached"),
         (Detach(1.0, where="positive"), "J_PPO; the lowest-entropy 100% of the group where Â > 0 detached"),
         (
             Detach(0.25, by="surprisal", where="negative"),
@@ -33,7 +33,7 @@ from htpo_trl.objective.rules import Mix, effects_of
             "-1·|log r| for the highest-covariance 10% of the group",
         ),
         (Clip(0.1, 0.3, "none"), "J_PPO with ε_lo 0.1, ε_hi 0.3, dual clip none"),
-        (Clip(delta=5.0), "J_PPO with dual clip 5.0"),
+        (Clip(delta=5.0), "J_PPO with dual clip 5"),
         (Mix((Named("cispo"), Scale(factor=2.0))), "cispo: w = min(r, 1+ε_hi); Â·2"),
         (
             Named("sapo", {"tau_neg": 2, "tau_pos": 0.5}),
