@@ -151,9 +151,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
-    labels = result_names(names, "eval_benchmarks").values()
     is_alone = args.eval_strategy == "no" or not (script.test_split_size or script.dataset_test_split)
-    if labels:
+    if labels := result_names(names, "eval_benchmarks").values():
         check_best_metric(args, labels, sampling, judge, check_ks(sampling.num_samples), is_alone)
     for name in remote(script):
         check_hub_id(name)
@@ -258,11 +257,8 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.remove_callback(printer)
     trainer.add_callback(ConsoleLog())
     if parts.benchmarks:
-        judge: Any = parts.judge or "verifier"
-        before = script.eval_before_training
-        trainer.add_callback(
-            EvaluationCallback(trainer, parts.benchmarks, parts.sampling, judge, before_training=before)
-        )
+        options: Any = {"judge": parts.judge or "verifier", "before_training": script.eval_before_training}
+        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, **options))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if script.overwrite_output_dir and trainer.accelerator.is_main_process:
