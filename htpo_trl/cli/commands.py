@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..check.parts import PARTS
@@ -18,21 +18,8 @@ from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
 from ..utils import PACKAGES, UsageError, versions
-
-
-class Command:
-    """A sub-command. The docstring is its help, the first line the short one."""
-
-    usage: str | None = None
-    when_stopped = "Nothing is left of it."  #: what its user is told after Ctrl-C or another signal
-    titles: Mapping[str, str] = {}  #: class → title: its options are their fields, `args.options` has the tokens
-
-    def arguments(self, parser: ArgumentParser) -> None:
-        """Add its arguments to its parser."""
-
-    def run(self, args: Namespace) -> None:
-        """Do it. What the user can mend ends in [`~htpo_trl.scripts.arguments.mendable`]."""
-        raise NotImplementedError
+from .command import Command, add_dry_run
+from .comparison import Compare
 
 
 class Train(Command):
@@ -53,7 +40,7 @@ class Train(Command):
     titles = htpo.TITLES
 
     def arguments(self, parser: ArgumentParser) -> None:
-        _add_dry_run(parser)
+        add_dry_run(parser)
 
     def run(self, args: Namespace) -> None:
         from .launch import launch, launch_arguments, parallelism
@@ -67,12 +54,6 @@ class Train(Command):
         from .plan import plan_run
 
         print(printable(redact_text(plan_run(arguments, spread))))
-
-
-def _add_dry_run(parser: ArgumentParser) -> None:
-    # As the switches of transformers' parser, which take a value too.
-    switch = {"nargs": "?", "const": "true", "default": "false", "type": str.lower, "choices": ("true", "false")}
-    parser.add_argument("--dry_run", "--dry-run", **switch)  # type: ignore[arg-type]
 
 
 class Eval(Command):
@@ -94,62 +75,12 @@ class Eval(Command):
     when_stopped = evaluate.WHEN_STOPPED
 
     def arguments(self, parser: ArgumentParser) -> None:
-        _add_dry_run(parser)
+        add_dry_run(parser)
 
     def run(self, args: Namespace) -> None:
         from .evaluation import run_evaluation
 
         run_evaluation(args.options, args.dry_run == "true")
-
-
-class Compare(Command):
-    """
-    Compare objectives: tuned alike, judged on fresh seeds, by a plan that was written before.
-
-      htpo compare --config laptop --objectives dapo htpo --learning_rates 5e-5 1e-4 2e-4 --output_dir runs/fight
-
-    The plan (plan.json) is printed, and written before the first run. Runs are those of htpo train, in processes;
-    killed at any moment, the same command goes on. A run that fails is a result, and counts as 0.
-
-      --objectives NAME ...      the arms; the first is the baseline, which the others are compared with
-      --vary FIELD=A,B           any field of HTPOConfig; arms are the product with the objectives; may be repeated
-      --learning_rates RATE ...  each arm's own is chosen by tuning; without it there is no tuning
-      --seeds N                  of the tuning, 3 by default
-      --confirm_seeds N          of the comparison, 8 by default
-      --validation NAME          problems to choose the rates by, as in eval_benchmarks; of countdown those held out
-      --test NAME                problems to compare by, used once; by default the recipe's eval_benchmarks
-      --samples N                of each test problem; by default the recipe's eval_num_samples
-      --tuning_samples N         of each validation problem; by default the recipe's eval_num_samples
-      --output_dir DIR           of plan, runs, results and report
-      --jobs N                   runs at a time, 1 by default: each on a GPU, or on its share of the cores
-      --dry_run                  print the plan and stop
-
-    All other options are those of htpo train, for all arms alike, in the recipe or as flags.
-    """
-
-    usage = "htpo compare --config RECIPE --objectives NAME NAME ... --output_dir DIR [--OPTION VALUE ...]"
-    titles = htpo.TITLES
-    when_stopped = "What is done stays: the same command goes on from there."
-
-    def arguments(self, parser: ArgumentParser) -> None:
-        add = parser.add_argument
-        add("--objectives", nargs="+")
-        add("--vary", nargs="+", action="extend")
-        add("--learning_rates", nargs="+", type=float)
-        add("--seeds", type=int, default=3)
-        add("--confirm_seeds", type=int, default=8)
-        add("--validation")
-        add("--test")
-        add("--samples", type=int)
-        add("--tuning_samples", type=int)
-        add("--output_dir", required=True)
-        add("--jobs", type=int, default=1)
-        _add_dry_run(parser)
-
-    def run(self, args: Namespace) -> None:
-        from .comparison import run_comparison
-
-        run_comparison(args, args.options)
 
 
 class Demo(Command):

@@ -5,50 +5,34 @@ changed; a digest of it stands in every result.
 
 import hashlib
 import json
-import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.splits import check_disjoint
 from ..output.reading import read_bytes, read_json
 from ..output.redaction import redacted
-from ..output.writing import check_writable, write_atomically
+from ..output.writing import write_atomically
 from ..scripts.arguments import Arguments, find_model
-from ..scripts.flags import flags_of
-from ..scripts.htpo import TITLES, load_data, parse, prepare
-from ..utils import UsageError, nearest, versions
+from ..scripts.htpo import load_data, parse, prepare
+from ..utils import UsageError, versions
+from .arms import FIRST_CONFIRMATION_SEED, NOT_COMPARED, read_arms
 
 
 #: Of plans and results.
 SCHEMA = 1
 #: The file of a plan, in the directory of its fight.
 PLAN = "plan.json"
-#: The first of the confirmation seeds; tuning seeds count from 0.
-FIRST_CONFIRMATION_SEED = 1000
-#: Options of `htpo train` that a fight sets for each run → what to say of them in its command.
-OWN = {
-    "objective": "Name it in --objectives.",
-    "learning_rate": "Name it in --learning_rates.",
-    "seed": "Say how many by --seeds and --confirm_seeds.",
-    "data_seed": "The order of the data is that of the seed.",
-    "eval_benchmarks": "Name the problems by --validation and --test.",
-    "eval_num_samples": "Say how many by --samples and --tuning_samples.",
-    "eval_steps": "Runs are evaluated at their last step.",
-    "eval_strategy": "Runs are evaluated at their last step.",
-    "eval_before_training": "The model is evaluated once, for all runs.",
-    "resume_from_checkpoint": "The same command goes on.",
-    "overwrite_output_dir": "Name another --output_dir.",
-    "push_to_hub": "Push the run that is worth it, by `hf upload`.",
+# Of every run, which is evaluated at its last step in any case: options of `htpo train`.
+_OF_ALL = {
+    "eval_strategy": "no",
+    "eval_steps": 10**9,
+    "overwrite_output_dir": "false",
+    "resume_from_checkpoint": "auto",
+    "disable_tqdm": "true",
 }
-# What differs between runs of one arm, or between machines.
-_NOT_COMPARED = {*OWN, "output_dir", "use_cpu", "disable_tqdm", "run_name", "logging_dir", "local_rank", "project"} - {
-    "objective"
-}
-_NEVER = 10**9  # steps
 # Packages that a result does not depend on.
 _WATCHERS = {"wandb", "trackio", "tensorboard", "matplotlib"}
 
@@ -73,69 +57,6 @@ class Run(NamedTuple):
         return "validation" if self.phase == "tuning" else "test"
 
 
-def read_arms(objectives: Sequence[str] | None, vary: Sequence[str] | None) -> dict[str, dict[str, str]]:
-    """Name → options of each arm: the product of the objectives and of what is varied, `FIELD=A,B`."""
-    choices = {"objective": [*objectives]} if objectives else {}
-    flags = flags_of(TITLES)
-    known = [name for name, flag in flags.items() if flag.owner.endswith(("Config", "TrainingArguments"))]
-    known = [name for name in known if name not in _NOT_COMPARED and not flags[name].owner.endswith("ModelConfig")]
-    for text in vary or ():
-        name, _, listed = text.partition("=")
-        if name in OWN:
-            raise UsageError(f"--vary {text}: {name} is no field to vary. {OWN[name]}")
-        if name not in known:
-            raise UsageError(f"--vary {text}: {nearest(name, known)}{name!r} is no option of HTPOConfig to vary.")
-        if name in choices:
-            raise UsageError(f"--vary {text}: {name} is varied twice. Name all its values once: {name}=A,B.")
-        choices[name] = _values(listed)
-        if len(choices[name]) < 2:
-            raise UsageError(f"--vary {text} must name two values or more: {name}=A,B.")
-    for name, values in choices.items():
-        if len({*values}) < len(values):
-            raise UsageError(f"{name}: {', '.join(values)} name one value twice.")
-    arms = {}
-    for chosen in product(*choices.values()):
-        options = dict(zip(choices, chosen, strict=True))
-        words = [v.rpartition(":")[2] if name == "objective" else f"{name}-{v}" for name, v in options.items()]
-        name = re.sub(r"[^\w.+-]+", "-", "-".join(words)).strip("-.")
-        if len(name) > 60 or name in arms:
-            name = f"{name[:50]}-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:6]}"
-        arms[name] = options
-    if len(arms) < 2:
-        raise UsageError("There is nothing to compare: name two --objectives or more, or --vary FIELD=A,B.")
-    return arms
-
-
-def _values(text: str) -> list[str]:
-    """What stands between commas, but for those within the brackets of JSON."""
-    values, depth = [""], 0
-    for character in text:
-        depth += (character in "{[") - (character in "}]")
-        if character == "," and not depth:
-            values.append("")
-        else:
-            values[-1] += character
-    return [value for value in map(str.strip, values) if value]
-
-
-def check_arguments(args: Namespace, tokens: Sequence[str]) -> None:
-    """Refuse, in one line, what the command cannot mean; nothing is read for it."""
-    for token in tokens:
-        name = token[2:].partition("=")[0].replace("-", "_").removeprefix("no_")
-        if token.startswith("--") and name in OWN:
-            raise UsageError(f"--{name} is set for each run of a fight. {OWN[name]}")
-    check_writable("output_dir", args.output_dir)
-    for name, low in (("seeds", 1), ("confirm_seeds", 1), ("samples", 1), ("tuning_samples", 1), ("jobs", 1)):
-        value = getattr(args, name)
-        if value is not None and not low <= value <= FIRST_CONFIRMATION_SEED:
-            raise UsageError(f"--{name} {value} must lie in {low}..{FIRST_CONFIRMATION_SEED}.")
-    rates = args.learning_rates or []
-    if len({f"{rate:g}" for rate in rates}) < len(rates):
-        raise UsageError(f"--learning_rates {' '.join(map(str, rates))} name one rate twice.")
-    if not all(0 < rate < 1 for rate in rates):
-        raise UsageError(f"--learning_rates {' '.join(map(str, rates))} must lie between 0 and 1.")
-
-
 def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict[str, Any]:
     """
     The plan that a command asks for. Options and data are resolved as each run will resolve them.
@@ -151,7 +72,7 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
     arms = read_arms(args.objectives, args.vary)
     resolved, tables = {}, {}
     for name, options in arms.items():
-        configs = _configs(arguments, [f"--{each}={value}" for each, value in options.items()], processes)
+        configs = _configs(arguments, _tokens(options), processes)
         resolved[name] = written(configs)
         rows = zip(_groups(), configs[1].table.rows, strict=True)
         tables[name] = {group: repr(row) for group, row in rows}
@@ -248,7 +169,7 @@ def _configs(arguments: Arguments, tokens: Sequence[str], processes: int) -> tup
     from ..scripts.htpo import model_init_kwargs
 
     planned = type("Planned", (HTPOConfig,), {"world_size": processes})
-    configs = parse([*arguments.script, *tokens, "--use_cpu=true"], arguments.defaults, planned)
+    configs = parse([*arguments.script, *tokens, *_tokens(_OF_ALL), "--use_cpu=true"], arguments.defaults, planned)
     configs[1].model_init_kwargs = model_init_kwargs(*configs[1:])
     return configs
 
@@ -269,7 +190,7 @@ def written(configs: Sequence[Any]) -> dict[str, Any]:
 
 def compared(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those that must not differ between runs of one arm."""
-    return {name: options[name] for name in sorted(options) if name not in _NOT_COMPARED}
+    return {name: options[name] for name in sorted(options) if name not in NOT_COMPARED}
 
 
 def digest_of_model(name: str) -> str | None:
@@ -322,19 +243,18 @@ def runs_of(plan: Mapping[str, Any], phase: str, rates: Mapping[str, float] | No
 
 def tokens_of(plan: Mapping[str, Any], run: Run, directory: str | Path, evaluates_before: bool) -> list[str]:
     """The options of `htpo train` that are a run's own, to stand behind those of all."""
-    options = plan["arms"][run.arm]["options"] | {
+    own = {
         "learning_rate": run.learning_rate,
         "seed": run.seed,
         "output_dir": directory,
-        "resume_from_checkpoint": "auto",
-        "overwrite_output_dir": "false",
         "eval_benchmarks": plan["problems"][run.problems]["name"],
         "eval_num_samples": plan["tuning_samples" if run.phase == "tuning" else "samples"],
         "eval_before_training": str(evaluates_before).lower(),
-        "eval_strategy": "no",
-        "eval_steps": _NEVER,  # but for the last step
-        "disable_tqdm": "true",
     }
+    return _tokens(plan["arms"][run.arm]["options"] | _OF_ALL | own)
+
+
+def _tokens(options: Mapping[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
