@@ -116,9 +116,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
-        raise UsageError(
-            "Set model_name_or_path: a model's id on the Hub, its directory, or a warm start of the package."
-        )
+        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     find_model(model.model_name_or_path)  # which refuses a slip
     check_quantization(model)
     check_evaluation(script, args)
@@ -177,7 +175,6 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     problems; for TRL's evaluation; and the benchmarks.
     """
     name, names = script.dataset_name or "", script.eval_benchmarks or []
-
     path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
     of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
     train, held_out = of_split(split=script.dataset_train_split), None
