@@ -59,7 +59,7 @@ def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
         elif isinstance(part, Penalty):
             chosen = choose(part, batch, among, gate) & (batch.log_ratio != 0)
             effects.masked_fill_(chosen, _code("penalised"))
-            advantages = torch.where(chosen, advantages - part.beta * batch.log_ratio.sign(), advantages)
+            advantages = torch.where(chosen, advantages - batch.log_ratio.sign() * part.beta, advantages)
     return Outcome(advantages, is_explicit, effects)
 
 
@@ -117,12 +117,12 @@ def _kept(rule: KeepGradient, batch: Batch) -> Tensor:
     regions = {
         "below": (below, 1 - batch.epsilon_low),
         "above": (above, 1 + batch.epsilon_high),
-        "inside": (~(below | above), 1),
+        "inside": (~(below | above), math.nan),  # which has no bound
     }
     for region, (where, edge) in regions.items():
         if (kept := getattr(rule, region)) is None:
             continue
-        up, down = batch.positive, batch.advantages < 0
+        up, down = batch.positive, ~batch.positive
         if rule.when == "agrees":
             where = where & torch.where(batch.is_correct, up, down) & batch.is_judged
         elif rule.when == "positive":
