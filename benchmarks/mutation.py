@@ -65,10 +65,11 @@ OBJECTIVE = [
     f"tests/unit/test_{name}.py"
     for name in ("selections", "gates", "mixed_rows", "objective_table", "rules", "published_objectives", "objective")
 ]
+MIXED = OBJECTIVE[:-1]  # the last is of HTPO's own rows, which have a path of their own
 TARGETS = (
-    ("htpo_trl/objective/gates.py", None, OBJECTIVE),
+    ("htpo_trl/objective/gates.py", None, MIXED),
     ("htpo_trl/objective/batch.py", None, OBJECTIVE),
-    ("htpo_trl/objective/parts.py", None, OBJECTIVE),
+    ("htpo_trl/objective/parts.py", None, MIXED),
     ("htpo_trl/objective/selections.py", None, OBJECTIVE),
     ("htpo_trl/objective/rules.py", None, OBJECTIVE),
     ("htpo_trl/objective/table.py", None, OBJECTIVE),

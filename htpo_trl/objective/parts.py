@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .batch import Batch, most_of, select_n
+from .batch import Batch, count_of, most_of, select_n
 from .rules import Clip, KeepGradient, Named, Rule, is_gate, parts_of
 from .selections import Detach, Penalty, Scale, Selection, fraction
 from .table import EFFECTS
@@ -86,10 +86,9 @@ def choose(selection: Selection, batch: Batch, among: Tensor, gate: Rule) -> Ten
     if selection.over == "batch":
         values, eligible, candidates = (each.reshape(1, -1) for each in (values, eligible, candidates))
     numerator, denominator = fraction(selection.share).as_integer_ratio()
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()
+    n = count_of(eligible)
     count = (n * numerator + (denominator - 1) * (selection.rounded == "up")) // denominator
-    available = candidates.sum(dim=1, keepdim=True, dtype=torch.int32).long()
-    count = count.clamp(min=selection.at_least).minimum(available)
+    count = count.clamp(min=selection.at_least).minimum(count_of(candidates))
     most = min(max(most_of(selection.share, values.shape[1]), selection.at_least), values.shape[1])
     return select_n(values, candidates, count, most, ties=None).reshape(shape)
 
