@@ -65,6 +65,8 @@ def test_overrides():
     assert table.rows[0] == Clip()
     assert table.rows[5] == Detach(0.1, "lowest")
     assert table.rows[1] == PRESETS["htpo"].rows[1]
+    assert (table.name, table.replace({"high": "clip"}).name) == ("htpo*", "htpo*")
+    assert PRESETS["htpo"].replace({"hard_wrong_low": "clip"}).name == "htpo"  # as it was
     assert isinstance(parse_rule({"rule": "keep_gradient", "below": 0.5}), KeepGradient)
 
 
