@@ -258,7 +258,11 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.remove_callback(printer)
     trainer.add_callback(ConsoleLog())
     if parts.benchmarks:
-        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
+        judge: Any = parts.judge or "verifier"
+        before = script.eval_before_training
+        trainer.add_callback(
+            EvaluationCallback(trainer, parts.benchmarks, parts.sampling, judge, before_training=before)
+        )
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if script.overwrite_output_dir and trainer.accelerator.is_main_process:

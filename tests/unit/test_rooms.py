@@ -32,6 +32,7 @@ MAY_IMPORT = {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
     },
+    "compare": {"config", "data", "evaluation", "objective", "report", "scripts", "training"},
     "check": {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
@@ -53,6 +54,7 @@ MAY_IMPORT = {
         *(
             "advantages",
             "check",
+            "compare",
             "config",
             "data",
             "demo",

@@ -1,0 +1,6 @@
+from .judgement import choose_rates, judge
+from .plan import make_plan, settle
+from .report import write_compare_report
+from .runs import fight
+
+__all__ = ["choose_rates", "fight", "judge", "make_plan", "settle", "write_compare_report"]
