@@ -354,6 +354,24 @@ def test_draws_are_even(over):
     assert 1.15 < chi_square < 27.9  # of 9 degrees of freedom
 
 
+def test_a_draw_of_a_generator_of_its_own():
+    """It is that of the generator's seed, and nothing is taken from torch's own."""
+    table = PRESETS["dapo"].replace({"all": {"rule": "detach", "share": 0.5, "which": "random"}})
+
+    def draw(seed):
+        torch.manual_seed(len(drawn))
+        before = torch.get_rng_state()
+        result = control(**two_of_each(), table=table, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        return tuple(result.effects.flatten().tolist())
+
+    drawn = []
+    drawn += [draw(0)]
+    drawn += [draw(0)]
+    drawn += [draw(1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 @pytest.mark.parametrize("share", [Fraction(1, 1000), Fraction(1, 3), Fraction(999, 1000)])
 @pytest.mark.parametrize("n", [1, 2, 3, 999, 1000, 1001])
 def test_counts_are_exact(share, n):
