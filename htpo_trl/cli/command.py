@@ -9,9 +9,7 @@ class Command:
 
     usage: str | None = None
     when_stopped = "Nothing is left of it."  #: what its user is told after Ctrl-C or another signal
-    titles: Mapping[
-        str, str
-    ] = {}  #: class → title, of those whose fields are its options: `args.options` has the tokens
+    titles: Mapping[str, str] = {}  #: class → title: its options are their fields, `args.options` has the tokens
 
     def arguments(self, parser: ArgumentParser) -> None:
         """Add its arguments to its parser."""

@@ -56,11 +56,12 @@ class Compare(Command):
 
     def run(self, args: Namespace) -> None:
         from ..compare.arms import check_arguments, read_arms
-        from ..compare.judgement import choose_rates, judge
+        from ..compare.judgement import choose_rates
         from ..compare.plan import PLAN, make_plan, runs_of, settle, told
         from ..compare.report import write_compare_report
         from ..compare.results import Common
         from ..compare.runs import estimate, fight, share_cores
+        from ..compare.tables import markdown, read_outcome
         from ..report import require_matplotlib
         from .launch import Parallelism, launch_arguments, parallelism
         from .plan import plan_run
@@ -89,6 +90,5 @@ class Compare(Command):
             return
         with held(directory, "htpo compare"):
             common = common._replace(digest=settle(plan, directory))
-            results = fight(common, choose_rates)
-        print("\n".join(["", *judge(plan, results.values()).sentences]))
-        print(f"Report: {write_compare_report(directory)}")
+            fight(common, choose_rates)
+        print(f"\n{markdown(read_outcome(directory))}\n\nReport: {write_compare_report(directory)}")

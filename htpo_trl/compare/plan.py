@@ -105,7 +105,7 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         "correction": "holm",
         "rule": RULE,
         "problems": _problems(script, config, model, names),
-        "model": {"name": model.model_name_or_path, "digest": digest_of_model(find_model(model.model_name_or_path))},
+        "model": {"name": model.model_name_or_path, "digest": digest_of_model(model.model_name_or_path)},
         "options": common,
         "versions": {name: each for name, each in versions().items() if name not in _WATCHERS},
     }

@@ -1,6 +1,7 @@
 """A fight as its plan and its results tell it, in sentences and tables: for the page, and as Markdown."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -78,8 +79,9 @@ def markdown(outcome: Outcome) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text of a stranger in Markdown: no tags, and no cell ends within."""
-    return printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Text of a stranger in Markdown: no tags, no entities, and no cell ends within."""
+    text = re.sub(r"&(?=[#\w]+;)", "&amp;", printable(" ".join(text.split())))
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text).replace("|", "\\|")
 
 
 def sections(outcome: Outcome) -> list[Section]:
