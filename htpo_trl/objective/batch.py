@@ -140,10 +140,8 @@ class Batch:
         # left out, so that the rounds do not grow with the length.
         tokens = values.shape[1]
         farthest = tokens
-        if discount == 0:
-            farthest = 1
-        elif discount < 1:
-            farthest = min(tokens, math.ceil(math.log(torch.finfo(values.dtype).eps / 16) / math.log(discount)))
+        if 0 < discount < 1:
+            farthest = min(tokens, math.ceil(math.log(torch.finfo(values.dtype).eps) / math.log(discount)))
         summed, span = values, 1
         while span < farthest:
             later = torch.nn.functional.pad(summed[:, span:], (0, min(span, tokens)))
@@ -181,6 +179,11 @@ def _single(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def count_of(cells: Bool[Tensor, "row cell"]) -> Tensor:
+    """How many cells of each row, (B, 1)."""
+    return cells.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # in int64 bools take three times as long
+
+
 def select(
     values: Float[Tensor, "row cell"],
     eligible: Bool[Tensor, "row cell"],
@@ -195,7 +198,7 @@ def select(
     """
     if most == 0:
         return torch.zeros_like(eligible)
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # summing bools in int64 takes three times as long
+    n = count_of(eligible)
     return select_n(values, eligible, (n * share[0] // share[1]).clamp(min=least).minimum(n), most, ties)
 
 
@@ -211,8 +214,7 @@ def select_n(
     threshold = _largest_at(values, count, most)  # above -inf: no other cell reaches it
     larger, tied = values > threshold, values == threshold
     if ties is None:
-        room = count.int() - larger.sum(dim=1, keepdim=True, dtype=torch.int32)
-        ties = tied.cumsum(dim=1, dtype=torch.int32) <= room
+        ties = tied.cumsum(dim=1, dtype=torch.int32) <= count - count_of(larger)
     return larger | (tied & ties)
 
 
@@ -221,7 +223,7 @@ def above_quantile(
 ) -> Bool[Tensor, "row cell"]:
     """Each row's eligible cells strictly above the row's linearly interpolated quantile at 1 less `top`."""
     # Between two cells the quantile lies above the lower one, where they differ: that one is the threshold.
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()
+    n = count_of(eligible)
     count = (top[0] * (n - 1) + top[1] - 1) // top[1] + 1
     most = (top[0] * (values.shape[1] - 1) + top[1] - 1) // top[1] + 1
     return select_n(values, eligible, count, most, ties=False)

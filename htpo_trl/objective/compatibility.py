@@ -3,6 +3,7 @@ Which options of TRL's loss a table goes together with. Others are refused, with
 read a run is told.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -42,8 +43,15 @@ def check_options(table: Table, options: Any) -> None:
         raise UsageError(
             f"loss_type={loss_type!r} has no PPO clipping, which the objective is defined on. Use one of "
             f"{', '.join(PPO_LOSS_TYPES)}; for {loss_type} itself objective={loss_type!r} and no loss_type, or "
-            "objective='none', with which every option is TRL's own."
+            "objective='none' without objective_overrides, with which every option is TRL's own."
         )
+    named = (part for row in table.rows for part in parts_of(row) if isinstance(part, Named))
+    for part in dict.fromkeys(named):
+        if not _tried(part)[1]:
+            raise UsageError(
+                f"objective={table.name!r}: the rule {part.name!r} with {_written(dict(part.options))} gives no "
+                "finite number for a token that has not moved. Give other options."
+            )
     for loss, parameters in _PARAMETERS.items():
         for name in _changed(parameters, options):
             rule = f"{{'rule': {loss!r}, {parameters[name]!r}: {getattr(options, name)!r}}}"
@@ -123,6 +131,12 @@ def told_of_options(table: Table, options: Any, given: list[str]) -> list[str]:
             "default here, is then the cap of every importance ratio. Set epsilon_high=5.0, which TRL recommends, or "
             "use objective='cispo', whose cap is 1+epsilon_high."
         )
+    verdicts = all(any(isinstance(part, Named) and part.name == "verdict" for part in parts_of(r)) for r in table.rows)
+    if verdicts and options.advantage != "grpo":
+        lines.append(
+            f"advantage={options.advantage!r}: objective={table.name!r} learns from verdicts, whatever the advantage "
+            "is. Leave it out; with objective='none' it counts."
+        )
     usual = SETTINGS | published
     unread: list[str] = [each for each in given if each != "loss_type" and getattr(options, each) != usual[each]]
     unread += ["delta"] * (options.delta is not None and "delta" in _changed(["delta"], options))
@@ -132,7 +146,7 @@ def told_of_options(table: Table, options: Any, given: list[str]) -> list[str]:
         unread += [name for parameters in _PARAMETERS.values() for name in _changed(parameters, options)]
         reader = f"loss_type={options.loss_type!r}"
     else:
-        read, reader = options_read(table), f"no rule of objective={options.objective!r}"
+        read, reader = options_read(table), f"no rule of objective={table.name!r}"
     if unread := [name for name in unread if name not in read]:
         does = "reads" if reader.startswith("no") else "does not read"
         lines.append(
@@ -155,12 +169,13 @@ def options_read(table: Table) -> set[str]:
             found |= {name for name, value in own.items() if value is None}
         elif isinstance(gate, KeepGradient):
             found |= {"epsilon", "epsilon_high", "delta"}
-        found |= {name for part in parts if isinstance(part, Named) for name in _read_by(part)}
+        found |= {name for part in parts if isinstance(part, Named) for name in _tried(part)[0]}
     return found
 
 
-def _read_by(rule: Named) -> set[str]:
-    """As [`options_read`], of a function: what it looks up when it is called, on two tokens."""
+@functools.cache
+def _tried(rule: Named) -> tuple[set[str], bool]:
+    """As [`options_read`], of a function: what it looks up when it is called, on a few tokens. And is it finite?"""
     import torch
 
     from .batch import Batch
@@ -172,10 +187,11 @@ def _read_by(rule: Named) -> set[str]:
             read.update({names[name]} if name in names else ())
             return super().__getattribute__(name)
 
-    values, yes = torch.full((1, 2), -1.0), torch.tensor([True])
-    tokens = Watched(values, values, values, values, values < 0, yes, yes, 0.2, 0.28, 10.0)
-    rule.function.function(tokens, **dict(rule.options))
-    return read
+    advantages, correct = torch.tensor([[1.0], [-1.0]]), torch.tensor([True, False])
+    values = torch.full((2, 2), -1.0)
+    tokens = Watched(values, values, -values, advantages, values < 0, correct, correct | True, 0.2, 0.28, 10.0)
+    result = rule.function.function(tokens, **dict(rule.options))
+    return read, bool(result.isfinite().all())
 
 
 def _changed(names: Any, options: Any) -> list[str]:

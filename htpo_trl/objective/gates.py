@@ -165,4 +165,4 @@ def fipo(
     factor = future.exp().clamp(low, high)
     down = b.advantages < 0
     factor = factor.clamp(0.8, 1.0).where(beyond & down, factor)
-    return b.advantages * factor * ~(down & (b.sum(beyond * 1.0) > 1))
+    return b.advantages * factor * ~(down & (b.sum(beyond) > 1))

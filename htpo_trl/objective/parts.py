@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .batch import Batch, most_of, select_n
+from .batch import Batch, count_of, most_of, select_n
 from .rules import Clip, KeepGradient, Named, Rule, is_gate, parts_of
 from .selections import Detach, Penalty, Scale, Selection, fraction
 from .table import EFFECTS
@@ -59,7 +59,7 @@ def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
         elif isinstance(part, Penalty):
             chosen = choose(part, batch, among, gate) & (batch.log_ratio != 0)
             effects.masked_fill_(chosen, _code("penalised"))
-            advantages = torch.where(chosen, advantages - part.beta * batch.log_ratio.sign(), advantages)
+            advantages = torch.where(chosen, advantages - batch.log_ratio.sign() * part.beta, advantages)
     return Outcome(advantages, is_explicit, effects)
 
 
@@ -86,10 +86,9 @@ def choose(selection: Selection, batch: Batch, among: Tensor, gate: Rule) -> Ten
     if selection.over == "batch":
         values, eligible, candidates = (each.reshape(1, -1) for each in (values, eligible, candidates))
     numerator, denominator = fraction(selection.share).as_integer_ratio()
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()
+    n = count_of(eligible)
     count = (n * numerator + (denominator - 1) * (selection.rounded == "up")) // denominator
-    available = candidates.sum(dim=1, keepdim=True, dtype=torch.int32).long()
-    count = count.clamp(min=selection.at_least).minimum(available)
+    count = count.clamp(min=selection.at_least).minimum(count_of(candidates))
     most = min(max(most_of(selection.share, values.shape[1]), selection.at_least), values.shape[1])
     return select_n(values, candidates, count, most, ties=None).reshape(shape)
 
@@ -117,12 +116,12 @@ def _kept(rule: KeepGradient, batch: Batch) -> Tensor:
     regions = {
         "below": (below, 1 - batch.epsilon_low),
         "above": (above, 1 + batch.epsilon_high),
-        "inside": (~(below | above), 1),
+        "inside": (~(below | above), math.nan),  # which has no bound
     }
     for region, (where, edge) in regions.items():
         if (kept := getattr(rule, region)) is None:
             continue
-        up, down = batch.positive, batch.advantages < 0
+        up, down = batch.positive, ~batch.positive
         if rule.when == "agrees":
             where = where & torch.where(batch.is_correct, up, down) & batch.is_judged
         elif rule.when == "positive":

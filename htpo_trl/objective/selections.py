@@ -33,11 +33,13 @@ def share_of(share: float, n: int) -> int:
     return math.floor(fraction(share) * n)
 
 
-def check_number(owner: str, name: str, value: Any, least: float = -math.inf) -> None:
+def check_number(owner: str, name: str, value: Any, least: float = -math.inf, finite: bool = False) -> None:
     """Raise an error that names the option and the value, unless it is a number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < least:
         bound = "" if math.isinf(least) else f" of at least {least:g}"
         raise UsageError(f"{owner}: {name}={value!r} must be a number{bound}.")
+    if finite and math.isinf(value):
+        raise UsageError(f"{owner}: {name}={value!r} must be finite.")
 
 
 def number(value: float) -> str:
@@ -104,6 +106,8 @@ class Selection:
         for bound in ("above", "below"):
             if getattr(self, bound) is not None:
                 check_number(name, bound, getattr(self, bound))
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise UsageError(f"{name}: above={self.above} and below={self.below} leave no token; swap them.")
 
     def __repr__(self) -> str:  # checkpoints hold it, and those from before there were more options do
         return given(self, ("share", "which"))
@@ -169,7 +173,7 @@ class Scale(Selection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("Scale", "factor", self.factor, 0)
+        check_number("Scale", "factor", self.factor, 0, finite=True)
         if self.entropy_below is not None:
             check_number("Scale", "entropy_below", self.entropy_below)
 
@@ -194,7 +198,7 @@ class Penalty(Selection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("Penalty", "beta", self.beta, 0)
+        check_number("Penalty", "beta", self.beta, 0, finite=True)
 
     def __str__(self) -> str:
         return f"-{number(self.beta)}·|log r| for {self.words}"

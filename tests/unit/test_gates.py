@@ -142,6 +142,7 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
             -11.5,
         ),
         ([{"rule": "penalty", "beta": 0.5, "where": "unclipped"}], 11.0, 0.0, -0.5),  # without an advantage nothing is
+        ([{"rule": "scale", "factor": 2.0, "where": "unclipped"}, "verdict"], 1.29, -5.0, 0.0),  # Â is 0.1 by then
         ({"rule": "penalty", "beta": 0.5}, 1.2, 1.0, 0.7),
         ({"rule": "penalty", "beta": 0.5}, 0.5, 1.0, 1.0),
         ({"rule": "penalty", "beta": 0.5}, 1.29, 1.0, -0.5),
@@ -211,8 +212,9 @@ def test_a_function_says_what_it_is(name):
     table = PRESETS["dapo"].replace(dict.fromkeys(GROUPS, Named(name)))
     found = [slopes(inputs | {"advantages": a * inputs["advantages"]}, table)[0] for a in (1.0, -1.0)]
     is_plain = torch.allclose(found[0], torch.ones(1, 5).double()) and torch.allclose(found[1], -found[0])
-    if function.kind == "gate":
-        assert is_plain == function.waits_for_drift
+    assert function.waits_for_drift == (is_plain and function.kind == "gate")
+    assert function.changes_sign == (name == "verdict")
+    assert function.of_response == (name in ("gspo", "gmpo", "vespo"))
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])

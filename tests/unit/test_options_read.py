@@ -1,11 +1,12 @@
 """Options of the loss that no rule of the table reads: told, or refused with the rule that was meant."""
 
+import math
 import warnings
 
 import pytest
 import torch
 
-from htpo_trl.objective import PRESETS, control, effective_weight
+from htpo_trl.objective import PRESETS, control, effective_weight, parse_rule
 from htpo_trl.utils import UsageError
 
 
@@ -115,6 +116,36 @@ def test_what_a_loss_of_trls_does_not_read_is_told(warned, objective, loss_type,
     (line,) = [text for text in told if "does not read" in text]
     given = ", ".join(f"{name}={values[name]}" for name in unread)
     assert line.startswith(f"{given}: loss_type='{loss_type}' does not read them, and the run trains as without.")
+
+
+@pytest.mark.parametrize("objective", ["w-reinforce", "psr", "nsr"])
+def test_an_advantage_that_verdicts_replace_is_told(warned, objective):
+    _, (line,) = warned(objective=objective, advantage="rloo")
+    assert line == (
+        f"advantage='rloo': objective='{objective}' learns from verdicts, whatever the advantage is. Leave it out; "
+        "with objective='none' it counts."
+    )
+    assert warned(objective=objective)[1] == warned(objective="none", advantage="rloo")[1] == []
+    assert warned(objective=objective, objective_overrides={"low": "clip"}, advantage="rloo")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [("vespo", "k_pos"), ("sapo", "tau_neg"), ("ar", "alpha"), ("verdict", "positive"), ("tis", ""), ("fipo", "")],
+)
+def test_a_rule_that_gives_no_number_is_refused(make_config, rule, options):
+    """Infinity is no bound where an option is none, and a mistake elsewhere."""
+    bounds = {"tis": ["cap"], "fipo": ["half_life", "high", "safety"]}
+    written = {"rule": rule, **dict.fromkeys(bounds.get(rule, [options]), math.inf)}
+    if rule in bounds:
+        assert make_config(objective_overrides={"high": written}).table.rows[1] == parse_rule(written)
+        return
+    with pytest.raises(UsageError) as raised:
+        make_config(objective_overrides={"high": written})
+    assert str(raised.value) == (
+        f"objective='htpo*': the rule '{rule}' with {options}=inf gives no finite number for a token that has not "
+        "moved. Give other options."
+    )
 
 
 @pytest.mark.parametrize(

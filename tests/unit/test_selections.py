@@ -70,6 +70,7 @@ def test_a_representation_holds_what_was_given():
         ({"at_least": 1.0}, "at_least=1.0 must be a number of tokens."),
         ({"above": "a"}, "above='a' must be a number."),
         ({"below": math.nan}, "below=nan must be a number."),
+        ({"above": 0.5, "below": 0.5}, "above=0.5 and below=0.5 leave no token; swap them."),
     ],
 )
 def test_bad_selections_are_refused(kind, options, message):
@@ -82,6 +83,8 @@ def test_bad_selections_are_refused(kind, options, message):
     ("make", "message"),
     [
         (lambda: Scale(factor=-1), "Scale: factor=-1 must be a number of at least 0."),
+        (lambda: Scale(factor=math.inf), "Scale: factor=inf must be finite."),
+        (lambda: Penalty(beta=math.inf), "Penalty: beta=inf must be finite."),
         (lambda: Scale(factor="x"), "Scale: factor='x' must be a number of at least 0."),
         (lambda: Scale(factor=1, entropy_below="x"), "Scale: entropy_below='x' must be a number."),
         (lambda: Penalty(beta=-0.1), "Penalty: beta=-0.1 must be a number of at least 0."),
