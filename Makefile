@@ -11,7 +11,7 @@ SETUP := $(VENV)/.installed
 .PHONY: help demo test check check-gpu lint docs setup clean
 
 help:
-	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run about 8)"
+	@echo "make demo   train a small Qwen3 by HTPO on this machine and show what it did (set-up 2 minutes, run 3)"
 	@echo "make test   run the tests (set-up 2 minutes, tests 12)"
 	@echo "make check  look whether all works on this machine, on its GPU if there is one (2 minutes); make check-gpu: there must be one"
 	@echo "make lint   ruff and mypy"
@@ -19,7 +19,7 @@ help:
 	@echo "Options: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective', make check CHECK_ARGS='--parts parity'."
 
 demo: setup
-	@echo "== Main job: warm start, evaluation, HTPO, evaluation, report (about 8 minutes on two cores)"
+	@echo "== Main job: evaluation, HTPO, evaluation, report (3 minutes on two cores; the first 10 seconds load torch)"
 	@HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(VENV)/bin/htpo demo $(DEMO_ARGS)
 
 test: setup

@@ -27,7 +27,8 @@ SEEDS = range(5)
 def run_missing(directory: Path) -> None:
     for objective in OBJECTIVES:
         for seed in SEEDS:
-            config = LaptopConfig(objective=objective, seed=seed, output_dir=str(directory))
+            options = {"objective": objective, "seed": seed, "output_dir": str(directory)}
+            config = LaptopConfig(**options, warm_start="fresh", samples=64)
             finished = directory / f"{objective}-seed{seed}"
             if not (finished / "report" / "index.html").exists():  # written last
                 run(config)

@@ -22,10 +22,10 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/htpo-trl/htpo_trl/blob/main/notebooks/01_quickstart_laptop.ipynb)
 #
-# A Qwen3 of 0.6 million parameters learns countdown (combine three numbers to reach a target), first by a supervised warm start, then by
+# A Qwen3 of 0.6 million parameters learns countdown (combine three numbers to reach a target): from a supervised warm start that the package brings, by
 # reinforcement: once with HTPO's objective, once with DAPO's. Then you look at what happened to which tokens, and compare the two.
 #
-# Needs two CPU cores and 2 GB; 8 minutes for the first run, 3 for the second, which starts from the same warm start. No GPU, no downloads.
+# Needs two CPU cores and 2 GB; 3 minutes for each of the two runs. No GPU, no downloads.
 # With `HTPO_REDUCED=1` in the environment it is a smoke run of a minute in which nothing is learned.
 
 # %%
@@ -48,7 +48,7 @@ PUSH_TO_HUB = False  # True, after `huggingface_hub.login()`: publishes the mode
 # %% [markdown]
 # ## Train
 #
-# `make demo` and `htpo demo` do the same. Of each problem the model writes 64 answers before and after.
+# `make demo` and `htpo demo` do the same. Of each problem the model writes 16 answers before and after.
 
 # %%
 from htpo_trl.demo.laptop import LaptopConfig, run

@@ -25,7 +25,7 @@
 # What to look at when a run is over, or while it lasts: whether it learned, what it did to entropy and lengths, which groups its tokens
 # were in, which rules acted on them, and what that did to single tokens. All of it comes from files in the run directory.
 #
-# It makes two runs to read, those of 01_quickstart_laptop: 11 minutes on two CPU cores, 2 GB; those that are there already are not made
+# It makes two runs to read, those of 01_quickstart_laptop: 6 minutes on two CPU cores, 2 GB; those that are there already are not made
 # again. No GPU, no downloads. With `HTPO_REDUCED=1` in the environment, a smoke run of a minute.
 
 # %%

@@ -107,13 +107,13 @@ class Demo(Command):
     """
     Train a small model on a laptop and see what HTPO does to which tokens.
 
-    A small Qwen3 learns countdown by a supervised warm start, then by HTPO; evaluated before and after, with tables
-    and pictures. About 8 minutes on two CPU cores, without downloads.
+    A small Qwen3 learns countdown by HTPO, from a supervised warm start that the package brings; evaluated before and
+    after, with tables and pictures. About 3 minutes on two CPU cores, without downloads.
     """
 
     usage = "htpo demo [--OPTION VALUE ...]"
     titles = {"htpo_trl.demo.laptop.LaptopConfig": "Options"}
-    when_stopped = "The same command starts the reinforcement anew; a warm start that is complete stays."
+    when_stopped = "The same command starts the reinforcement anew; a fresh warm start that is complete stays."
 
     def run(self, args: Namespace) -> None:
         from ..demo.laptop import LaptopConfig, run

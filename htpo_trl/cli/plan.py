@@ -7,7 +7,7 @@ from transformers import AutoConfig, GenerationConfig
 from ..config import HTPOConfig
 from ..evaluation.judges import name_of
 from ..objective.rules import waits_for_drift
-from ..scripts.arguments import Arguments
+from ..scripts.arguments import Arguments, find_model
 from ..scripts.htpo import Parts, check_output, model_init_kwargs, parse, prepare, remote
 from ..scripts.packages import missing_packages
 from ..training import truncation
@@ -34,9 +34,10 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
     check_output(script, args, model)
     parts = prepare(script, args, model, is_plan=True)
     args.model_init_kwargs = model_init_kwargs(args, model)
+    path = find_model(model.model_name_or_path)
     adapter = parts.peft_config
-    check_run(args, model.model_name_or_path, parts.rewards, parts.train, peft_config=adapter, is_plan=True)
-    check_precision(args, model.model_name_or_path, adapter)
+    check_run(args, path, parts.rewards, parts.train, peft_config=adapter, is_plan=True)
+    check_precision(args, path, adapter)
     missing = missing_packages(args, model, bool(spread.zero_stage))
     sections = {
         "Run": _run(script, args, model),
@@ -52,7 +53,7 @@ def plan_run(arguments: Arguments, spread: Parallelism) -> str:
 
 
 def _run(script: Any, args: HTPOConfig, model: Any) -> list[str]:
-    is_further = is_adapter(model.model_name_or_path)
+    is_further = is_adapter(find_model(model.model_name_or_path))
     kind = "an adapter, trained further" if is_further else "LoRA" if model.use_peft else "all parameters"
     kind += ", 4-bit weights" if model.load_in_4bit else ", 8-bit weights" if model.load_in_8bit else ""
     names, weights = script.reward_funcs, args.reward_weights or [1.0] * len(script.reward_funcs)
@@ -119,7 +120,7 @@ def _warnings(args: Any, model: Any, spread: Parallelism, adapter: Any) -> list[
     """What the trainer would warn of; of the weights themselves only what their format says."""
     dtype, defaults = model.dtype, None
     try:
-        name, adapter = base_model(model.model_name_or_path, adapter)
+        name, adapter = base_model(find_model(model.model_name_or_path), adapter)
         if dtype == "auto":
             dtype = str(AutoConfig.from_pretrained(name, local_files_only=True).dtype)[6:]
         defaults = GenerationConfig.from_pretrained(name, local_files_only=True)
@@ -142,8 +143,9 @@ def _data(script: Any, args: Any, parts: Parts) -> list[str]:
 
 
 def _memory(args: Any, model: Any, spread: Parallelism, adapter: Any) -> list[str]:
+    path = find_model(model.model_name_or_path)
     try:
-        size = sizes(model.model_name_or_path, adapter)
+        size = sizes(path, adapter)
     except (OSError, ValueError) as error:  # no such model here, or none that transformers knows
         lines = [f"not estimated: {str(error).splitlines()[0]}"]
     else:
@@ -156,7 +158,7 @@ def _memory(args: Any, model: Any, spread: Parallelism, adapter: Any) -> list[st
         lines += [_amount(name, n) for name, n in {**states, "together": together}.items()]
         if not args.use_vllm:
             rows, length = args.per_device_train_batch_size * args.steps_per_generation, args.max_completion_length
-            cache = rows * length * cache_per_token(model.model_name_or_path, model.dtype)
+            cache = rows * length * cache_per_token(path, model.dtype)
             lines.append(f"{_amount('generation', cache)} more, the cache of {rows} responses at their full length")
             together += cache
         fitting = next((f"in {size} GB" for size in DEVICES if together < size * 1e9), "on no usual GPU")

@@ -28,6 +28,8 @@ from .verifier_arguments import VerifierArguments
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: Folder of the packaged configurations of accelerate.
 ACCELERATE_CONFIGS = RECIPES.with_name("accelerate_configs")
+#: Folder of the packaged models, each in a directory of its name; `scripts/warm_starts.py` makes them.
+WARM_STARTS = RECIPES.with_name("warm_starts")
 #: Where the numbers of TRL's `ModelConfig` must lie.
 MODEL_RANGES = {"[1, inf)": ("lora_r", "lora_alpha"), "[0, 1)": ("lora_dropout",)}
 
@@ -282,3 +284,20 @@ def find(name: str, packaged: Path, kind: str) -> Path:
 def names(packaged: Path) -> list[str]:
     """The names of the package's YAML files in a folder."""
     return sorted(path.relative_to(packaged).with_suffix("").as_posix() for path in packaged.rglob("*.yaml"))
+
+
+def find_model(name: str, option: str = "model_name_or_path") -> str:
+    """
+    Where a model is loaded from: of one of the package's warm starts its directory, of any other the name itself. A
+    local directory of that name comes first.
+    """
+    known = sorted(path.parent.name for path in WARM_STARTS.glob("*/config.json"))
+    if "/" in name or os.path.isdir(name):
+        return name
+    if name in known:
+        return str(WARM_STARTS / name)
+    if mend := nearest(name, known):  # what is on the Hub has an owner, or one of a few old names
+        raise UsageError(
+            f"{mend}{option}={name!r} is neither a directory nor a warm start of the package: {', '.join(known)}."
+        )
+    return name

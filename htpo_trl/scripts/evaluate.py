@@ -20,7 +20,7 @@ from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..output.writing import check_writable
 from ..utils import UsageError, check_numbers, option
-from .arguments import Arguments, mendable, parser_of, read, set_environment
+from .arguments import Arguments, find_model, mendable, parser_of, read, set_environment
 from .gold_trial import try_here
 from .reward_names import reward_functions
 from .verifier_arguments import VerifierArguments
@@ -43,7 +43,9 @@ WHEN_STOPPED = "What was written stays: the same command goes on from there."
 class EvalArguments(VerifierArguments, PromptArguments):
     """What [`~htpo_trl.evaluation.evaluate`] needs, by name, beside [`~htpo_trl.evaluation.Sampling`]."""
 
-    model: str | None = option(None, "Id on the Hub, or a directory: of a model or of a LoRA adapter.")
+    model: str | None = option(
+        None, "Id on the Hub, a warm start of the package, or a directory: of a model or of a LoRA adapter."
+    )
     benchmarks: list[str] = option([], "Names that htpo_trl.data knows, files, or ids on the Hub.")
     output_dir: str | None = option(None, "Where samples go, and are found again; by default runs/evaluation/<path>.")
     against: str | None = option(None, "Output directory of another evaluation of the same problems, to compare with.")
@@ -148,8 +150,8 @@ def prepare(args: EvalArguments, sampling: Any, is_plan: bool = False) -> Parts:
     from ..training.model_files import check_chat_template, check_tokenizer
     from ..training.prompts import check_prompt_values
 
-    model = args.model or ""
-    output_dir = default_output_dir(model) if args.output_dir is None else args.output_dir
+    model = find_model(args.model or "", "model")
+    output_dir = default_output_dir(args.model or "") if args.output_dir is None else args.output_dir
     check_ks(sampling.num_samples, args.ks)
     check_options(args.benchmarks, args)
     check_writable("output_dir", output_dir)
@@ -227,7 +229,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_first:
             stack.enter_context(held(output_dir, "htpo eval"))
             try_golds(args, parts)
-        generator = load_generator(args.model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
+        model = find_model(args.model or "", "model")
+        generator = load_generator(model, backend=args.backend, dtype=args.dtype, vllm_options=args.vllm_options)
         evaluate(generator, benchmarks, output_dir, sampling, judge, args.ks, distributed=processes.num_processes > 1)
         if not is_first:
             return

@@ -23,7 +23,16 @@ from ..output.directory import SETTINGS, check_free, overwrite
 from ..output.lock import held
 from ..output.terminal import steady_streams, stoppable
 from ..utils import UsageError, check_numbers
-from .arguments import MODEL_RANGES, Arguments, HTPOScriptArguments, mendable, parser_of, read, set_environment
+from .arguments import (
+    MODEL_RANGES,
+    Arguments,
+    HTPOScriptArguments,
+    find_model,
+    mendable,
+    parser_of,
+    read,
+    set_environment,
+)
 from .combinations import check_adapter_options, check_evaluation, check_options_agree, check_quantization
 from .gold_trial import try_golds_of_run
 from .packages import missing_packages
@@ -107,7 +116,10 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
-        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
+        raise UsageError(
+            "Set model_name_or_path: a model's id on the Hub, its directory, or a warm start of the package."
+        )
+    find_model(model.model_name_or_path)  # which refuses a slip
     check_quantization(model)
     check_evaluation(script, args)
     if not is_plan and (missing := missing_packages(args, model)):
@@ -233,7 +245,7 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
     set_seed(args.seed)
     with loading_told(f"model_name_or_path={model.model_name_or_path!r}"):
         trainer = HTPOTrainer(
-            model=model.model_name_or_path,
+            model=find_model(model.model_name_or_path),
             reward_funcs=parts.rewards,
             args=args,
             train_dataset=parts.train,

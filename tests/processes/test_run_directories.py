@@ -84,7 +84,7 @@ def test_in_use(here, capsys):
             (main, "eval", *EVAL, "busy"),
         ],
         here / "laptop" / "htpo-seed0": [demo],
-        here / "laptop" / "warm_start-seed0": [demo],
+        here / "laptop" / "warm_start-seed0": [(*demo, "--warm_start", "fresh")],
     }.items():
         other = holder(directory)
         for command in commands:

@@ -61,6 +61,7 @@ def refusal(here, monkeypatch, capsys):
             "output_dir='~/results': no shell has put in what ~ stands for. Write it out.",
         ),
         (["--against", "absent"], "against='absent': there is no absent/sums.jsonl."),
+        (["--model", "laptop-warmstart"], "Did you mean 'laptop-warm-start'? model='laptop-warmstart' is neither"),
         (["--model", "absent"], "model='absent' is no directory here, nor in the Hub's cache"),
         (["--model", "nothing"], "model='nothing' is no directory of a model: it has no config.json."),
         (["--judge", "judge.odd"], "judge: 'judge.odd' cannot be imported: there is no 'odd' in it."),
@@ -109,6 +110,12 @@ def test_an_error_in_a_judges_module_is_not_a_line(here, monkeypatch):
     [
         (["--steps", "0"], "steps=0 must be at least 1."),
         (["--warm_start_steps=-5"], "warm_start_steps=-5 must be at least 1."),
+        (
+            ["--warm_start_steps", "9"],
+            "warm_start_steps=9 has no effect on the packaged warm start: set --warm_start fr",
+        ),
+        (["--warm_start", "stale"], "argument --warm_start: invalid choice: 'stale'"),
+        (["--samples", "0"], "samples=0 must be at least 1."),
         (["--threads", "0"], "threads=0 must be at least 1."),
         (["--seed=-1"], "seed=-1 must lie in [0, 4294967295]."),
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),

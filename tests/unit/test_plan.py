@@ -12,7 +12,7 @@ from htpo_trl.cli.launch import Parallelism, launch_arguments, parallelism
 from htpo_trl.cli.memory import Sizes, estimate, sizes
 from htpo_trl.cli.plan import plan_run
 from htpo_trl.scripts import htpo, packages
-from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, load_recipe, names, read
+from htpo_trl.scripts.arguments import ACCELERATE_CONFIGS, RECIPES, WARM_STARTS, load_recipe, names, read
 from htpo_trl.utils import UsageError
 
 from ..hub_files import write_jsonl
@@ -29,7 +29,7 @@ def write_tasks(directory):
 
 @pytest.mark.parametrize("name", names(RECIPES))
 @pytest.mark.parametrize("objective", ["htpo", "dapo"])
-def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model, tokenizer):
+def test_recipes_are_planned(name, objective, monkeypatch, tmp_path):
     """Every recipe opens with its command, and all of its options hold."""
     text = load_recipe(name)[0].read_text()
     assert f"htpo train --config {name}" in text
@@ -39,15 +39,14 @@ def test_recipes_are_planned(name, objective, monkeypatch, tmp_path, model, toke
     monkeypatch.chdir(tmp_path)
     if name == "two-tasks-qwen3-0.6b":
         write_tasks(tmp_path)
-    if name == "laptop":  # whose model `htpo demo` makes
-        model.save_pretrained("runs/laptop/warm_start-seed0")
-        tokenizer.save_pretrained("runs/laptop/warm_start-seed0")
     before = {*tmp_path.rglob("*")}
     arguments = read(["--config", name, "--objective", objective], htpo.TITLES, {})
     planned = plan_run(arguments, Parallelism(processes, 1, 3 if processes > 1 else 0))
     assert "Of 4 optimizer steps on a generation batch the first is on-policy, 3 are off-policy." in planned
     assert ("3 groups keep gradients" in planned) == (objective == "htpo")
-    assert ("is not on this machine" in planned) == (name != "laptop")
+    is_packaged = (WARM_STARTS / load_recipe(name)[1]["model_name_or_path"]).exists()
+    assert ("is not on this machine" in planned) == (not is_packaged)
+    assert ("of them trained; per device" in planned) == is_packaged
     if name.startswith("paper"):
         assert "2048 responses = 128 prompts x 16" in planned
         assert "512 responses = 1 a device x 32 x 16 accumulated" in planned
@@ -273,11 +272,10 @@ def test_recipes_table_has_what_the_plans_say(tmp_path, monkeypatch):
     write_tasks(tmp_path)
     text = (ROOT / "docs" / "recipes.md").read_text()
     for name in names(RECIPES):
-        if name != "laptop":  # whose model is made by `htpo demo`
-            processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
-            found = re.search(
-                r"batch +\d+ responses = (\d+ prompts x \d+).*step +(\d+) ",
-                plan_run(read(["--config", name], htpo.TITLES), Parallelism(processes)),
-                re.DOTALL,
-            )
-            assert re.search(rf"\| `{name}` \|.* = {found[1].replace(' prompts', '')} \| {found[2]} \|", text)
+        processes = {"paper/qwen3-8b-base": 32, "qwen3-4b-full-1node": 8}.get(name, 1)
+        found = re.search(
+            r"batch +\d+ responses = (\d+ prompts x \d+).*step +(\d+) ",
+            plan_run(read(["--config", name], htpo.TITLES), Parallelism(processes)),
+            re.DOTALL,
+        )
+        assert re.search(rf"\| `{name}` \|.* = {found[1].replace(' prompts', '')} \| {found[2]} \|", text)

@@ -116,6 +116,7 @@ OPTIONS = [
     # Paths
     (["--model_name_or_path", "runs/x/absent"], "'runs/x/absent' is no directory here, and cannot be an id"),
     (["--model_name_or_path", "./absent"], "model_name_or_path='./absent' is no directory here"),
+    (["--model_name_or_path", "laptop-warmstart"], "Did you mean 'laptop-warm-start'? model_name_or_path='laptop-war"),
     (["--model_name_or_path", "absent"], "model_name_or_path='absent' is no directory here, nor in the Hub's cache"),
     (["--model_name_or_path", "empty"], "model_name_or_path='empty' is no directory of a model: it has no config"),
     (["--model_name_or_path", "weightless"], "model_name_or_path='weightless' has no weights"),
