@@ -62,10 +62,11 @@ def run(seed: int, steps: int, changes: dict) -> dict:
             "disable_tqdm": True,
         }
         trainer = build(*parse([], recipe | options | changes))
-        clock = Clock()
+        clock, processor = Clock(), time.process_time()
         trainer.loss_observers.append(count)
         trainer.add_callback(clock)
         trainer.train()
+        processor = time.process_time() - processor
     tokens = counts.sum().item()
     seconds = [b - a for a, b in zip(clock.ended, clock.ended[1:], strict=False)]
     return {
@@ -79,6 +80,7 @@ def run(seed: int, steps: int, changes: dict) -> dict:
             for i, group in enumerate(GROUPS)
         },
         "seconds a step": statistics.fmean(seconds),
+        "CPU seconds a step": processor / steps,
         "GB at most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "log": {name: [row[name] for row in trainer.state.log_history if name in row] for name in LOGGED},
     }

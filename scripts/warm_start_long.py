@@ -27,6 +27,7 @@ from htpo_trl.data import load
 from htpo_trl.data.countdown import SEARCHERS, Problem, Searcher, countdown_reward, is_solution, problems, write_search
 from htpo_trl.demo.warm_start import build_model
 from htpo_trl.evaluation import Sampling, evaluate
+from htpo_trl.output.reading import read_json
 from htpo_trl.output.writing import write_json
 from htpo_trl.scripts.arguments import WARM_STARTS
 
@@ -153,7 +154,7 @@ def run(name: str, seed: int, directory: Path) -> dict[str, Any]:
     recipe, tokenizer, place = RECIPES[name], build_tokenizer(), directory / f"{name}-seed{seed}"
     result, checkpoint = place / "result.json", place / "checkpoint.pt"
     if result.exists():
-        return json.loads(result.read_text())
+        return read_json(result)
     place.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = (
@@ -197,9 +198,8 @@ def run(name: str, seed: int, directory: Path) -> dict[str, Any]:
             print(f"{name} seed {seed} step {step + 1}, {done['seconds']:.0f} s: {point}", flush=True)
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
-    found = told(name, seed, done)
-    write_json(result, found)
-    return found
+    write_json(result, told(name, seed, done))
+    return read_json(result)
 
 
 def judge(name: str, seed: int, directory: Path) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def collect(directory: Path, path: Path) -> None:
     for name in RECIPES:
         for place in sorted(directory.glob(f"{name}-seed*")):
             if (place / "result.json").exists():
-                runs.append(json.loads((place / "result.json").read_text()))
+                runs.append(read_json(place / "result.json"))
             elif (place / "checkpoint.pt").exists():
                 seed = int(place.name.rpartition("seed")[2])
                 runs.append(told(name, seed, torch.load(place / "checkpoint.pt", weights_only=True)))
