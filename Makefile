@@ -19,7 +19,7 @@ help:
 	@echo "Options: make demo DEMO_ARGS='--objective dapo --seed 1', make test TEST_ARGS='-k objective', make check CHECK_ARGS='--parts parity'."
 
 demo: setup
-	@echo "== Main job: evaluation, HTPO, evaluation, report (3 minutes on two cores; the first 10 seconds load torch)"
+	@echo "== Main job: evaluation, HTPO, evaluation, report (about 3 minutes on two cores)"
 	@HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(VENV)/bin/htpo demo $(DEMO_ARGS)
 
 test: setup

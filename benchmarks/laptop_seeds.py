@@ -2,6 +2,7 @@
 
     python benchmarks/laptop_seeds.py                     # table of the committed results
     python benchmarks/laptop_seeds.py --run runs/seeds    # first run what is missing there: 8 minutes each
+    python benchmarks/laptop_seeds.py --demo runs/laptop/htpo-seed0    # keep what `htpo demo` gave, for the docs
 
 Each seed is a whole run (model, warm start, reinforcement); the objectives of one seed share its warm start. Raw
 results, with every held-out problem, are in `results/laptop`.
@@ -20,6 +21,7 @@ from htpo_trl.objective import EFFECTS
 
 
 RESULTS = Path(__file__).parent / "results" / "laptop"
+DEMO = RESULTS.with_name("demo.json")
 OBJECTIVES = ("htpo", "dapo")
 SEEDS = range(5)
 
@@ -84,7 +86,11 @@ def interval(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="directory of the runs; those that are missing are run")
+    parser.add_argument("--demo", type=Path, help="directory of a run of `htpo demo`, whose results are to be kept")
     arguments = parser.parse_args()
+    if arguments.demo:
+        DEMO.write_text(json.dumps(raw_results(arguments.demo, LaptopConfig.steps), indent=1) + "\n")
+        return
     if arguments.run:
         run_missing(arguments.run)
 

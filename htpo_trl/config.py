@@ -9,8 +9,8 @@ from transformers import GenerationConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
-from .advantages import Estimator, check_advantage, get_estimator
-from .objective.compatibility import PPO_LOSS_TYPES, check_options
+from .advantages import Estimator, check_advantage, estimators, get_estimator
+from .objective.compatibility import PPO_LOSS_TYPES, check_options, told_of_options
 from .objective.presets import PRESETS, get_table
 from .objective.rules import Rule, rule_spec
 from .objective.selections import check_choice
@@ -157,8 +157,9 @@ class HTPOConfig(Discreet, GRPOConfig):
     # From rewards to advantages
     advantage: str = option(
         "grpo",
-        "How rewards become advantages: 'grpo' (TRL's, with `scale_rewards`), 'dr_grpo', 'rloo', 'maxrl', 'a-grae', "
-        "'hapo' or 'wapo'; from verdicts alone 'w-reinforce', 'psr' or 'nsr'; or a function, 'path/mine.py:name'.",
+        f"How rewards become advantages: {estimators.names(from_verdicts=False)}, of which grpo is TRL's, with "
+        f"`scale_rewards`; from verdicts alone {estimators.names(from_verdicts=True)}; or a function, "
+        "'path/mine.py:name'.",
     )
     advantage_kwargs: dict[str, Any] | str | None = option(
         None, "Parameters of `advantage` to set, e.g. `{\"alpha\": 0.5}` for 'a-grae'."
@@ -232,27 +233,8 @@ class HTPOConfig(Discreet, GRPOConfig):
             )
         check_options(table, self)
         check_advantage(self)
-        if self.process_index == 0:
-            self._tell_of_settings(table, published, given)
-
-    def _tell_of_settings(self, table: Table, published: dict[str, Any], given: list[str]) -> None:
-        """Warn of what was given against the objective as it was published, and of the two meanings of one option."""
-        others = [name for name in given if name in published and getattr(self, name) != published[name]]
-        if others:
-            theirs = ", ".join(f"{name}={value!r}" for name, value in published.items())
-            ours = ", ".join(f"{name}={getattr(self, name)!r}" for name in others)
-            warnings.warn(
-                f"objective={self.objective!r} was published with {theirs}; this run has {ours}. Leave out what is "
-                "not on purpose.",
-                stacklevel=4,
-            )
-        if table.is_plain and self.loss_type == "cispo" and "epsilon_high" not in given:
-            warnings.warn(
-                f"loss_type='cispo' with objective={self.objective!r}: epsilon_high={self.epsilon_high}, its default "
-                "here, is then the cap of every importance ratio. Set epsilon_high=5.0, which TRL recommends, or use "
-                "objective='cispo', whose cap is 1+epsilon_high.",
-                stacklevel=4,
-            )
+        for text in told_of_options(table, self, given) if self.process_index == 0 else ():
+            warnings.warn(text, stacklevel=3)
 
     def _check_generation(self) -> None:
         given: Any = self.generation_kwargs or {}

@@ -24,7 +24,7 @@ from .objective.transform import Control, control, token_sums
 from .training import advantages, checks, precision, truncation
 from .training.console import NothingLearnt, tell
 from .training.model_card import write_model_card
-from .training.optimization import told_on_policy
+from .training.optimization import own_generator, told_on_policy
 from .training.resume import ResumableGRPOTrainer
 from .training.reward_errors import RewardErrors
 from .training.sampling import DynamicSampler, Generated, Sampled
@@ -47,8 +47,8 @@ class HTPOTrainer(ResumableGRPOTrainer):
     - `htpo/clip_ratio/low`, `htpo/clip_ratio/high`: tokens that plain PPO-clip would clip, or a gate on the ratio of
       the response cuts off. TRL's `clip_ratio/*` does not see those whose gradient is kept or weighed;
     - `htpo/frac_hard`: share of prompts that are hard; `htpo/accuracy`: share of judged responses that are correct;
-      `htpo/frac_unjudged`: share of responses without a verdict, which are trained by plain PPO-clip;
-      `htpo/frac_zero_advantage`: share with advantage 0, where `advantage` is not "grpo";
+      `htpo/frac_unjudged`: share of responses without a verdict; `htpo/frac_zero_advantage`: share with advantage 0,
+      where `advantage` is not "grpo";
     - with dynamic sampling, `htpo/sampling/<what>`: see [`~htpo_trl.training.sampling.DynamicSampler`].
 
     Each function in `loss_observers` is called in every loss, between the forward pass and PPO-clip, by keywords:
@@ -270,12 +270,11 @@ class HTPOTrainer(ResumableGRPOTrainer):
         clip_range: dict[str, Any] = {"epsilon_low": self.epsilon_low, "epsilon_high": self.epsilon_high}
         labels = {name: inputs[name] for name in ("advantages", "is_hard", "is_correct", "is_judged")}
         result = control(
-            **tokens,
-            **clip_range,
-            **labels,
+            **(tokens | clip_range | labels),
             table=self.table,
             top_entropy_share=self.args.top_entropy_share,
             delta=self.args.delta,
+            generator=own_generator(self, micro_batch=len(self._sums), device=per_token_logps.device),
         )
         for observe in self.loss_observers:
             observe(inputs=inputs, result=result, **tokens)

@@ -70,8 +70,10 @@ def versions() -> dict[str, str]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`Did you mean ...? `, if there is a name close to this one; else nothing."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}? " if near else ""
+    names = {each.lower(): each for each in known}
+    begun = [each for each in names if len(name) > 2 and each.startswith(f"{name.lower()}-")]
+    near = begun or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return f"Did you mean {names[near[0]]!r}? " if near else ""
 
 
 def content_digest(value: Any) -> str:

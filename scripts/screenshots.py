@@ -1,9 +1,9 @@
 """
 The pictures of report and token map in README and docs, from real runs: docs/images/{report,token_map}*.png
 
-    make demo                                    # runs/laptop
-    python benchmarks/laptop_seeds.py            # runs/seeds, five seeds of each objective
-    python scripts/screenshots.py                # `report` or `token_map` behind it: these pictures alone
+    htpo train --config laptop --record_tokens_steps 1      # runs/laptop-htpo
+    python benchmarks/laptop_seeds.py --run runs/seeds      # five seeds of each objective
+    python scripts/screenshots.py                           # `report` or `token_map` behind it: these pictures alone
 
 Needs Chromium, `apt install chromium`.
 """
@@ -25,7 +25,7 @@ from htpo_trl.tokens.record import recorded_steps
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 SETS = [f"{name}=runs/seeds/{name}-seed{seed}" for name in ("dapo", "htpo") for seed in range(5)]
-RUN = "runs/laptop/htpo-seed0"
+RUN = "runs/laptop-htpo"
 
 
 def main(parts: list[str]) -> None:
@@ -41,10 +41,10 @@ def main(parts: list[str]) -> None:
         def shoot(source: Path, name: str, height: int) -> None:
             opened(source, height).screenshot(path=IMAGES / f"{name}.png")
 
-        def shoot_token(height: int) -> None:
+        def shoot_token(height: int) -> int:
             """
             With what is told of a token: one that a rule changed, in the last step in which one of those in sight was;
-            such tokens are few, and where there is none, the first.
+            such tokens are few, and where there is none, the first. Returns the step.
             """
             for step in sorted(recorded_steps(RUN), reverse=True):
                 page = opened(write_token_map(RUN, step, output=Path(place) / "one.html"), height)
@@ -57,14 +57,15 @@ def main(parts: list[str]) -> None:
             page.locator(".tokens .t").nth(next(iter(changed), 0)).hover()
             page.locator("#tip").wait_for()
             page.screenshot(path=IMAGES / "token_map.png")
+            return step
 
         if "report" in parts:
             shoot(write_report(SETS, place), "report", 1500)
             with Image.open(Path(place) / "learning.png") as picture:
                 picture.quantize().save(IMAGES / "report_learning.png")  # a third of the size
         if "token_map" in parts:
-            shoot_token(900)
-            versus = write_token_map(RUN, 120, "high-entropy-only", Path(place) / "two.html")
+            step = shoot_token(900)
+            versus = write_token_map(RUN, step, "high-entropy-only", Path(place) / "two.html")
             shoot(versus, "token_map_versus", 1000)
         browser.close()
 

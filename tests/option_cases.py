@@ -165,18 +165,6 @@ EXERCISED = [
             {"vllm_importance_sampling_cap": 1.5},
         )
     ),
-    # TRL: parameters of loss types that the table leaves to TRL, see `PLAIN`
-    Case(
-        {
-            "sapo_temperature_neg": 2.0,
-            "sapo_temperature_pos": 2.0,
-            "vespo_k_pos": 1.0,
-            "vespo_lambda_pos": 1.0,
-            "vespo_k_neg": 1.0,
-            "vespo_lambda_neg": 1.0,
-        },
-        acts=False,
-    ),
     # TRL: logs
     Case(
         {"log_completions": True, "log_unique_prompts": True, "num_completions_to_print": 1, "log_multimodal": False},
@@ -290,6 +278,7 @@ PLAIN = [
     Case({"sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0}, given={"loss_type": "sapo"}),
     Case({"loss_type": "vespo"}),
     Case({"vespo_k_pos": 1.0, "vespo_lambda_neg": 1.0}, given={"loss_type": "vespo"}),
+    Case({"vespo_k_neg": 1.0, "vespo_lambda_pos": 1.0}, given={"loss_type": "vespo"}),
     Case({"importance_sampling_level": "sequence"}),
     Case({"importance_sampling_level": "sequence", "loss_type": "grpo"}),
     Case({"importance_sampling_level": "sequence", "loss_type": "luspo"}),

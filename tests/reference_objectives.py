@@ -165,10 +165,23 @@ def kept(rule, token, s):
     return rule.get("sign", 1) * min(number, rule.get("cap", math.inf))
 
 
-def chosen(rule, group, tokens, s, draw=None):
+def weight_of(gate, token, tokens, s):
+    options = {name: value for name, value in gate.items() if name != "rule"}
+    weight = kept(gate, token, s) if gate["rule"] == "keep_gradient" else None
+    if gate["rule"] in GATES:
+        weight = GATES[gate["rule"]](token, tokens, s, **options)
+    elif weight is None:
+        own = options if gate["rule"] == "clip" else {}
+        dual = own.get("delta", s.delta)
+        low, high = own.get("epsilon_low", s.low), own.get("epsilon_high", s.high)
+        weight = ppo(token.r, token.a, low, high, math.inf if dual == "none" else dual)
+    return weight
+
+
+def chosen(rule, group, tokens, s, gate, draw=None):
     """
-    The tokens of `group` that a selection chooses; `tokens` are those of the loss call. A random one fills `draw`: by
-    row, or None over the batch, the tokens that could be drawn, and how many of them are.
+    The tokens of `group`, whose row has this gate, that a selection chooses; `tokens` are those of the loss call. A
+    random one fills `draw`: by row, or None over the batch, the tokens that could be drawn, and how many of them are.
     """
     n_all = max(len(tokens), 1)
     mean_a, mean_logp = sum(t.a for t in tokens) / n_all, sum(t.logp for t in tokens) / n_all
@@ -192,7 +205,7 @@ def chosen(rule, group, tokens, s, draw=None):
             for t in mine
             if (rule.get("above") is None or value(t) > rule["above"])
             and (rule.get("below") is None or value(t) < rule["below"])
-            and not (where == "unclipped" and t.a != 0 and ppo(t.r, t.a, s.low, s.high, math.inf) == 0)
+            and not (where == "unclipped" and t.a != 0 and weight_of(gate, t, tokens, s) == 0)
         ]
         if rule.get("which", "lowest") == "random":
             draw[row] = (candidates, min(count, len(candidates)))
@@ -208,7 +221,11 @@ def reference(case, table, *, low=0.2, high=0.28, delta=10.0, top=(1, 5), quanti
     a list of rules. No rule may draw at random.
     """
     s, tokens = Settings(low, high, delta), []
-    groups = paper(case, "dapo", top)[2]
+    groups = paper({**case, "is_judged": [True] * len(case["mask"])}, "dapo", top)[2]
+    by_entropy_alone = all(row == table[i % 2] for i, row in enumerate(table)) and not any(
+        len(row) == 1 and row[0]["rule"] == "keep_gradient" and row[0].get("when", "agrees") == "agrees"
+        for row in table
+    )
     for i, row in enumerate(case["mask"]):
         for j, trained in enumerate(row):
             if trained:
@@ -216,7 +233,7 @@ def reference(case, table, *, low=0.2, high=0.28, delta=10.0, top=(1, 5), quanti
                 judged = case.get("is_judged", [True] * len(case["mask"]))[i]
                 values = (case[name][i][j] for name in ("per_token_logps", "old_per_token_logps", "entropies"))
                 token = Token(i, j, *values, a[j] if isinstance(a, list) else a, case["is_correct"][i], judged)
-                if judged:
+                if judged or by_entropy_alone:
                     hard, correct, is_high = groups[i][j]
                     if quantile:
                         is_high = token.h > linear_quantile(
@@ -258,32 +275,21 @@ def linear_quantile(values, top):
 def row_objective(rules, group, tokens, s):
     """C of the tokens of a group. A row's scales change the advantages of these tokens, which later rules see."""
     entropy = sum(t.h for t in tokens) / max(len(tokens), 1)
+    gate = next((rule for rule in rules if rule["rule"] in ("clip", "keep_gradient", *GATES)), {"rule": "clip"})
     for rule in rules:
         options = {name: value for name, value in rule.items() if name != "rule"}
         if rule["rule"] == "scale":
             if rule.get("entropy_below") is None or entropy < rule["entropy_below"]:
-                for token in chosen(rule, group, tokens, s):
+                for token in chosen(rule, group, tokens, s, gate):
                     token.a *= rule["factor"]
         elif rule["rule"] in SCALES:
             new = [SCALES[rule["rule"]](token, tokens, s, **options) for token in group]
             for token, a in zip(group, new, strict=True):
                 token.a = a
-    gate = next((rule for rule in rules if rule["rule"] in ("clip", "keep_gradient", *GATES)), {"rule": "clip"})
-    options = {name: value for name, value in gate.items() if name != "rule"}
-    found = []
-    for token in group:
-        weight = kept(gate, token, s) if gate["rule"] == "keep_gradient" else None
-        if gate["rule"] in GATES:
-            weight = GATES[gate["rule"]](token, tokens, s, **options)
-        elif weight is None:
-            own = options if gate["rule"] == "clip" else {}
-            dual = own.get("delta", s.delta)
-            low, high = own.get("epsilon_low", s.low), own.get("epsilon_high", s.high)
-            weight = ppo(token.r, token.a, low, high, math.inf if dual == "none" else dual)
-        found.append([token, weight * token.a])
+    found = [[token, weight_of(gate, token, tokens, s) * token.a] for token in group]
     for rule in rules:
         if rule["rule"] in ("detach", "penalty"):
-            taken = {id(t) for t in chosen(rule, group, tokens, s)} if group else set()
+            taken = {id(t) for t in chosen(rule, group, tokens, s, gate)} if group else set()
             for entry in found:
                 if id(entry[0]) in taken:
                     drift = entry[0].log_ratio

@@ -102,8 +102,9 @@ def reference(
             a = a[t] if isinstance(a, list) else a
             judged = case.get("is_judged", [True] * n_rows)[i]
             groups[i][t] = group if judged else None
+            holds = judged or preset in ("gppo", "aspo", "high-entropy-only")  # which ask for no verdict
             value, slope = token_objective(
-                preset if judged else "dapo", group, r, a, t in detached, 1 - clip[0], 1 + clip[1]
+                preset if holds else "dapo", group, r, a, t in detached, 1 - clip[0], 1 + clip[1]
             )
             loss -= value / n_tokens
             grad[i][t] = -slope / n_tokens

@@ -2,10 +2,11 @@
 
 import inspect
 import json
+import os
 import platform
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..check.parts import PARTS
@@ -17,23 +18,8 @@ from ..scripts import evaluate, htpo
 from ..scripts.arguments import ACCELERATE_CONFIGS, RECIPES, find, mendable, names, parser_of, strict
 from ..scripts.flags import describe
 from ..utils import PACKAGES, UsageError, versions
-
-
-class Command:
-    """A sub-command. The docstring is its help, the first line the short one."""
-
-    usage: str | None = None
-    when_stopped = "Nothing is left of it."  #: what its user is told after Ctrl-C or another signal
-    titles: Mapping[
-        str, str
-    ] = {}  #: class → title, of those whose fields are its options: `args.options` has the tokens
-
-    def arguments(self, parser: ArgumentParser) -> None:
-        """Add its arguments to its parser."""
-
-    def run(self, args: Namespace) -> None:
-        """Do it. What the user can mend ends in [`~htpo_trl.scripts.arguments.mendable`]."""
-        raise NotImplementedError
+from .command import Command, add_dry_run
+from .comparison import Compare
 
 
 class Train(Command):
@@ -54,7 +40,7 @@ class Train(Command):
     titles = htpo.TITLES
 
     def arguments(self, parser: ArgumentParser) -> None:
-        _add_dry_run(parser)
+        add_dry_run(parser)
 
     def run(self, args: Namespace) -> None:
         from .launch import launch, launch_arguments, parallelism
@@ -68,12 +54,6 @@ class Train(Command):
         from .plan import plan_run
 
         print(printable(redact_text(plan_run(arguments, spread))))
-
-
-def _add_dry_run(parser: ArgumentParser) -> None:
-    # As the switches of transformers' parser, which take a value too.
-    switch = {"nargs": "?", "const": "true", "default": "false", "type": str.lower, "choices": ("true", "false")}
-    parser.add_argument("--dry_run", "--dry-run", **switch)  # type: ignore[arg-type]
 
 
 class Eval(Command):
@@ -95,7 +75,7 @@ class Eval(Command):
     when_stopped = evaluate.WHEN_STOPPED
 
     def arguments(self, parser: ArgumentParser) -> None:
-        _add_dry_run(parser)
+        add_dry_run(parser)
 
     def run(self, args: Namespace) -> None:
         from .evaluation import run_evaluation
@@ -116,6 +96,8 @@ class Demo(Command):
     when_stopped = "The same command starts the reinforcement anew; a fresh warm start that is complete stays."
 
     def run(self, args: Namespace) -> None:
+        print("Loading torch, transformers and TRL takes some seconds.", flush=True)
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns of no GPU
         from ..demo.laptop import LaptopConfig, run
 
         run(LaptopConfig(**vars(parser_of(LaptopConfig).parse_args(args.options))))
@@ -277,7 +259,8 @@ class Check(Command):
 
 #: The sub-commands by name.
 COMMANDS: dict[str, Command] = {
-    kind.__name__.lower(): kind() for kind in (Train, Eval, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
+    kind.__name__.lower(): kind()
+    for kind in (Train, Eval, Compare, Demo, Tokens, Report, Recipes, Objectives, Check, Env)
 }
 
 

@@ -165,7 +165,7 @@ def _options_of(task: str, options: dict[str, Any]) -> Iterator[None]:
 def check_hub_id(name: str) -> None:
     """Raise a [`UsageError`] for a name that is neither known, nor here, nor can be that of a data set on the Hub."""
     try:
-        validate_repo_id(name)
+        validate_repo_id(split_of(name)[0])
     except HFValidationError as error:
         raise UsageError(
             f"dataset_name={name!r}: there is no such file here, and it cannot be an id on the Hub."
@@ -176,15 +176,26 @@ def evaluation_problems(
     names: Sequence[str], prompts: PromptArguments, held_out: Any = None, option: str = "benchmarks"
 ) -> dict[str, "Dataset"]:
     """
-    What to evaluate on, by what it is called in the results, see [`result_names`]. The name `test` is that of the part
-    of the training data that is held out, where there is one.
+    What to evaluate on, by what it is called in the results, see [`result_names`]. Where a set has splits, a name may
+    be `NAME:SPLIT`, and is `NAME:test` without one. The name `test` is that of the part of the training data that is
+    held out, where there is one.
     """
     found = {}
-    for name, label in result_names(names, option).items():
-        part = "test" if name == "countdown" or not is_ours(name) else None
-        is_held_out = held_out is not None and name == "test"
+    for each, label in result_names(names, option).items():
+        name, part = split_of(each)
+        is_held_out = held_out is not None and each == "test"
         found[label] = held_out if is_held_out else load(name, prompts, split=part)
     return found
+
+
+def split_of(name: str) -> tuple[str, str | None]:
+    """The set and the split that the name of a benchmark stands for: `countdown:validation`, `owner/name:dev`."""
+    if is_ours(name):
+        return name, "test" if name == "countdown" else None
+    bare, _, part = name.partition(":")
+    if part and bare != "countdown" and is_ours(bare):
+        raise UsageError(f"{name!r}: {bare} has no splits. Leave {':' + part!r} out.")
+    return bare, part or "test"
 
 
 def result_names(names: Sequence[str], option: str = "benchmarks") -> dict[str, str]:
@@ -230,14 +241,15 @@ def is_ours(name: str) -> bool:
 
 def hub_id(name: str | None) -> str | None:
     """The data set's id on the Hub, if it is from there."""
-    if name in BENCHMARKS:
-        return BENCHMARKS[name].hub_id
-    return None if name is None or is_ours(name) or os.path.exists(name) else name
+    if name is None or is_ours(name):
+        return BENCHMARKS[name].hub_id if name in BENCHMARKS else None
+    bare = split_of(name)[0]
+    return None if is_ours(bare) or os.path.exists(bare) else bare
 
 
 def check_options(names: Sequence[str], prompts: PromptArguments) -> None:
     """Refuse options of procedural tasks where none of the data sets is one."""
-    if prompts.dataset_options and not {*names} & {*TASKS}:
+    if prompts.dataset_options and not {name.partition(":")[0] for name in names} & {*TASKS}:
         raise UsageError(
             f"dataset_options={prompts.dataset_options} are for procedural tasks, which {', '.join(names)} is not. "
             f"The tasks: {', '.join(TASKS)}."

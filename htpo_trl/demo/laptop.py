@@ -36,11 +36,13 @@ from ..scripts.htpo import build, finish, parse
 from ..tokens import write_token_map
 from ..training.console import ConsoleLog
 from ..utils import UsageError, check_numbers, option
-from .warm_start import Progress, build_model, build_tokenizer, warm_start
+from .warm_start import Progress, build_model, build_tokenizer, row, warm_start
 
 
 #: What compares two objectives over seeds.
 COMPARISON = "compare --config laptop --objectives dapo htpo --output_dir runs/fight"
+#: Of each objective, by its default.
+SEEDS = 8
 #: Validation mean@16. Below this, RL has too little to learn from: a warm start of .13 hardly improved, one of .26
 #: always did.
 MIN_WARM_START_ACCURACY = 0.22
@@ -143,6 +145,7 @@ def _run(config: LaptopConfig, directory: Path) -> None:
         f"Countdown on a laptop: objective {config.objective}, seed {config.seed}, {threads} thread(s). About 3 "
         f"minutes{', and 6 for a warm start that is not there yet' * is_fresh}. Results go to {directory}."
     )
+    print("The task is to reach a number from three others, as in 2,5,9>43:5*9=45,45-2=43! Answers are checked.")
     print(f"\n[1/5] Supervised warm start: {'' if is_fresh else 'the package has one'}", flush=True)
     model = str(_fresh(config)) if is_fresh else recipe["model_name_or_path"]
 
@@ -166,11 +169,13 @@ def _run(config: LaptopConfig, directory: Path) -> None:
     def evaluate_policy(results: Path) -> None:
         subject = trainer.model, trainer.processing_class
         summary = measure(subject, "test", config.samples, results, config.quick)
-        print(f"accuracy {summary['metrics'][f'mean@{config.samples}']['mean']:.3f}", flush=True)
+        mean = summary["metrics"][f"mean@{config.samples}"]["mean"]
+        print(row("held-out", mean), flush=True)
 
     print(f"\n[2/5] Before: held-out problems, {config.samples} samples each", flush=True)
     evaluate_policy(before)
     print(f"\n[3/5] Reinforcement by {config.objective}, {config.steps} optimizer steps of 64 completions", flush=True)
+    began = time.perf_counter()
     trainer.train()
     finish(trainer, None)
     print("\n[4/5] After: the same problems", flush=True)
@@ -181,9 +186,13 @@ def _run(config: LaptopConfig, directory: Path) -> None:
     print(f"In all: {time.perf_counter() - started:.0f} s.")
     print("\nWhat to look at next:")
     print(f"- report, curves and tables: {_page(write_report, [directory], directory / 'report')}")
-    print(f"- token map, which rule held for which token: {_page(write_token_map, directory)}")
+    print(f"- token map, each token by its rule, as a page: {_page(write_token_map, directory)}")
     print(f"- two objectives compared: {_program()} {COMPARISON}")
-    print("This was one seed, which proves little; `htpo compare --config laptop` runs the fight.")
+    minutes = 2 * SEEDS * (time.perf_counter() - began) / 60
+    print(
+        "This was one seed, which proves little; `htpo compare --config laptop`, as above, runs the fight: "
+        f"{SEEDS} seeds each, some {minutes:.0f} minutes here."
+    )
 
 
 def _fresh(config: LaptopConfig) -> Path:

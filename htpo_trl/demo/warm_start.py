@@ -1,6 +1,7 @@
 """The warm start of the laptop job: a small Qwen3 that has learned from sloppy searches what a search looks like."""
 
 import random
+import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -84,6 +85,11 @@ def _packed_searches(tokenizer, seed: int, steps: int) -> list[dict[str, list[in
     return [dict(zip(names, map(list, zip(*row, strict=True)), strict=True)) for row in rows[:-1]]
 
 
+def row(what: str, accuracy: float) -> str:
+    """An accuracy as a number and a bar, to stand below others."""
+    return f"{what:14}  accuracy {accuracy:.3f}  {'#' * round(40 * accuracy)}"
+
+
 class Progress(ProgressCallback):
     """A bar with the time left; above it, in reinforcement, the mean accuracy of every eighth of the run as a row."""
 
@@ -98,7 +104,8 @@ class Progress(ProgressCallback):
         if "htpo/accuracy" in logs:
             self._accuracies.append(logs["htpo/accuracy"])
         if "loss" in logs and self._accuracies and state.global_step % max(state.max_steps // 8, 1) == 0:
-            steps, mean = f"steps {self._first_step}-{state.global_step}", fmean(self._accuracies)
-            self.training_bar.write(f"{steps:14}  accuracy {mean:.3f}  {'#' * round(40 * mean)}")
+            steps = f"steps {self._first_step}-{state.global_step}"
+            self.training_bar.write(row(steps, fmean(self._accuracies)))
+            sys.stdout.flush()  # where it is no terminal
             self._accuracies.clear()
             self._first_step = state.global_step + 1

@@ -57,6 +57,8 @@ class EvaluationCallback(TrainerCallback):
             [`~htpo_trl.evaluation.judges.judge_of_run`].
         backend (`str`, *optional*, defaults to `"auto"`):
             `"transformers"` generates by it in any case: in the number format of training, and slowly.
+        before_training (`bool`, *optional*, defaults to `True`):
+            Whether to evaluate before the first step, too.
 
     Raises:
         UsageError: where something does not fit, such as a prompt and `max_new_tokens` into vLLM's context.
@@ -70,6 +72,7 @@ class EvaluationCallback(TrainerCallback):
         judge: Judge | Literal["verifier"] | None = None,
         ks: Iterable[int] | None = None,
         backend: str = "auto",
+        before_training: bool = True,
     ) -> None:
         if trainer.args.eval_steps is None:
             raise UsageError("eval_steps=None: set it in the training arguments to the steps between two evaluations.")
@@ -86,7 +89,7 @@ class EvaluationCallback(TrainerCallback):
         check_best_metric(
             trainer.args, self.benchmarks, self.sampling, self.judge, self.ks, self._is_the_only_one(trainer.args)
         )
-        self.backend = backend
+        self.backend, self.before_training = backend, before_training
         if has_engine(trainer, backend):
             check_engine_takes(trainer, self.benchmarks, self.sampling)
         self._metrics: dict[str, float] = {}  # of the last evaluation,
@@ -100,7 +103,7 @@ class EvaluationCallback(TrainerCallback):
             flow = next(i for i, callback in enumerate(callbacks) if isinstance(callback, DefaultFlowCallback))
             callbacks.insert(flow + 1, self)
         self._step = -1
-        if state.global_step == 0:
+        if state.global_step == 0 and self.before_training:
             self._evaluate(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -2,7 +2,7 @@
 What n samples per problem say: pass@k, maj@k, bootstrap intervals and a paired test.
 
 Each metric is a number per problem; intervals and tests then treat problems as the independent units, since samples of
-one problem are not. Where there are several runs, their seeds are the units: intervals by Student's t.
+one problem are not. Where there are several runs, their seeds are the units: intervals and tests by Student's t.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from functools import cache
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.special import roots_legendre
+from scipy import special, stats
 
 
-_legendre = cache(roots_legendre)  # nodes and weights of Gauss-Legendre quadrature over -1..1
+#: Means of shares that differ by no more are equal.
+ROUND_OFF = 1e-12
+_legendre = cache(special.roots_legendre)  # nodes and weights of Gauss-Legendre quadrature over -1..1
 
 
 def pass_at_k(n: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
@@ -126,6 +127,43 @@ def t_intervals(values: ArrayLike) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     mean, n = table.mean().to_numpy(), table.count().to_numpy()
     half = stats.t.ppf(0.975, n - 1) * table.sem().to_numpy()
     return mean, mean - half, mean + half, n
+
+
+def paired_t_test(differences: ArrayLike) -> NDArray[np.float64]:
+    """
+    Two-sided p of Student's paired test of differences (..., n), over the last axis; NaN where n is 1. Where all n are
+    equal their variance says nothing, as scores are multiples of a share: p is that of the sign-flip test, 2/2ⁿ, or 1
+    where they are 0.
+    """
+    x = np.asarray(differences, dtype=float)
+    n = x.shape[-1]
+    if n < 2:
+        return np.full(x.shape[:-1], np.nan)
+    mean, is_constant = x.mean(-1), np.ptp(x, -1) <= ROUND_OFF
+    error = np.where(is_constant, 1, stats.sem(x, -1))
+    equal = np.where(np.abs(mean) <= ROUND_OFF, 1.0, 2.0 ** (1 - n))
+    return np.where(is_constant, equal, 2 * stats.t.sf(np.abs(mean) / error, n - 1))
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """p values (..., M) corrected for M tests, over the last axis (Holm, Scand. J. Statist. 1979)."""
+    p = np.asarray(p, dtype=float)
+    order = p.argsort(-1)
+    steps = np.maximum.accumulate(np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1), -1)
+    return np.take_along_axis(np.minimum(steps, 1), order.argsort(-1), -1)
+
+
+def smallest_difference(differences: ArrayLike, level: float, power: float) -> NDArray[np.float64]:
+    """
+    The true difference that the paired t test, two-sided at `level`, shows with this power, if its standard deviation
+    is that of these differences (..., n), over the last axis; NaN where they do not vary.
+    """
+    x = np.asarray(differences, dtype=float)
+    n = x.shape[-1]
+    if n < 2:
+        return np.full(x.shape[:-1], np.nan)
+    noncentrality = special.nctdtrinc(n - 1, 1 - power, stats.t.isf(level / 2, n - 1))
+    return np.where(np.ptp(x, -1) <= ROUND_OFF, np.nan, noncentrality * stats.sem(x, -1))
 
 
 def sign_flip_test(differences: ArrayLike, seed: int = 0) -> NDArray[np.float64]:

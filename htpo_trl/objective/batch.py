@@ -27,6 +27,8 @@ class Batch:
             Likewise.
         epsilon_low, epsilon_high, delta (`float`):
             Clip range and dual clip of the loss; `delta` may be infinite.
+        generator (`torch.Generator`, *optional*):
+            Of draws. By default torch's of the device.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Batch:
         epsilon_low: float,
         epsilon_high: float,
         delta: float,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.mask = mask
         self._logps, self._old_logps = per_token_logps, old_per_token_logps
         self._entropies, self._advantages = entropies, advantages
         self.is_correct, self.is_judged = is_correct.unsqueeze(1), is_judged.unsqueeze(1)  # (B, 1)
         self.epsilon_low, self.epsilon_high, self.delta = epsilon_low, epsilon_high, delta
+        self.generator = generator
 
     def with_advantages(self, advantages: Float[Tensor, "batch token"]) -> "Batch":
         """The same tokens with other advantages."""
@@ -99,12 +103,6 @@ class Batch:
         """Whether Â > 0."""
         return self.advantages > 0
 
-    @property
-    def clipped(self) -> Tensor:
-        """Whether PPO-clip, without its dual clip, has no gradient for the token."""
-        too_high = self.positive & (self.ratio > 1 + self.epsilon_high)
-        return too_high | ((self.advantages < 0) & (self.ratio < 1 - self.epsilon_low))
-
     def choose(self, condition: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
         """`torch.where`, with numbers in the precision of the tokens."""
         yes, no = (each if isinstance(each, Tensor) else self.log_ratio.new_full((), each) for each in (yes, no))
@@ -142,10 +140,8 @@ class Batch:
         # left out, so that the rounds do not grow with the length.
         tokens = values.shape[1]
         farthest = tokens
-        if discount == 0:
-            farthest = 1
-        elif discount < 1:
-            farthest = min(tokens, math.ceil(math.log(torch.finfo(values.dtype).eps / 16) / math.log(discount)))
+        if 0 < discount < 1:
+            farthest = min(tokens, math.ceil(math.log(torch.finfo(values.dtype).eps) / math.log(discount)))
         summed, span = values, 1
         while span < farthest:
             later = torch.nn.functional.pad(summed[:, span:], (0, min(span, tokens)))
@@ -183,6 +179,11 @@ def _single(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def count_of(cells: Bool[Tensor, "row cell"]) -> Tensor:
+    """How many cells of each row, (B, 1)."""
+    return cells.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # in int64 bools take three times as long
+
+
 def select(
     values: Float[Tensor, "row cell"],
     eligible: Bool[Tensor, "row cell"],
@@ -197,7 +198,7 @@ def select(
     """
     if most == 0:
         return torch.zeros_like(eligible)
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()  # summing bools in int64 takes three times as long
+    n = count_of(eligible)
     return select_n(values, eligible, (n * share[0] // share[1]).clamp(min=least).minimum(n), most, ties)
 
 
@@ -213,8 +214,7 @@ def select_n(
     threshold = _largest_at(values, count, most)  # above -inf: no other cell reaches it
     larger, tied = values > threshold, values == threshold
     if ties is None:
-        room = count.int() - larger.sum(dim=1, keepdim=True, dtype=torch.int32)
-        ties = tied.cumsum(dim=1, dtype=torch.int32) <= room
+        ties = tied.cumsum(dim=1, dtype=torch.int32) <= count - count_of(larger)
     return larger | (tied & ties)
 
 
@@ -223,7 +223,7 @@ def above_quantile(
 ) -> Bool[Tensor, "row cell"]:
     """Each row's eligible cells strictly above the row's linearly interpolated quantile at 1 less `top`."""
     # Between two cells the quantile lies above the lower one, where they differ: that one is the threshold.
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()
+    n = count_of(eligible)
     count = (top[0] * (n - 1) + top[1] - 1) // top[1] + 1
     most = (top[0] * (values.shape[1] - 1) + top[1] - 1) // top[1] + 1
     return select_n(values, eligible, count, most, ties=False)

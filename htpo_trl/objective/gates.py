@@ -109,7 +109,7 @@ def wapo(b: "Batch", *, clip: float = 9.0) -> "Tensor":
 @gate("(1+h)·r within a clip range by the entropy's place h in the batch", "arXiv 2509.16591, as released")
 def hapo_released(b: "Batch", *, pivot: float = 0.8) -> "Tensor":
     h = b.place_in_batch(b.entropies.clamp(min=1e-8).log(), pivot)  # kernels give 0 for peaked tokens
-    low, high = b.epsilon_low * (1 - h.clamp(max=0)), b.epsilon_high * (1 + h.clamp(min=0))
+    low, high = b.epsilon_low, b.epsilon_high * (1 + h)  # low would be wider where h < 0, which no place is
     stretched = (h > 0) != ((b.ratio > 1 - low / 2) & (b.ratio < 1 + high / 2))
     return b.ppo(low, high) * (1 + h * stretched)
 
@@ -137,8 +137,7 @@ def vespo(
     b: "Batch", *, k_pos: float = 2.0, lambda_pos: float = 3.0, k_neg: float = 3.0, lambda_neg: float = 2.0
 ) -> "Tensor":
     log_w = b.sum(b.log_ratio.clamp(-20, 20)).clamp(math.log(1e-8), 20)
-    is_up = b.advantages >= 0
-    k, strength = b.choose(is_up, k_pos, k_neg), b.choose(is_up, lambda_pos, lambda_neg)
+    k, strength = b.by_sign(k_pos, k_neg), b.by_sign(lambda_pos, lambda_neg)
     return (k * log_w + strength * (1 - log_w.exp())).exp()
 
 
@@ -166,4 +165,4 @@ def fipo(
     factor = future.exp().clamp(low, high)
     down = b.advantages < 0
     factor = factor.clamp(0.8, 1.0).where(beyond & down, factor)
-    return b.advantages * factor * ~(down & (b.sum(beyond * 1.0) > 1))
+    return b.advantages * factor * ~(down & (b.sum(beyond) > 1))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .batch import Batch, most_of, select_n
+from .batch import Batch, count_of, most_of, select_n
 from .rules import Clip, KeepGradient, Named, Rule, is_gate, parts_of
 from .selections import Detach, Penalty, Scale, Selection, fraction
 from .table import EFFECTS
@@ -28,10 +28,11 @@ class Outcome(NamedTuple):
 def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
     """What a rule makes of the tokens `among`, (B, T) bool; the other cells mean nothing."""
     parts = parts_of(rule)
+    gate = next(filter(is_gate, parts), Clip())
     given = batch.advantages
     for part in parts:
         if isinstance(part, Scale):
-            chosen = choose(part, batch, among)
+            chosen = choose(part, batch, among, gate)
             if part.entropy_below is not None:
                 chosen = chosen & (batch.batch_mean(batch.entropies) < part.entropy_below)
             batch = batch.with_advantages(torch.where(chosen, batch.advantages * part.factor, batch.advantages))
@@ -42,7 +43,6 @@ def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
     if batch.advantages is not given:
         effects.masked_fill_(batch.advantages != given, _code("scaled"))
 
-    gate = next(filter(is_gate, parts), Clip())
     advantages, is_explicit = batch.advantages, gate != Clip() or any(isinstance(part, Penalty) for part in parts)
     if is_explicit:
         plain, weight = batch.ppo(), _weight(gate, batch)
@@ -53,18 +53,18 @@ def outcome(rule: Rule, batch: Batch, among: Tensor) -> Outcome:
         advantages = weight * batch.advantages
     for part in parts:
         if isinstance(part, Detach):
-            chosen = choose(part, batch, among)
+            chosen = choose(part, batch, among, gate)
             effects.masked_fill_(chosen & (advantages != 0), _code(f"detach_{part.which}"))
             advantages = advantages.masked_fill(chosen, 0.0)
         elif isinstance(part, Penalty):
-            chosen = choose(part, batch, among) & (batch.log_ratio != 0)
+            chosen = choose(part, batch, among, gate) & (batch.log_ratio != 0)
             effects.masked_fill_(chosen, _code("penalised"))
-            advantages = torch.where(chosen, advantages - part.beta * batch.log_ratio.sign(), advantages)
+            advantages = torch.where(chosen, advantages - batch.log_ratio.sign() * part.beta, advantages)
     return Outcome(advantages, is_explicit, effects)
 
 
-def choose(selection: Selection, batch: Batch, among: Tensor) -> Tensor:
-    """The tokens that a selection chooses among some, (B, T) bool."""
+def choose(selection: Selection, batch: Batch, among: Tensor, gate: Rule) -> Tensor:
+    """The tokens that a selection chooses among some, (B, T) bool, in a row with this gate."""
     eligible = among
     if selection.where in ("positive", "negative"):
         eligible = among & (batch.advantages > 0 if selection.where == "positive" else batch.advantages < 0)
@@ -77,19 +77,18 @@ def choose(selection: Selection, batch: Batch, among: Tensor) -> Tensor:
     if selection.below is not None:
         candidates = candidates & (values < selection.below)
     if selection.where == "unclipped":
-        candidates = candidates & ~batch.clipped
+        candidates = candidates & ((_weight(gate, batch) != 0) | (batch.advantages == 0))
     if selection.which == "random":
-        values = torch.rand_like(values)
+        values = torch.rand(values.shape, generator=batch.generator, dtype=values.dtype, device=values.device)
     elif selection.which == "lowest":
         values = -values
     shape = values.shape
     if selection.over == "batch":
         values, eligible, candidates = (each.reshape(1, -1) for each in (values, eligible, candidates))
     numerator, denominator = fraction(selection.share).as_integer_ratio()
-    n = eligible.sum(dim=1, keepdim=True, dtype=torch.int32).long()
+    n = count_of(eligible)
     count = (n * numerator + (denominator - 1) * (selection.rounded == "up")) // denominator
-    available = candidates.sum(dim=1, keepdim=True, dtype=torch.int32).long()
-    count = count.clamp(min=selection.at_least).minimum(available)
+    count = count.clamp(min=selection.at_least).minimum(count_of(candidates))
     most = min(max(most_of(selection.share, values.shape[1]), selection.at_least), values.shape[1])
     return select_n(values, candidates, count, most, ties=None).reshape(shape)
 
@@ -117,12 +116,12 @@ def _kept(rule: KeepGradient, batch: Batch) -> Tensor:
     regions = {
         "below": (below, 1 - batch.epsilon_low),
         "above": (above, 1 + batch.epsilon_high),
-        "inside": (~(below | above), 1),
+        "inside": (~(below | above), math.nan),  # which has no bound
     }
     for region, (where, edge) in regions.items():
         if (kept := getattr(rule, region)) is None:
             continue
-        up, down = batch.positive, batch.advantages < 0
+        up, down = batch.positive, ~batch.positive
         if rule.when == "agrees":
             where = where & torch.where(batch.is_correct, up, down) & batch.is_judged
         elif rule.when == "positive":

@@ -118,7 +118,7 @@ PRESETS: dict[str, Table] = {
             "clip-cov",
             _everywhere(_NO_DUAL_CLIP, Detach(which="random", above=1.0, below=5.0, where="unclipped", **_COVARIANCE)),
             source="arXiv 2505.22617",
-            note="The draw is torch's.",
+            note="The draw is of a generator of its own, by seed, step, micro-batch and process.",
         ),
         _preset(
             "kl-cov",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..utils import UsageError, nearest
 from .gates import FUNCTIONS, Function
-from .selections import Detach, Penalty, Scale, check_choice, check_number, given
+from .selections import Detach, Penalty, Scale, check_choice, check_number, given, number
 
 
 #: Of a kept gradient; see [`KeepGradient`].
@@ -40,7 +40,7 @@ class Clip:
 
     def __post_init__(self) -> None:
         for name in ("epsilon_low", "epsilon_high", "delta"):
-            if (value := getattr(self, name)) not in (None, "none"):
+            if (value := getattr(self, name)) is not None and (name, value) != ("delta", "none"):
                 check_number("Clip", name, value, 0)
 
     def __repr__(self) -> str:
@@ -48,7 +48,11 @@ class Clip:
 
     def __str__(self) -> str:
         values = {"ε_lo": self.epsilon_low, "ε_hi": self.epsilon_high, "dual clip": self.delta}
-        own = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+        own = ", ".join(
+            f"{name} {value if isinstance(value, str) else number(value)}"
+            for name, value in values.items()
+            if value is not None
+        )
         return f"J_PPO with {own}" if own else "J_PPO"
 
 
@@ -84,27 +88,34 @@ class KeepGradient:
             weight = getattr(self, name)
             if isinstance(weight, str):
                 check_choice("KeepGradient", name, weight, ("bound", "inverse_ratio"))
-            elif weight is not None and not weight > 0:
-                raise UsageError(
-                    f"KeepGradient: {name}={weight} must be positive; use sign=-1 for the other direction."
-                )
+            elif weight is not None:
+                check_number("KeepGradient", name, weight, finite=True)
+                if weight <= 0:
+                    raise UsageError(
+                        f"KeepGradient: {name}={weight} must be positive; use sign=-1 for the other direction."
+                    )
         if self.above is None and self.inside is None and self.below is None:
             raise UsageError("KeepGradient: give a weight for above, inside or below; use the rule `clip` for none.")
         if self.inside == "bound":
             raise UsageError("KeepGradient: inside='bound' has no meaning; use 'inverse_ratio' or a number.")
         if self.inside is not None and self.when == "clipped":
             raise UsageError("KeepGradient: nothing is clipped inside the range; drop `inside` or change `when`.")
-        if not self.cap > 0:
+        check_number("KeepGradient", "cap", self.cap)
+        if self.cap <= 0:
             raise UsageError(f"KeepGradient: cap={self.cap} must be positive.")
         check_choice("KeepGradient", "when", self.when, ("agrees", "clipped", "positive", "always"))
         check_choice("KeepGradient", "sign", self.sign, (1, -1))
 
     def __str__(self) -> str:
+        # That the edge of the clip range lies below a cap of 2 or more, which 1/r shows, goes without saying.
+        shown = self.cap < 2 or "inverse_ratio" not in (self.above, self.inside, self.below)
+
         def term(weight: str | float, bound: str) -> str:
-            if weight == "inverse_ratio":
-                text = "1/r" if math.isinf(self.cap) else f"min(1/r, {self.cap:g})"
+            if not isinstance(weight, str):
+                text = number(min(weight, self.cap))
             else:
-                text = bound if isinstance(weight, str) else f"{min(weight, self.cap):g}"
+                text, capped = (bound, shown) if weight == "bound" else ("1/r", True)
+                text = f"min({text}, {number(self.cap)})" if capped and not math.isinf(self.cap) else text
             return f"{'-' if self.sign < 0 else ''}{text}·π/sg[π]·Â"
 
         regions = (
@@ -155,7 +166,7 @@ class Named:
         return FUNCTIONS[self.name]
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name} {value:g}" for name, value in self.options)
+        given = ", ".join(f"{name} {number(value)}" for name, value in self.options)
         what = "w" if self.function.kind == "gate" else "Â′"
         return f"{self.name}{f' ({given})' if given else ''}: {what} = {self.function.formula}"
 
@@ -273,14 +284,15 @@ def parse_rule(spec: Rule | str | Mapping | Sequence) -> Rule:
     if not isinstance(name, str) or name not in _RULES:
         known = rule_names()
         hint = nearest(name, known) if isinstance(name, str) else ""
-        raise UsageError(f"Unknown rule {name!r} in {spec!r}; {hint}the rules are {', '.join(known)}.")
-    fields = [each.name for each in dataclasses.fields(_RULES[name])]
+        raise UsageError(f"Unknown rule {name!r} in {spec!r}. {hint}The rules are {', '.join(known)}.")
+    fields = {each.name: each.default for each in dataclasses.fields(_RULES[name])}
     if unknown := sorted(set(arguments) - set(fields)):
         raise UsageError(f"Rule {name!r} has no option {', '.join(unknown)}; it takes {', '.join(fields) or 'none'}.")
-    try:
-        return _RULES[name](**arguments)
-    except TypeError as error:
-        raise UsageError(f"Rule {spec!r} is incomplete or of a wrong type: {error}.") from error
+    if missing := [each for each in fields if fields[each] is dataclasses.MISSING and each not in arguments]:
+        raise UsageError(
+            f"Rule {name!r} needs {', '.join(missing)}, a number, as in {{rule: {name}, {missing[0]}: 0.5}}."
+        )
+    return _RULES[name](**arguments)
 
 
 def rule_spec(rule: Rule) -> dict[str, Any] | list[dict[str, Any]]:

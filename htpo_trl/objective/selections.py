@@ -33,11 +33,18 @@ def share_of(share: float, n: int) -> int:
     return math.floor(fraction(share) * n)
 
 
-def check_number(owner: str, name: str, value: Any, least: float = -math.inf) -> None:
+def check_number(owner: str, name: str, value: Any, least: float = -math.inf, finite: bool = False) -> None:
     """Raise an error that names the option and the value, unless it is a number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < least:
         bound = "" if math.isinf(least) else f" of at least {least:g}"
         raise UsageError(f"{owner}: {name}={value!r} must be a number{bound}.")
+    if finite and math.isinf(value):
+        raise UsageError(f"{owner}: {name}={value!r} must be finite.")
+
+
+def number(value: float) -> str:
+    """A number as short as can be, so that no other one is written so."""
+    return text if float(text := f"{value:g}") == value else repr(float(value))
 
 
 def given(rule: Any, always: tuple[str, ...] = ()) -> str:
@@ -56,7 +63,8 @@ class Selection:
         share (`float`, *optional*, defaults to `1.0`):
             Share of the tokens that is chosen, in (0, 1]. A share of n tokens is ⌊share·n⌋ tokens.
         which (`"lowest"`, `"highest"` or `"random"`, *optional*, defaults to `"lowest"`):
-            The end of the ranking, or a draw from torch's generator of the device, which a checkpoint keeps.
+            The end of the ranking, or a draw. In training each micro-batch has a generator of its own, by seed, step
+            and process, so that evaluation and resuming change no draw.
         by (`str`, *optional*, defaults to `"entropy"`):
             What is ranked: `"entropy"`, `"surprisal"` (-log π), `"covariance"` of Â and log π within the loss call
             (arXiv 2505.22617), `"drift"` (|log r|). Ties go to the earlier token.
@@ -69,8 +77,8 @@ class Selection:
         above, below (`float`, *optional*):
             Only tokens whose ranked value lies strictly above, below.
         where (`"all"`, `"positive"`, `"negative"` or `"unclipped"`, *optional*, defaults to `"all"`):
-            Only tokens with Â > 0, Â < 0, or those that PPO-clip gives a gradient. `above`, `below` and `"unclipped"`
-            leave the share's n as it is; the sign does not.
+            Only tokens with Â > 0, Â < 0, or all but those whose gradient the row's gate takes away, by whatever clip
+            range it has. `above`, `below` and `"unclipped"` leave the share's n as it is; the sign does not.
     """
 
     share: float = 1.0
@@ -98,6 +106,8 @@ class Selection:
         for bound in ("above", "below"):
             if getattr(self, bound) is not None:
                 check_number(name, bound, getattr(self, bound))
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise UsageError(f"{name}: above={self.above} and below={self.below} leave no token; swap them.")
 
     def __repr__(self) -> str:  # checkpoints hold it, and those from before there were more options do
         return given(self, ("share", "which"))
@@ -116,11 +126,14 @@ class Selection:
     def words(self) -> str:
         """The chosen tokens, in words."""
         ranked = "random" if self.which == "random" else f"{self.which}-{self.by}"
-        part = f"the {ranked} {self.share * 100:.4g}% of the group{' in the batch' if self.over == 'batch' else ''}"
-        bounds = [f"{bound} {value:g}" for bound in ("above", "below") if (value := getattr(self, bound)) is not None]
+        counts = ["rounded up"] * (self.rounded == "up") + [f"at least {self.at_least}"] * (self.at_least > 0)
+        part = f"the {ranked} {number(float(100 * fraction(self.share)))}%" + f" ({', '.join(counts)})" * bool(counts)
+        part += f" of the group{' in the batch' if self.over == 'batch' else ''}"
+        values = {"above": self.above, "below": self.below}
+        bounds = [f"{name} {number(value)}" for name, value in values.items() if value is not None]
         part += f" with {self.by} {' and '.join(bounds)}" if bounds else ""
         part += {"all": "", "positive": " where Â > 0", "negative": " where Â < 0"}.get(
-            self.where, " that J_PPO moves"
+            self.where, " that has a gradient"
         )
         return "all" if self.is_whole else part
 
@@ -160,13 +173,14 @@ class Scale(Selection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("Scale", "factor", self.factor, 0)
+        check_number("Scale", "factor", self.factor, 0, finite=True)
         if self.entropy_below is not None:
             check_number("Scale", "entropy_below", self.entropy_below)
 
     def __str__(self) -> str:
-        only = f" while the mean entropy is below {self.entropy_below:g}" if self.entropy_below is not None else ""
-        return f"Â·{self.factor:g}" + ("" if self.is_whole else f" for {self.words}") + only
+        below = self.entropy_below
+        only = f" while the mean entropy is below {number(below)}" if below is not None else ""
+        return f"Â·{number(self.factor)}" + ("" if self.is_whole else f" for {self.words}") + only
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,7 +198,7 @@ class Penalty(Selection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("Penalty", "beta", self.beta, 0)
+        check_number("Penalty", "beta", self.beta, 0, finite=True)
 
     def __str__(self) -> str:
-        return f"-{self.beta:g}·|log r| for {self.words}"
+        return f"-{number(self.beta)}·|log r| for {self.words}"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..utils import UsageError
 from .rules import Clip, KeepGradient, Named, Rule, effects_of, parse_rule, parts_of
-from .selections import Detach, check_choice, fraction, share_of
+from .selections import Detach, Selection, check_choice, fraction, share_of
 
 
 #: The eight groups, in the order of the paper's figure; a group's place is the code that `control` returns.
@@ -86,6 +86,18 @@ class Table:
         return tuple(effect for effect in EFFECTS if effect in found)
 
     @property
+    def holds_unjudged(self) -> bool:
+        """Whether its rules hold for a response without a verdict too: they ask for neither verdict nor difficulty."""
+        agrees = any(isinstance(row, KeepGradient) and row.when == "agrees" for row in self.rows)
+        return self.rows == self.rows[:2] * 4 and not agrees and not self.is_plain
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn at random."""
+        parts = (part for row in self.mixed for part in parts_of(row))
+        return any(isinstance(part, Selection) and part.which == "random" for part in parts)
+
+    @property
     def of_response(self) -> tuple[int, ...]:
         """Places of rows whose gate is on the ratio of the whole response."""
         parts = [parts_of(row) for row in self.rows]
@@ -137,7 +149,8 @@ class Table:
     def __str__(self) -> str:
         names = [" · ".join(group.split("_")) for group in GROUPS]
         lines = [f"{i:2}  {name:<21}  {row}" for i, (name, row) in enumerate(zip(names, self.rows, strict=True), 1)]
-        return "\n".join([self.name, *lines])
+        how = {"released": " (sets by value, as released)", "quantile": " (high: above the response's quantile)"}
+        return "\n".join([self.name + how.get(self.selection, ""), *lines])
 
 
 def _words(name: str) -> list[str]:

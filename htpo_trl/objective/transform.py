@@ -58,6 +58,7 @@ def control(
     top_entropy_share: float = 0.2,
     is_judged: Bool[Tensor, "batch"] | None = None,
     delta: float | None = 10.0,
+    generator: torch.Generator | None = None,
 ) -> Control:
     """
     Turn an objective table into inputs of the PPO-clip loss.
@@ -86,10 +87,12 @@ def control(
         top_entropy_share (`float`, *optional*, defaults to 0.2):
             Share of a response's tokens with the highest entropy that count as high, at least one token.
         is_judged (`torch.Tensor` of shape (B,), bool, *optional*):
-            False for a response without a verdict: it belongs to no group and keeps J_PPO, unless all groups have the
-            same named rule, which then holds for every token. By default all are judged.
+            False for a response without a verdict: it belongs to no group and keeps J_PPO, unless the rules ask for
+            neither verdict nor difficulty (`Table.holds_unjudged`) and so hold for it too. By default all are judged.
         delta (`float`, *optional*, defaults to `10.0`):
             Dual clip of the PPO loss, `None` for none. Only rules that are named or mixed need to know it.
+        generator (`torch.Generator`, *optional*):
+            Of the draws of a table that has any. By default torch's of the device.
 
     Returns:
         [`Control`]: effective advantages and old log-probabilities, the group of every token, and what was changed.
@@ -97,7 +100,7 @@ def control(
     table = get_table(table) if isinstance(table, str) else table
     mask = mask.bool()
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages  # (B, 1) or (B, T)
-    grouped = mask if is_judged is None else mask & is_judged.unsqueeze(1)
+    grouped = mask if is_judged is None or table.holds_unjudged else mask & is_judged.unsqueeze(1)
     kind = 3 - (2 * is_hard + is_correct)  # (B,): place in the table's pairs of rows, for low and for high tokens
 
     def of_response(rows: Sequence[tuple[float, ...]], dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -153,7 +156,7 @@ def control(
         judged = torch.ones_like(is_correct) if is_judged is None else is_judged
         dual_clip = math.inf if delta is None else delta
         of_policy = (per_token_logps, old_per_token_logps, entropies, advantages, mask, is_correct, judged)
-        batch = Batch(*of_policy, epsilon_low, epsilon_high, dual_clip)
+        batch = Batch(*of_policy, epsilon_low, epsilon_high, dual_clip, generator)
         for rule, places in mixed.items():
             if len(places) == len(GROUPS):
                 result = outcome(rule, batch, mask)
@@ -169,6 +172,8 @@ def control(
             if result.is_explicit:
                 new_old = torch.where(among, per_token_logps, new_old)
 
+    if is_judged is not None and table.holds_unjudged:
+        groups = groups.where(is_judged.unsqueeze(1), -1)
     return Control(new_advantages, new_old, groups, effects)
 
 

@@ -77,7 +77,7 @@ class _Stream(io.TextIOWrapper):
             io.BufferedWriter(_Descriptor(descriptor, "w", closefd=False)),
             encoding=getattr(like, "encoding", "utf-8"),
             errors="backslashreplace" if getattr(like, "errors", "strict") == "strict" else like.errors,
-            line_buffering=getattr(like, "line_buffering", descriptor == 2),
+            line_buffering=descriptor == 2 or getattr(like, "line_buffering", False),
             write_through=getattr(like, "write_through", False),
         )
 

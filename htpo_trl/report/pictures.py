@@ -30,6 +30,7 @@ _FADED: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.6, "marker": "."}
 _SET_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _SET_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 _SET_MARKS = ("o", "^", "s", "D", "v", "P", "X")
+_LOGARITHMIC = {"k": "samples per problem, k", "rates": "learning rate"}
 _VERDICT_COLOURS = ("#009E73", "#D55E00", "#E69F00", "#999999", "#CC79A7", "#000000")
 
 
@@ -49,7 +50,7 @@ class Panel(NamedTuple):
     curves: list[Curve]
     missing: str = ""  # which sets have no data here, and why
     bounds: tuple[float, float] = (-np.inf, np.inf)  # the axis goes no further
-    over: str = "training"  # or "evaluations", or "k", samples per problem: few points, each with an error bar
+    over: str = "training"  # or "evaluations", or one of _LOGARITHMIC: few points, each with an error bar
     zero: bool = False  # a line at zero: differences
 
 
@@ -102,6 +103,25 @@ def draw_verdicts(counts: pd.DataFrame) -> Any:
     return figure
 
 
+@_styled
+def draw_differences(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Any:
+    """From title → `mean`, `low`, `high` by set: a panel each, with a mark and its interval per row, from the second
+    set's style on, since the first is what they differ from."""
+    rows = max(map(len, panels.values()))
+    figure, axes = _grid(len(panels), min(len(panels), 2), 0.3, 0.9 + 0.35 * rows)
+    for axis, (title, table) in zip(axes, panels.items(), strict=True):
+        axis.set_title(printable(title))
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.grid(axis="x")
+        for i, (_, each) in enumerate(table.iterrows()):
+            errors = [[max(each["mean"] - each.low, 0)], [max(each.high - each["mean"], 0)]]
+            axis.errorbar([each["mean"]], [i], xerr=errors, **_set_style(i + 1))
+        axis.set_yticks(range(len(table)), [_shorten(label) for label in table.index], fontsize=9)
+        axis.set(ylim=(len(table) - 0.5, -0.5), xlabel=xlabel)
+        axis.xaxis.get_major_locator().set_params(integer=False)
+    return figure
+
+
 def _grid(n: int, columns: int, margin: float, height: float, width: float = _WIDTH) -> tuple[Any, Any]:
     """A figure of `n` axes in rows of this height, in inches, that draws to files alone."""
     rows = -(-n // columns)
@@ -133,11 +153,11 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
             _draw_band(axis, curve)
         else:
             _draw_marks(axis, curve, drawn.index(curve.set) - (len(drawn) - 1) / 2, panel.over)
-    if panel.over == "k":
-        axis.set_xlabel("samples per problem, k")
+    if panel.over in _LOGARITHMIC:
+        axis.set_xlabel(_LOGARITHMIC[panel.over])
         axis.set_xscale("log", base=2)
-        ks = sorted({k for curve in panel.curves for k in curve.points.index})
-        axis.set_xticks(ks, [str(k) for k in ks])
+        ticks = sorted({x for curve in panel.curves for x in curve.points.index})
+        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axis.minorticks_off()
     _bound(axis, panel)
 
@@ -146,7 +166,7 @@ def _draw_marks(axis: Any, curve: Curve, shift: float, over: str) -> None:
     """Marks of several sets stand side by side, by `shift`, so that their error bars do not hide each other."""
     style, points = _set_style(curve.set), curve.points
     x = points.index.to_numpy(float)
-    x = x * 2 ** (0.06 * shift) if over == "k" else x + 0.012 * (np.ptp(x) or 1.0) * shift
+    x = x * 2 ** (0.06 * shift) if over in _LOGARITHMIC else x + 0.012 * (np.ptp(x) or 1.0) * shift
     errors = np.maximum([points["mean"] - points.low, points.high - points["mean"]], 0)  # round-off
     axis.errorbar(x, points["mean"], errors, **style | (_FADED if curve.faded else {}))
 

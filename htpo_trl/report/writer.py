@@ -3,12 +3,18 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..output.writing import write_atomically
 from ..utils import MissingPackageError
 from .runs import read_sets
+
+
+if TYPE_CHECKING:
+    from .estimates import Outline
+    from .sections import Block  # with matplotlib
 
 
 def require_matplotlib() -> None:
@@ -50,9 +56,13 @@ def write_report(runs: Sequence[str | Path], output_dir: str | Path = "report") 
     report = sections.Report(read_sets(runs), Path(output_dir))
     makers = [getattr(sections, f"{outline.name}_section", sections.plot_section) for outline in report.outlines]
     contents = [(outline, make(report, outline)) for outline, make in zip(report.outlines, makers, strict=True)]
+    page = report.directory / "index.html"
+    write_page(page, f"Report: {', '.join(s.name for s in report.sets)}", contents)
+    return page
+
+
+def write_page(page: Path, title: str, contents: "Sequence[tuple[Outline, Sequence[Block]]]") -> None:
+    """Write `page.html.jinja` of sections, those without content left out."""
     files = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=files, autoescape=True, undefined=StrictUndefined).get_template("page.html.jinja")
-    page = report.directory / "index.html"
-    title = f"Report: {', '.join(s.name for s in report.sets)}"
     write_atomically(page, template.render(title=title, sections=contents))
-    return page

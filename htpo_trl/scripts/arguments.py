@@ -133,6 +133,7 @@ class HTPOScriptArguments(VerifierArguments, PromptArguments):
         "What to evaluate mean@n and pass@k on, every `eval_steps` steps and at both ends: names as for "
         "`dataset_name`, or 'test', the part of the training data that `test_split_size` holds out.",
     )
+    eval_before_training: bool = option(True, "Whether to evaluate the benchmarks before the first step, too.")
     eval_num_samples: int = option(8, "Samples per problem of the benchmarks.")
     eval_max_new_tokens: int | None = option(None, "Tokens per sample, `max_completion_length` by default.")
     eval_temperature: float = option(1.0, "Temperature of the benchmarks' samples.")

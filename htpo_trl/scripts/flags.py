@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..advantages import estimators
 from ..objective.compatibility import PPO_LOSS_TYPES
 from ..objective.presets import PRESETS
 from ..objective.table import SETTINGS
@@ -21,6 +22,7 @@ _IN_HELP = {
     "', '.join(PRESETS)": ", ".join(PRESETS),
     "', '.join(PPO_LOSS_TYPES)": ", ".join(PPO_LOSS_TYPES),
     **{f"SETTINGS[{name!r}]": str(value) for name, value in SETTINGS.items()},
+    **{f"estimators.names(from_verdicts={each})": estimators.names(from_verdicts=each) for each in (False, True)},
 }
 
 

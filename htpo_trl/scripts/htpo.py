@@ -116,9 +116,7 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
     from ..evaluation.results import check_ks
 
     if not model.model_name_or_path:
-        raise UsageError(
-            "Set model_name_or_path: a model's id on the Hub, its directory, or a warm start of the package."
-        )
+        raise UsageError("Set model_name_or_path: a model's id on the Hub, or its directory.")
     find_model(model.model_name_or_path)  # which refuses a slip
     check_quantization(model)
     check_evaluation(script, args)
@@ -151,9 +149,8 @@ def prepare(script: HTPOScriptArguments, args: Any, model: Any, is_plan: bool = 
         args.seed,
         args.chat_template_kwargs,
     )
-    labels = result_names(names, "eval_benchmarks").values()
     is_alone = args.eval_strategy == "no" or not (script.test_split_size or script.dataset_test_split)
-    if labels:
+    if labels := result_names(names, "eval_benchmarks").values():
         check_best_metric(args, labels, sampling, judge, check_ks(sampling.num_samples), is_alone)
     for name in remote(script):
         check_hub_id(name)
@@ -178,7 +175,6 @@ def load_data(script: HTPOScriptArguments, args: Any) -> tuple[Any, Any, dict[st
     problems; for TRL's evaluation; and the benchmarks.
     """
     name, names = script.dataset_name or "", script.eval_benchmarks or []
-
     path, config, streaming = script.dataset_path, script.dataset_config, script.dataset_streaming
     of_split = partial(load, name, script, path=path, config=config, streaming=streaming)
     train, held_out = of_split(split=script.dataset_train_split), None
@@ -258,7 +254,8 @@ def build(script: HTPOScriptArguments, args: Any, model: Any) -> Any:
         trainer.remove_callback(printer)
     trainer.add_callback(ConsoleLog())
     if parts.benchmarks:
-        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, parts.judge or "verifier"))
+        options: Any = {"judge": parts.judge or "verifier", "before_training": script.eval_before_training}
+        trainer.add_callback(EvaluationCallback(trainer, parts.benchmarks, parts.sampling, **options))
     if script.record_tokens_steps is not None:
         trainer.add_callback(TokenRecorder(trainer, script.record_tokens_steps, script.record_tokens_completions))
     if script.overwrite_output_dir and trainer.accelerator.is_main_process:

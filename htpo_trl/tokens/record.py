@@ -170,7 +170,8 @@ class Record(NamedTuple):
         inputs: dict[str, Any] = {name: _padded(self.completions, name) for name in names}
         inputs |= {name: torch.tensor([getattr(each, name) for each in self.completions]) for name in LABELS}
         given: dict[str, Any] = {name: getattr(s, name) for name in (*_CLIP, "top_entropy_share")}
-        return self._outcomes(self.completions, control(**inputs, **given, table=table))
+        draws = torch.Generator().manual_seed(s.step)  # of a table that has any: a page is the same at each call
+        return self._outcomes(self.completions, control(**inputs, **given, table=table, generator=draws))
 
     def _outcomes(self, completions: list[RecordedCompletion], result: Control) -> list[Outcome]:
         mask = _padded(completions, "mask")

@@ -1,6 +1,7 @@
 """Options of optimizer, schedule and compiler, which transformers looks at after loading, before the first step."""
 
 import inspect
+import random
 from typing import Any
 
 import torch
@@ -50,3 +51,14 @@ def told_on_policy(args: Any) -> str:
         f"the clip range never act. Set steps_per_generation={4 * args.gradient_accumulation_steps} (four optimizer "
         "steps, as in the paper) or raise num_iterations."
     )
+
+
+def own_generator(trainer: Any, micro_batch: int, device: torch.device) -> torch.Generator | None:
+    """
+    The generator of the draws of an objective that has any, by seed, step, micro-batch and process: what else draws,
+    an evaluation say, changes no draw, and a run that is resumed draws as it would have.
+    """
+    if not trainer.table.draws:
+        return None
+    place = (trainer.args.seed, trainer.state.global_step, micro_batch, trainer.accelerator.process_index)
+    return torch.Generator(device).manual_seed(random.Random(repr(place)).getrandbits(63))

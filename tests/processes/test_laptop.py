@@ -48,17 +48,18 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     root, output = quick_run
     for said in (
         "[1/5] Supervised warm start: the package has one",
-        "[2/5] Before: held-out problems, 16 samples each\naccuracy 0.",
+        "[2/5] Before: held-out problems, 16 samples each\nheld-out        accuracy 0.",
         "[3/5] Reinforcement by htpo",
         "\nsteps 1-1       accuracy 0.",
         "| mean@16 |",
         f"\n- report, curves and tables: {root}/htpo-seed0/report/index.html\n",
-        "\n- token map, which rule held for which token: ",
-        f"{root}/htpo-seed0/tokens/step-000004.html\n",
+        f"\n- token map, each token by its rule, as a page: {root}/htpo-seed0/tokens/step-000004.html\n",
         "htpo compare --config laptop --objectives dapo htpo --output_dir runs/fight\n",
-        "one seed, which proves little; `htpo compare --config laptop` runs the fight.\n",
+        "one seed, which proves little; `htpo compare --config laptop`, as above, runs the fight: 8 seeds each, some ",
     ):
         assert said in output
+    suggested = cli.make_parser().parse_known_args(laptop.COMPARISON.split())[0]
+    assert suggested.confirm_seeds == laptop.SEEDS
     run = root / "htpo-seed0"
     assert all((run / name).stat().st_size > 10_000 for name in PICTURES)
     page = (run / "report" / "index.html").read_text()

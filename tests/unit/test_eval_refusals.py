@@ -114,7 +114,7 @@ def test_an_error_in_a_judges_module_is_not_a_line(here, monkeypatch):
             ["--warm_start_steps", "9"],
             "warm_start_steps=9 has no effect on the packaged warm start: set --warm_start fr",
         ),
-        (["--warm_start", "stale"], "argument --warm_start: invalid choice: 'stale'"),
+        (["--warm_start", "stale"], "argument --warm_start/--warm-start: invalid choice: 'stale'"),
         (["--samples", "0"], "samples=0 must be at least 1."),
         (["--threads", "0"], "threads=0 must be at least 1."),
         (["--seed=-1"], "seed=-1 must lie in [0, 4294967295]."),

@@ -114,6 +114,35 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
         ({"rule": "clip", "delta": 5.0}, 5 - E, -1.0, -5 + E),
         ({"rule": "clip", "delta": 5.0}, 5 + E, -1.0, 0.0),
         ({"rule": "clip", "epsilon_high": 0.1}, 10 + E, -1.0, 0.0),  # the loss's own dual clip
+        # What is unclipped goes by the row's own gate.
+        (
+            [{"rule": "clip", "epsilon_high": 0.5}, {"rule": "detach", "share": 1.0, "where": "unclipped"}],
+            1.4,
+            1.0,
+            0.0,
+        ),
+        (
+            [{"rule": "clip", "epsilon_high": 0.5}, {"rule": "penalty", "beta": 0.5, "where": "unclipped"}],
+            1.4,
+            1.0,
+            0.9,
+        ),
+        (
+            [{"rule": "clip", "epsilon_high": 0.5}, {"rule": "penalty", "beta": 0.5, "where": "unclipped"}],
+            1.6,
+            1.0,
+            0.0,
+        ),
+        ([{"rule": "scale", "factor": 2.0, "where": "unclipped"}, "cispo"], 5.0, 1.0, 2.56),
+        ([{"rule": "penalty", "beta": 0.5, "where": "unclipped"}], 11.0, -1.0, 0.0),  # the dual clip is one too
+        (
+            [{"rule": "clip", "delta": "none"}, {"rule": "penalty", "beta": 0.5, "where": "unclipped"}],
+            11.0,
+            -1.0,
+            -11.5,
+        ),
+        ([{"rule": "penalty", "beta": 0.5, "where": "unclipped"}], 11.0, 0.0, -0.5),  # without an advantage nothing is
+        ([{"rule": "scale", "factor": 2.0, "where": "unclipped"}, "verdict"], 1.29, -5.0, 0.0),  # Â is 0.1 by then
         ({"rule": "penalty", "beta": 0.5}, 1.2, 1.0, 0.7),
         ({"rule": "penalty", "beta": 0.5}, 0.5, 1.0, 1.0),
         ({"rule": "penalty", "beta": 0.5}, 1.29, 1.0, -0.5),
@@ -172,7 +201,8 @@ def test_a_function_says_what_it_is(name):
     function = FUNCTIONS[name]
     assert str(Named(name)) == f"{name}: {PRINTED[name]}"
     assert function.name == name
-    assert re.match(r"arXiv \d{4}\.\d{5}|.* (19|20)\d\d,", function.source)
+    assert PRESETS[{"verdict": "nsr", "unclipped": "kl-cov"}.get(name, name)].source == function.source
+    assert re.match(r"arXiv \d{4}\.\d{5}|[A-Z].* (19|20)\d\d,", function.source)
     with pytest.raises(dataclasses.FrozenInstanceError):
         function.name = "other"
     with pytest.raises(TypeError):
@@ -182,8 +212,9 @@ def test_a_function_says_what_it_is(name):
     table = PRESETS["dapo"].replace(dict.fromkeys(GROUPS, Named(name)))
     found = [slopes(inputs | {"advantages": a * inputs["advantages"]}, table)[0] for a in (1.0, -1.0)]
     is_plain = torch.allclose(found[0], torch.ones(1, 5).double()) and torch.allclose(found[1], -found[0])
-    if function.kind == "gate":
-        assert is_plain == function.waits_for_drift
+    assert function.waits_for_drift == (is_plain and function.kind == "gate")
+    assert function.changes_sign == (name == "verdict")
+    assert function.of_response == (name in ("gspo", "gmpo", "vespo"))
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -236,6 +267,9 @@ def test_a_response_of_several_tokens():
     assert slope("vespo", [1.2, 1.5], 1.0) == pytest.approx(1.8**2 * math.exp(3 * (1 - 1.8)))
     assert slope("vespo", [math.exp(25), math.exp(-25)], 1.0) == pytest.approx(1.0)  # each is bounded, then the sum
     assert slope("vespo", [math.exp(25), math.exp(-24)], 1.0) == pytest.approx(1.0)
+    no_bend = {"rule": "vespo", "lambda_pos": 0.0, "k_pos": 1.0, "lambda_neg": 0.0, "k_neg": 0.5}
+    assert slope(no_bend, [math.exp(15), math.exp(16)], 1.0) == pytest.approx(math.exp(20))
+    assert slope(no_bend, [math.exp(-15), math.exp(-16)], -1.0) == pytest.approx(-1e-4)
     # Half as much, a half-life on.
     half = {"rule": "fipo", "half_life": 2.0, "high": 9.0}
     assert slope(half, [1.0, 1.0, 4.0], 1.0) == pytest.approx(2.0)
@@ -367,6 +401,12 @@ def test_tables_survive_being_written(preset):
     other = table.replace({"hard_wrong_low": {"rule": "detach", "share": 0.123}})
     assert other != table
     assert {table: 1, other: 2}[other] == 2
+
+
+def test_gates_on_the_ratio_of_the_response():
+    found = {name: table.of_response for name, table in PRESETS.items() if table.of_response}
+    assert found == dict.fromkeys(("gspo", "gmpo", "vespo"), tuple(range(8)))
+    assert PRESETS["dapo"].replace({"hard_wrong": "gspo"}).of_response == (2, 3)
 
 
 def test_options_that_are_the_default_are_not_written():

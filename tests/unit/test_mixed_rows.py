@@ -161,6 +161,98 @@ def test_only_a_rule_of_all_groups_holds_without_a_verdict(rule):
     assert torch.equal(some.advantages[8], inputs["advantages"][8].expand(40))
 
 
+@pytest.mark.parametrize(
+    ("table", "holds"),
+    [
+        *((PRESETS[name], True) for name in ("archer", "high-entropy-only", "gppo", "aspo")),
+        (PRESETS["dapo"].replace({"high": "cispo", "low": "ar"}), True),
+        (PRESETS["dapo"].replace({"high": {"rule": "keep_gradient", "below": 0.5}}), False),  # it asks for the verdict
+        (PRESETS["dapo"].replace({"wrong_high": "cispo"}), False),
+        (PRESETS["htpo"], False),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize("correct", [True, False])
+def test_what_asks_for_no_verdict_holds_without_one(table, holds, correct):
+    """The response has the gradient that it had with either verdict, and is in no group; else that of PPO-clip."""
+    inputs = two_of_each()
+    inputs["is_correct"][8], inputs["advantages"][8] = correct, 1.5
+    found, result = slopes(inputs, table)
+    judged, _ = slopes(inputs | {"is_judged": torch.ones(9, dtype=torch.bool)}, table)
+    plain, _ = slopes(inputs, PRESETS["dapo"])
+    assert (result.groups[8] == -1).all()
+    assert (result.groups[:8] >= 0).all()
+    assert torch.equal(found[8], (judged if holds else plain)[8])
+    assert torch.equal(found[:8], judged[:8])
+    assert not torch.equal(found[:8], plain[:8])
+    assert torch.equal(found[8], plain[8]) != holds
+
+
+REGIONS = [
+    *({region: weight} for region in ("below", "above") for weight in ("bound", "inverse_ratio", 0.7)),
+    *({"inside": weight} for weight in ("inverse_ratio", 0.7)),
+    {"below": 0.5, "inside": 0.6, "above": 0.7},
+]
+
+
+@pytest.mark.parametrize("when", ["agrees", "clipped", "positive", "always"])
+@pytest.mark.parametrize("regions", REGIONS, ids=str)
+def test_a_kept_gradient_among_other_rules(regions, when):
+    """All regions, signs, verdicts; within a list, which has a path of its own, and on both sides of the dual clip."""
+    if when == "clipped" and "inside" in regions:
+        pytest.skip("nothing is clipped inside the range")
+    kinds = [(a, correct, judged) for a in (0.5, -0.5, 0.0) for correct in (True, False) for judged in (True, False)]
+    ratios = [0.3, 0.79, 0.81, 1.0, 1.27, 1.29, 3.0, 9.9, 10.1]
+    case = {
+        "per_token_logps": [[math.log(r) - 3 for r in ratios]] * len(kinds),
+        "old_per_token_logps": [[-3.0] * len(ratios)] * len(kinds),
+        "entropies": [[0.1 * i for i in range(len(ratios))]] * len(kinds),
+        "advantages": [a for a, _, _ in kinds],
+        "is_hard": [True] * len(kinds),
+        "is_correct": [correct for _, correct, _ in kinds],
+        "is_judged": [judged for _, _, judged in kinds],
+        "mask": [[True] * len(ratios)] * len(kinds),
+    }
+    for rest in ({}, {"cap": 0.65}, {"cap": 1.1}, {"sign": -1}):
+        row = [{"rule": "scale", "factor": 2.0}, {"rule": "keep_gradient", "when": when, **regions, **rest}]
+        for written in ([row] * 8, [row] * 7 + [[{"rule": "clip"}]]):
+            found, _ = slopes(tensors(case), table_of(written))
+            expected = torch.tensor(reference(case, written), dtype=torch.float64)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "advantage", "effects"),
+    [
+        # r is 0.5, 1, 1.2, 1.5 and 12; plain PPO-clip drops the last two if Â > 0, the first and the last if Â < 0.
+        ("cispo", 1.0, ["", "", "", "gate_keeps", "gate_keeps"]),
+        ("cispo", -1.0, ["gate_keeps", "", "", "gate_weighs", "gate_keeps"]),
+        ("unclipped", 0.0, [""] * 5),
+        ("wapo", 1.0, ["", "", "", "gate_keeps", ""]),
+        ("wapo", -1.0, ["", "gate_drops", "gate_drops", "gate_drops", ""]),
+        (
+            {"rule": "clip", "epsilon_low": 0.6, "epsilon_high": 0.1, "delta": "none"},
+            1.0,
+            ["", "", "gate_drops", "", ""],
+        ),
+        ({"rule": "clip", "epsilon_low": 0.6, "delta": "none"}, -1.0, ["gate_keeps", "", "", "", "gate_keeps"]),
+        ({"rule": "scale", "factor": 2.0}, 1.0, ["scaled"] * 5),
+        ({"rule": "scale", "factor": 2.0}, 0.0, [""] * 5),
+        ([{"rule": "scale", "factor": 2.0}, "cispo"], 1.0, ["scaled"] * 3 + ["gate_keeps"] * 2),
+        (["cispo", {"rule": "detach", "share": 1.0, "which": "highest"}], 1.0, ["detach_highest"] * 5),
+        (["wapo", {"rule": "detach", "share": 1.0, "by": "drift"}], 1.0, ["detach_lowest"] * 4 + [""]),
+        ({"rule": "penalty", "beta": 1.0}, 1.0, ["penalised", "", "penalised", "penalised", "penalised"]),
+    ],
+    ids=str,
+)
+def test_effects_are_what_a_rule_did(rule, advantage, effects):
+    ratios = [0.5, 1.0, 1.2, 1.5, 12.0]
+    inputs = one_response(5, per_token_logps=[math.log(r) - 4 for r in ratios], old_per_token_logps=[-4.0] * 5)
+    inputs["advantages"] = inputs["advantages"] * advantage
+    _, result = slopes(inputs, PRESETS["dapo"].replace({"all": rule}))
+    assert [("", *EFFECTS)[code] for code in result.effects[0]] == effects
+
+
 def one_response(n, **values):
     """A hard, correct response, all of whose tokens are in one row of a table that is the same everywhere."""
     zeros = torch.zeros(1, n, dtype=torch.float64)
@@ -260,6 +352,24 @@ def test_draws_are_even(over):
     # Drawn without replacement, counts vary less than a multinomial's: by 1 - 3/10.
     chi_square = sum((counts[i] - expected) ** 2 / expected for i in range(2, 12)) / (1 - 3 / 10) * 9 / 10
     assert 1.15 < chi_square < 27.9  # of 9 degrees of freedom
+
+
+def test_a_draw_of_a_generator_of_its_own():
+    """It is that of the generator's seed, and nothing is taken from torch's own."""
+    table = PRESETS["dapo"].replace({"all": {"rule": "detach", "share": 0.5, "which": "random"}})
+
+    def draw(seed):
+        torch.manual_seed(len(drawn))
+        before = torch.get_rng_state()
+        result = control(**two_of_each(), table=table, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        return tuple(result.effects.flatten().tolist())
+
+    drawn = []
+    drawn += [draw(0)]
+    drawn += [draw(0)]
+    drawn += [draw(1)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize("share", [Fraction(1, 1000), Fraction(1, 3), Fraction(999, 1000)])

@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 from trl import TrlParser
 
 from htpo_trl import HTPOConfig, HTPOTrainer
+from htpo_trl.advantages import ESTIMATORS
 from htpo_trl.objective import GROUPS, PRESETS, Clip, Detach, KeepGradient, Mix, Named, Scale, Table, get_table
 from htpo_trl.objective.rules import parse_rule
 from htpo_trl.objective.table import SETTINGS
@@ -204,6 +205,12 @@ def test_help_lists_the_presets_that_there_are(monkeypatch):
     parser = TrlParser(HTPOConfig)
     (text,) = (action.help for action in parser._actions if action.dest == "objective")
     assert set(re.split(r"[\s,.:]+", text)) >= set(PRESETS)
+    (text,) = (action.help for action in parser._actions if action.dest == "advantage")
+    before, after = text.split("; from verdicts alone ")
+    listed = [re.split(r"[\s,;:]+", part) for part in (before, after)]
+    for name, estimator in ESTIMATORS.items():
+        assert name in listed[estimator.from_verdicts]
+        assert name not in listed[not estimator.from_verdicts]
 
 
 # What each preset is, as its paper has it; docs/compatibility.md tells why it refuses options.

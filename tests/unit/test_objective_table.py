@@ -65,6 +65,8 @@ def test_overrides():
     assert table.rows[0] == Clip()
     assert table.rows[5] == Detach(0.1, "lowest")
     assert table.rows[1] == PRESETS["htpo"].rows[1]
+    assert (table.name, table.replace({"high": "clip"}).name) == ("htpo*", "htpo*")
+    assert PRESETS["htpo"].replace({"hard_wrong_low": "clip"}).name == "htpo"  # as it was
     assert isinstance(parse_rule({"rule": "keep_gradient", "below": 0.5}), KeepGradient)
 
 
@@ -82,10 +84,10 @@ def test_overrides():
             "hard_wrong_low, hard_wrong_high, easy_correct_low, easy_correct_high, easy_wrong_low, easy_wrong_high; "
             "some of the words, as in high or hard_wrong, name all groups that have them, all names all.",
         ),
-        (lambda: parse_rule("drop"), f"Unknown rule 'drop' in 'drop'; the rules are {RULES}."),
+        (lambda: parse_rule("drop"), f"Unknown rule 'drop' in 'drop'. The rules are {RULES}."),
         (
             lambda: parse_rule({"share": 0.1}),
-            f"Unknown rule None in {{'share': 0.1}}; the rules are {RULES}.",
+            f"Unknown rule None in {{'share': 0.1}}. The rules are {RULES}.",
         ),
         (
             lambda: parse_rule({"rule": "detach", "part": 1, "bit": 2}),
@@ -98,8 +100,7 @@ def test_overrides():
         ),
         (
             lambda: parse_rule({"rule": "detach"}),
-            "Rule {'rule': 'detach'} is incomplete or of a wrong type: Detach.__init__() missing 1 required "
-            "positional argument: 'share'.",
+            "Rule 'detach' needs share, a number, as in {rule: detach, share: 0.5}.",
         ),
         (lambda: Detach(0.0), "Detach: share=0.0 must lie in (0, 1]; use the rule `clip` to change nothing."),
         (lambda: Detach(1.5), "Detach: share=1.5 must lie in (0, 1]; use the rule `clip` to change nothing."),
@@ -114,8 +115,23 @@ def test_overrides():
                 f"KeepGradient: {region}={weight} must be positive; use sign=-1 for the other direction.",
             )
             for region in ("above", "inside", "below")
-            for weight in (-1.0, 0.0, math.nan)
+            for weight in (-1.0, 0.0)
         ),
+        *(
+            (
+                lambda region=region, weight=weight: KeepGradient(**{region: weight}),
+                f"KeepGradient: {region}={weight} must be {'finite' if weight == math.inf else 'a number'}.",
+            )
+            for region in ("above", "inside", "below")
+            for weight in (math.nan, math.inf, True)
+        ),
+        (lambda: KeepGradient(above=1.0, cap="x"), "KeepGradient: cap='x' must be a number."),
+        (lambda: KeepGradient(above=1.0, cap=-1), "KeepGradient: cap=-1 must be positive."),
+        (
+            lambda: parse_rule({"rule": "scale"}),
+            "Rule 'scale' needs factor, a number, as in {rule: scale, factor: 0.5}.",
+        ),
+        (lambda: Clip(epsilon_high="none"), "Clip: epsilon_high='none' must be a number of at least 0."),
         (
             lambda: KeepGradient(above="edge"),
             "KeepGradient: above='edge' is not one of 'bound', 'inverse_ratio'.",

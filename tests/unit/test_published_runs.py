@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from htpo_trl import HTPOTrainer
-from htpo_trl.objective import PRESETS, Clip, Detach
+from htpo_trl.objective import EFFECTS, PRESETS, Clip, Detach
 from htpo_trl.tokens.callback import TokenRecorder
 from htpo_trl.tokens.record import RecordSettings, read_record
+from htpo_trl.training.optimization import own_generator
 
 from ..distributed_run import ROUND_OFF
+from ..losses import loss_and_grads
 from ..option_cases import OtherSampler
 from ..tiny import same_parameters
 
@@ -175,6 +178,44 @@ def test_a_run_resumes_within_a_generation_batch(make_trainer, make_model, tmp_p
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     assert resumed.state.global_step == 3
     assert same_parameters(resumed, whole)
+
+
+def test_a_draw_is_of_seed_step_micro_batch_and_process_alone(make_trainer, batch):
+    """So that an evaluation, which draws as well, changes nothing in training, nor does what else draws."""
+    trainer = make_trainer(objective="clip-cov", **ACTING["clip-cov"])
+    drawn = []
+    trainer.loss_observers.append(lambda result, **rest: drawn.append(result.effects.clone()))
+
+    def draw(**state):
+        for name, value in state.items():
+            setattr(trainer.args if name == "seed" else trainer.state, name, value)
+        before = torch.get_rng_state()
+        loss_and_grads(trainer, batch)
+        assert torch.equal(torch.get_rng_state(), before)
+        return drawn[-1]
+
+    first = draw(global_step=3)
+    assert (first == 1 + EFFECTS.index("detach_random")).sum() == 7  # a tenth of 76
+    torch.manual_seed(5)
+    trainer.model.eval()
+    before = torch.get_rng_state()
+    trainer._compute_loss(trainer.model, dict(batch))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(draw(), first)
+    others = [draw(global_step=4), draw(global_step=3, seed=trainer.args.seed + 1)]
+    trainer.args.seed -= 1
+    trainer.accelerator.gradient_state._set_sync_gradients(False)
+    assert torch.equal(draw(), first)
+    others.append(draw())  # the second micro-batch of the step
+    trainer.accelerator.gradient_state._set_sync_gradients(True)
+    assert len({tuple(each.flatten().tolist()) for each in [first, *others]}) == 4
+    seeds = set()
+    for rank in (0, 1):
+        place = {"table": trainer.table, "args": trainer.args, "state": trainer.state}
+        other = SimpleNamespace(**place, accelerator=SimpleNamespace(process_index=rank))
+        seeds.add(own_generator(other, 0, torch.device("cpu")).initial_seed())
+    assert len(seeds) == 2
+    assert own_generator(make_trainer(objective="kl-cov"), 0, torch.device("cpu")) is None  # which draws nothing
 
 
 MIXED = {

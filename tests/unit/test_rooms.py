@@ -28,9 +28,11 @@ MAY_IMPORT = {
     "tokens": {"objective"},
     "report": {"evaluation", "objective", "verifier"},
     "scripts": {
+        "advantages",
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
     },
+    "compare": {"config", "data", "evaluation", "objective", "report", "scripts", "training"},
     "check": {
         *("config", "data", "evaluation", "objective", "report", "rewards", "tokens", "trainer", "training"),
         "verifier",
@@ -52,6 +54,7 @@ MAY_IMPORT = {
         *(
             "advantages",
             "check",
+            "compare",
             "config",
             "data",
             "demo",

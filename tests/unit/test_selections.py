@@ -18,7 +18,7 @@ from htpo_trl.objective.rules import Mix, effects_of
             Detach(0.5, "highest", by="drift", over="batch", above=0.1, below=2.0),
             "J_PPO; the highest-drift 50% of the group in the batch with drift above 0.1 and below 2 detached",
         ),
-        (Detach(1.0, where="unclipped"), "J_PPO; the lowest-entropy 100% of the group that J_PPO moves detached"),
+        (Detach(1.0, where="unclipped"), "J_PPO; the lowest-entropy 100% of the group that has a gradient detached"),
         (Detach(1.0, where="positive"), "J_PPO; the lowest-entropy 100% of the group where Â > 0 detached"),
         (
             Detach(0.25, by="surprisal", where="negative"),
@@ -33,7 +33,7 @@ from htpo_trl.objective.rules import Mix, effects_of
             "-1·|log r| for the highest-covariance 10% of the group",
         ),
         (Clip(0.1, 0.3, "none"), "J_PPO with ε_lo 0.1, ε_hi 0.3, dual clip none"),
-        (Clip(delta=5.0), "J_PPO with dual clip 5.0"),
+        (Clip(delta=5.0), "J_PPO with dual clip 5"),
         (Mix((Named("cispo"), Scale(factor=2.0))), "cispo: w = min(r, 1+ε_hi); Â·2"),
         (
             Named("sapo", {"tau_neg": 2, "tau_pos": 0.5}),
@@ -70,6 +70,7 @@ def test_a_representation_holds_what_was_given():
         ({"at_least": 1.0}, "at_least=1.0 must be a number of tokens."),
         ({"above": "a"}, "above='a' must be a number."),
         ({"below": math.nan}, "below=nan must be a number."),
+        ({"above": 0.5, "below": 0.5}, "above=0.5 and below=0.5 leave no token; swap them."),
     ],
 )
 def test_bad_selections_are_refused(kind, options, message):
@@ -82,6 +83,8 @@ def test_bad_selections_are_refused(kind, options, message):
     ("make", "message"),
     [
         (lambda: Scale(factor=-1), "Scale: factor=-1 must be a number of at least 0."),
+        (lambda: Scale(factor=math.inf), "Scale: factor=inf must be finite."),
+        (lambda: Penalty(beta=math.inf), "Penalty: beta=inf must be finite."),
         (lambda: Scale(factor="x"), "Scale: factor='x' must be a number of at least 0."),
         (lambda: Scale(factor=1, entropy_below="x"), "Scale: entropy_below='x' must be a number."),
         (lambda: Penalty(beta=-0.1), "Penalty: beta=-0.1 must be a number of at least 0."),

@@ -38,6 +38,13 @@ def test_closed_and_full_streams(closed, tmp_path):
     assert "Error" not in done.stderr
 
 
+def test_a_line_of_stderr_is_not_held_back():
+    """Of a bar that ends, say, before what comes next on stdout."""
+    code = "import os, sys; from htpo_trl.output.terminal import steady_streams; steady_streams(); "
+    code += "print('first', file=sys.stderr); os.write(2, b'second')"
+    assert shell(f'{sys.executable} -c "{code}" 2>&1 | cat').stdout == "first\nsecond"
+
+
 PRINTING = """
 import contextlib, os, subprocess, sys
 from htpo_trl.output.terminal import steady_streams

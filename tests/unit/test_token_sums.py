@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from htpo_trl.objective import EFFECTS, GROUPS, Control, control, token_sums
+from htpo_trl.objective import EFFECTS, GROUPS, PRESETS, Control, control, token_sums
 
 
 def by_loop(result, mask, logps, old, entropies, advantages, low, high):
@@ -103,3 +103,24 @@ def test_values_that_are_not_finite_are_counted_where_trained():
             **values,
         )
         assert sums["not_finite"].item() == 1
+
+
+@pytest.mark.parametrize("which", ["lowest", "highest", "random"])
+def test_a_detached_token_is_not_one_that_the_gate_on_the_response_cuts_off(which):
+    """A response at ratio 1, within GSPO's range, and one that is far above it; half of the tokens are detached."""
+    n = 8
+    table = PRESETS["dapo"].replace({"all": ["gspo", {"rule": "detach", "share": 0.5, "which": which}]})
+    logps = torch.full((2, n), -1.0)
+    tokens = {
+        "mask": torch.ones(2, n, dtype=torch.bool),
+        "per_token_logps": logps,
+        "old_per_token_logps": logps - torch.tensor([[0.0], [1.0]]),
+        "entropies": torch.rand(2, n, generator=torch.Generator().manual_seed(0)),
+    }
+    clip = {"epsilon_low": 0.2, "epsilon_high": 0.28}
+    labels = {"is_hard": torch.ones(2, dtype=torch.bool), "is_correct": torch.ones(2, dtype=torch.bool)}
+    result = control(**tokens, **clip, **labels, advantages=torch.ones(2), table=table)
+    given = {"advantages": torch.ones(2), "of_response": table.of_response}
+    sums = token_sums(result, **tokens, **clip, **given)
+    assert sums[f"special/detach_{which}"] == n // 2
+    assert (sums["clip_ratio/low"], sums["clip_ratio/high"]) == (0, n)

@@ -2,16 +2,21 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from htpo_trl.data.countdown import SYMBOLS
+from htpo_trl.evaluation import pass_at_k
 from htpo_trl.scripts.arguments import RECIPES, WARM_STARTS, find_model, load_recipe, names
 from htpo_trl.utils import UsageError
+
+from ..markdown import ROOT
 
 
 PACKAGED = sorted(path.name for path in WARM_STARTS.iterdir())
@@ -80,3 +85,17 @@ class TestNames:
     def test_a_slip_is_told(self, name):
         with pytest.raises(UsageError, match=f"^Did you mean 'laptop-warm-start'.*model='{name}' is neither a direc"):
             find_model(name, "model")
+
+
+def test_docs_show_what_the_demo_gave():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+    assert kept["config"]["seed"] == 0
+    text = (ROOT / "docs" / "getting_started.md").read_text()
+    shown = re.findall(
+        r"^\| countdown \| (mean@16|pass@\d+) *\| +142 \| (\S+) \| +(\S+) \| +(\S+) \|", text, re.MULTILINE
+    )
+    assert [metric for metric, *_ in shown] == ["mean@16", "pass@2", "pass@4", "pass@8", "pass@16"]
+    for metric, *values in shown:
+        k = 1 if metric == "mean@16" else int(metric[5:])
+        first, second = (np.mean(pass_at_k(16, kept[f"correct_{when}"], k)) for when in ("before", "after"))
+        assert [*map(float, values)] == pytest.approx([first, second, second - first], abs=6e-4)

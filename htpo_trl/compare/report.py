@@ -1,0 +1,102 @@
+"""The page of a fight: its tables with their pictures, then training, by the sections and styles of `htpo report`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..report.estimates import estimate
+from ..report.runs import Run, RunSet
+from ..report.writer import require_matplotlib, write_page
+from ..utils import UsageError
+from .tables import Outcome, read_outcome, sections
+
+
+def write_compare_report(output_dir: str | Path) -> Path:
+    """
+    Write `report/index.html`, self-contained, and its pictures, of the fight in a directory.
+
+    Args:
+        output_dir (`str` or `Path`):
+            With `plan.json` and `results/*.json`; nothing else is read.
+
+    Returns:
+        `Path`: of the page.
+
+    Raises:
+        UsageError: where a file is broken, or results are not of the plan.
+        ModuleNotFoundError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    from ..report.sections import Report, missing_section, plot_section
+
+    outcome = read_outcome(output_dir)
+    arms = outcome.plan["arms"]
+    report = Report(
+        [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms],
+        Path(output_dir, "report"),
+    )
+    for old in report.directory.glob("*.png"):  # of an earlier report
+        old.unlink()
+    pictures = {"tuning": _draw_tuning(outcome, report), "differences": _draw_differences(outcome, report)}
+    content: list[Any] = [
+        (outline, [*pictures.get(outline.name, []), *blocks]) for outline, blocks in sections(outcome)
+    ]
+    logged = {name for s in report.sets for run in s.runs for name in run.log}
+    for outline in report.outlines:
+        if metrics := [metric for metric in outline.metrics if metric.key in logged]:
+            of_logged = outline._replace(metrics=metrics)
+            content.append((of_logged, plot_section(report, of_logged)))
+    (missing,) = (outline for outline in report.outlines if outline.name == "missing")
+    content.append((missing, missing_section(report, missing)))
+    page = report.directory / "index.html"
+    write_page(page, f"Comparison: {', '.join(arms)}", content)
+    return page
+
+
+def _run(result: Mapping[str, Any]) -> Run:
+    """A result as a run of which the log alone is known."""
+    try:
+        log = {
+            name: pd.Series({int(step): value for step, value in each.items()})
+            for name, each in (result.get("log") or {}).items()
+        }
+        log = {name: pd.to_numeric(each, errors="coerce").astype(float).sort_index() for name, each in log.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"{result['name']}: its log cannot be read ({error!r:.100}). Remove this result.") from None
+    notes = [f"the run failed, and has no log: {result.get('error')}"] if result["status"] == "failed" else []
+    log = {name: each.where(each.abs() < 1e300) for name, each in log.items()}
+    return Run(Path(result["name"]), result["arm"], "htpo train", result["seed"], None, {}, log, {}, notes)
+
+
+def _draw_tuning(outcome: Outcome, report: Any) -> list[Any]:
+    """Score on the validation problems over learning rates."""
+    from ..report.pictures import Curve, Panel, draw_curves
+
+    runs = outcome.judgement.tuning.runs
+    score = f"mean@{outcome.plan['tuning_samples']}"
+    curves = []
+    for i, arm in enumerate(outcome.plan["arms"]):
+        table = runs[runs.arm == arm].pivot(index="seed", columns="learning_rate", values=score)
+        if table.size:
+            curves.append(Curve(i, estimate(table, "seeds", (0, 1))))
+    if not curves:
+        return []
+    panel = Panel(f"{score} on the validation problems", score, curves, bounds=(0, 1), over="rates")
+    figure = draw_curves([panel], [*outcome.plan["arms"]])
+    return [report.picture("tuning", figure, "Score on the validation problems over learning rates.")]
+
+
+def _draw_differences(outcome: Outcome, report: Any) -> list[Any]:
+    """Of each metric the difference of every arm to the first, with its interval."""
+    from ..report.pictures import draw_differences
+
+    table = pd.DataFrame(outcome.judgement.comparisons)
+    if table.empty:
+        return []
+    table = table.rename(columns={"difference": "mean"}).set_index("arm")
+    panels = dict(iter(table.groupby("metric", sort=False)))
+    baseline = next(iter(outcome.plan["arms"]))
+    figure = draw_differences(panels, f"difference to {baseline}")
+    return [report.picture("differences", figure, f"Differences to {baseline} with their 95% intervals.")]

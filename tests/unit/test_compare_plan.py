@@ -1,0 +1,226 @@
+"""Arms, plans and results of `htpo compare`, and what its command refuses, in one line and before anything runs."""
+
+import json
+
+import pytest
+import yaml
+
+from htpo_trl.cli import main
+from htpo_trl.compare.arms import read_arms
+from htpo_trl.compare.plan import differences, digest_of_model, runs_of, settle, tokens_of
+from htpo_trl.compare.results import Common, _thinned
+from htpo_trl.data.names import evaluation_problems, hub_id
+from htpo_trl.data.prompts import PromptArguments
+from htpo_trl.utils import UsageError
+
+
+PLAN = {
+    "arms": {"dapo": {"options": {"objective": "dapo"}}, "htpo": {"options": {"objective": "htpo"}}},
+    "learning_rates": [5e-5, 1e-4],
+    "tuning_seeds": [0, 1],
+    "confirmation_seeds": [1000, 1001],
+    "tuning_samples": 2,
+    "samples": 8,
+    "problems": {"validation": {"name": "countdown:validation"}, "test": {"name": "countdown:test"}},
+}
+
+
+def test_arms_are_the_product():
+    arms = read_arms(
+        ["dapo", "mine.py:TABLE"], ["epsilon_high=0.2,0.28", 'objective_overrides={"high": "clip", "low": "cispo"},{}']
+    )
+    assert len(arms) == 8
+    first = {"objective": "dapo", "epsilon_high": "0.2", "objective_overrides": '{"high": "clip", "low": "cispo"}'}
+    assert next(iter(arms.values())) == first
+    names = [*read_arms(["dapo", "mine.py:TABLE", "other.py:TABLE"], None)]
+    assert names[:2] == ["dapo", "TABLE"]
+    assert len({*names}) == 3
+    for name in [*arms, *names]:
+        assert len(name) <= 60
+        assert all(c.isalnum() or c in "-_.+" for c in name), name
+    assert [*read_arms(None, ["epsilon_high=0.2,0.28"])] == ["epsilon_high-0.2", "epsilon_high-0.28"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "vary", "said"),
+    [
+        (["dapo"], None, "There is nothing to compare"),
+        (None, None, "There is nothing to compare"),
+        (["dapo", "dapo"], None, "name one value twice"),
+        (["dapo"], ["epsilon_hihg=0.2,0.3"], "Did you mean 'epsilon_high'?"),
+        (["dapo"], ["epsilon_high=0.2"], "must name two values or more"),
+        (["dapo"], ["epsilon_high"], "must name two values or more"),
+        (["dapo"], ["epsilon=0.1,0.2", "epsilon=0.3,0.4"], "epsilon is varied twice"),
+        (["dapo"], ["learning_rate=1e-4,1e-5"], "Name it in --learning_rates"),
+        (["dapo"], ["seed=1,2"], "Say how many by --seeds"),
+        (["dapo"], ["dataset_name=a,b"], "'dataset_name' is no option of HTPOConfig to vary"),
+        (["dapo"], ["model_name_or_path=a,b"], "is no option of HTPOConfig to vary"),
+        (["dapo"], ["output_dir=a,b"], "is no option of HTPOConfig to vary"),
+    ],
+)
+def test_arms_that_are_none(objectives, vary, said):
+    with pytest.raises(UsageError, match=r"^[^\n]+$") as refused:
+        read_arms(objectives, vary)
+    assert said in str(refused.value)
+
+
+def test_runs_and_their_options():
+    """Every arm has the same budget, and tuning shares neither a seed nor a problem with the confirmation."""
+    tuning = runs_of(PLAN, "tuning")
+    assert [run.name for run in tuning[:4]] == [
+        *("tuning-dapo-lr5e-05-seed0", "tuning-dapo-lr0.0001-seed0", "tuning-htpo-lr5e-05-seed0"),
+        "tuning-htpo-lr0.0001-seed0",
+    ]
+    confirmation = runs_of(PLAN, "confirmation", {"dapo": 1e-4, "htpo": 5e-5})
+    assert [(run.name, run.learning_rate) for run in confirmation] == [
+        ("confirmation-dapo-seed1000", 1e-4),
+        ("confirmation-htpo-seed1000", 5e-5),
+        ("confirmation-dapo-seed1001", 1e-4),
+        ("confirmation-htpo-seed1001", 5e-5),
+    ]
+    assert not {run.seed for run in tuning} & {run.seed for run in confirmation}
+    one, other = (tokens_of(PLAN, run, "here", False) for run in (tuning[0], tuning[2]))
+    assert {*one} ^ {*other} == {"--objective=dapo", "--objective=htpo"}
+    assert "--eval_benchmarks=countdown:validation" in one
+    later = tokens_of(PLAN, confirmation[0], "here", True)
+    assert {"--eval_benchmarks=countdown:test", "--eval_num_samples=8", "--eval_before_training=true"} <= {*later}
+
+
+def test_a_plan_is_settled_once(tmp_path):
+    digest = settle(PLAN, tmp_path)
+    content = (tmp_path / "plan.json").read_bytes()
+    assert settle(PLAN, tmp_path) == digest
+    other = PLAN | {"samples": 16, "learning_rates": [1e-4]}
+    with pytest.raises(UsageError, match=r"samples 8 there, 16 here") as refused:
+        settle(other, tmp_path)
+    assert "learning_rates [5e-05, 0.0001] there, [0.0001] here" in str(refused.value)
+    reordered = PLAN | {"arms": dict(reversed(PLAN["arms"].items()))}  # another baseline
+    with pytest.raises(UsageError, match="the order of the arms"):
+        settle(reordered, tmp_path)
+    assert (tmp_path / "plan.json").read_bytes() == content
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+
+
+def test_results_of_another_plan_are_refused(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tuning-dapo-lr0.0001-seed0.json").write_text(json.dumps({"plan": "0" * 64}))
+    common = Common(PLAN, "1" * 64, tmp_path, [], False, 1, True)
+    with pytest.raises(UsageError, match=r"-seed0.json is of another plan, 000000000000 and not 111"):
+        common.results()
+
+
+def test_the_model_is_digested_by_content(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "_in_use.lock").write_text("a lock")
+    first = digest_of_model(str(tmp_path))
+    (tmp_path / "_in_use.lock").unlink()
+    assert digest_of_model(str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"weighty")
+    assert digest_of_model(str(tmp_path)) != first
+    assert digest_of_model("owner/on-the-hub") is None
+
+
+def test_a_long_log_is_thinned():
+    import pandas as pd
+
+    assert _thinned(pd.Series({1: 0.5, 3: 1.5})) == {"1": 0.5, "3": 1.5}
+    thinned = _thinned(pd.Series(dict.fromkeys(range(1, 161), 2.0) | {160: 5.0}))
+    assert len(thinned) == 50
+    assert [*thinned][-1] == "160"
+    assert thinned["160"] == 3.0  # of 158, 159 and 160
+    assert thinned["4"] == 2.0
+
+
+def test_a_benchmark_may_name_its_split():
+    found = evaluation_problems(["countdown:validation", "countdown:test"], PromptArguments())
+    assert [*found] == ["countdown-validation", "countdown-test"]
+    assert found["countdown-test"][:] == evaluation_problems(["countdown"], PromptArguments())["countdown"][:]
+    assert not {*found["countdown-validation"]["problem"]} & {*found["countdown-test"]["problem"]}
+    assert (hub_id("owner/name:dev"), hub_id("countdown:test"), hub_id("math500")) == (
+        *("owner/name", None),
+        "HuggingFaceH4/MATH-500",
+    )
+    with pytest.raises(UsageError, match="math500 has no splits"):
+        evaluation_problems(["math500:test"], PromptArguments())
+    with pytest.raises(UsageError, match="split='dev' of countdown is none of"):
+        evaluation_problems(["countdown:dev"], PromptArguments())
+
+
+RECIPE = {
+    **{"model_name_or_path": "model", "dtype": "float32", "dataset_name": "countdown", "use_cpu": True, "bf16": False},
+    **{
+        "reward_funcs": "countdown_reward",
+        "max_completion_length": 8,
+        "max_steps": 2,
+        "gradient_checkpointing": False,
+    },
+    **{"num_generations": 4, "per_device_train_batch_size": 8, "report_to": "none"},
+}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys, make_model, tokenizer):
+    """The line on which a command ends; nothing has run, and nothing was written, by then."""
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    monkeypatch.chdir(tmp_path)
+
+    def refused(*options):
+        command = ["compare", "--config", "recipe.yaml", "--objectives", "dapo", "htpo", "--output_dir", "fight"]
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *map(str, options)])
+        assert ended.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("htpo compare")]
+        assert not (tmp_path / "fight").exists()
+        return line
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--seed", 3), "--seed is set for each run of a fight. Say how many by --seeds"),
+        (("--eval-benchmarks=aime24",), "--eval_benchmarks is set for each run of a fight"),
+        (("--no_eval_before_training",), "--eval_before_training is set for each run"),
+        (("--seeds", 0), "--seeds 0 must lie in 1..1000"),
+        (("--confirm_seeds", 1001), "--confirm_seeds 1001 must lie in 1..1000"),
+        (("--jobs", 0), "--jobs 0 must lie in 1..1000"),
+        (("--learning_rates", "1e-4", "0.0001"), "name one rate twice"),
+        (("--learning_rates", "1e-4", "-1"), "must lie between 0 and 1"),
+        (("--learning_rates", "fast"), "invalid float value: 'fast'"),
+        (("--max_setps", 3), "'max_setps' is not an option. Did you mean 'max_steps'?"),
+        (("--objectives", "dapo", "htop", "--test", "countdown"), "Did you mean 'htpo'?"),
+        ((), "there are none: name it by --test NAME"),
+        (("--test", "aime24:x"), "aime24 has no splits"),
+        (
+            ("--test", "gcd", "--learning_rates", "1e-4", "1e-3", "--dataset_name", "lcm"),
+            "name them by --validation NAME, or hold a part of the training data out by --test_split_size 0.1",
+        ),
+        (("--test", "countdown:train"), "All 1029 training problems are in what the run is evaluated on"),
+        (("--test", "8-15.jsonl"), "'training' (9 problems) and 'test' (8) share 1, such as '08'"),
+        (
+            ("--test", "9-15.jsonl", "--validation", "8-12.jsonl", "--learning_rates", "1e-4", "1e-3"),
+            "'training' (9 problems) and 'validation' (5) share 1, such as '08'",
+        ),
+        (
+            ("--test", "9-15.jsonl", "--validation", "14-20.jsonl", "--learning_rates", "1e-4", "1e-3"),
+            "'test' (7 problems) and 'validation' (7) share 2, such as '14'",
+        ),
+        (
+            ("--test", "countdown", "--validation", "countdown:test", "--learning_rates", "1e-4", "1e-3"),
+            "name one set twice",
+        ),
+        (("--test", "countdown", "--num_generations", 5), "must hold whole groups of num_generations=5"),
+        (("--test", "countdown", "--vary", "loss_type=dapo,sapo"), "loss_type='sapo'"),
+        (("--test", "countdown", "--samples", 0), "--samples 0 must lie in"),
+    ],
+)
+def test_one_line_before_anything_runs(refused, options, said, tmp_path):
+    for name in [each for each in options if str(each).endswith(".jsonl")]:
+        first, last = map(int, name.removesuffix(".jsonl").split("-"))
+        for file, rows in ((name, range(first, last + 1)), ("train.jsonl", range(9))):
+            (tmp_path / file).write_text("\n".join(json.dumps({"prompt": f"{i:02d}", "solution": "1"}) for i in rows))
+        options = (*options, "--dataset_name", "train.jsonl", "--reward_funcs", "last_number_reward")
+    assert said in refused(*options)
