@@ -44,6 +44,7 @@ class Comparison(NamedTuple):
         pair, n = f"{self.arm} against {self.baseline} in {self.metric}", self.seeds
         if self.verdict == "untested":
             why = "no problem could be judged in all runs" if np.isnan(self.difference) else "one seed has no test"
+            why = why if np.isnan(self.p) else "all their runs failed"
             return f"{pair}: no verdict, {why}."
         found = f"{self.difference:+z.3f} [{self.low:+z.3f}, {self.high:+z.3f}], corrected p {p_text(self.corrected)}"
         if self.verdict != "undecided":
@@ -154,7 +155,8 @@ def compare(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[Comparison]:
     for i, (arm, metric) in enumerate(tests):
         mean, low, high = intervals[:, i].tolist()
         first, second = (float(sides[side][metric].mean()) for side in (baseline, arm))
-        verdict = "untested" if np.isnan(p[i]) else "undecided"
+        has_failed = runs[runs.arm.isin([arm, baseline])].failed.all()
+        verdict = "untested" if np.isnan(p[i]) or has_failed else "undecided"
         if decided[i]:
             verdict = "better" if mean > 0 else "worse"
         numbers = float(p[i]), float(corrected[i]), np.nan if decided[i] else float(smallest[i])

@@ -31,16 +31,20 @@ MAX_POINTS = 50
 _PUT_BACK = "Put back what was there, or remove the file."
 _OPTIONAL = (str, int, float, type(None))
 # What stands in the files of a fight, as far as their readers rely on it.
-_PLAN_KINDS = {
+_PLAN_KINDS: dict[str, Any] = {
     **dict.fromkeys(("arms", "problems", "model"), dict),
     **dict.fromkeys(("learning_rates", "tuning_seeds", "confirmation_seeds", "metrics", "rule"), list),
     **{"tuning_samples": int, "samples": int, "alpha": float},
 }
-_RESULT_KINDS = {
+_ELEMENT_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("learning_rates", "tuning_seeds", "confirmation_seeds", "touched"), (int, float)),
+    **{"metrics": str, "rule": str, "arms": dict, "problems": (dict, str)},  # of a result, a list of their keys
+}
+_RESULT_KINDS: dict[str, Any] = {
     **dict.fromkeys(("name", "plan", "phase", "status"), str),
     **dict.fromkeys(("arm", "learning_rate", "seed"), _OPTIONAL),
 }
-_FURTHER_KINDS = {
+_FURTHER_KINDS: dict[str, Any] = {
     **dict.fromkeys(("mean_tokens", "truncated", "seconds", "train_tokens"), (int, float, type(None))),
     **dict.fromkeys(("touched", "versions"), (dict, type(None))),
 }
@@ -70,9 +74,6 @@ def read_plan(path: Path) -> tuple[dict[str, Any], str]:
     """A fight's plan and its digest; a [`UsageError`] names a file that is none."""
     plan = read_json(path)
     _check_kinds(path, plan, _PLAN_KINDS)
-    for name, each in (plan["arms"] | plan["problems"]).items():
-        if not isinstance(each, dict):
-            raise UsageError(f"{path}: {name} is {each!r:.40}, and no object. {_PUT_BACK}")
     return plan, hashlib.sha256(read_bytes(path)).hexdigest()
 
 
@@ -91,7 +92,7 @@ def read_results(directory: Path, digest: str) -> dict[str, dict[str, Any]]:
     return {path.stem: result for path, result in found.items()}
 
 
-def _check_kinds(path: Path, content: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+def _check_kinds(path: Path, content: Mapping[str, Any], needed: dict[str, Any]) -> None:
     missing = [name for name in needed if name not in content]
     if missing or content.get("schema") != SCHEMA:
         what = f"no {missing[0]!r}" if missing else f"schema {content.get('schema')!r:.20}, and not {SCHEMA}"
@@ -99,9 +100,11 @@ def _check_kinds(path: Path, content: Mapping[str, Any], needed: Mapping[str, An
     for name, kind in (needed | _FURTHER_KINDS).items():
         if name in content and not isinstance(content[name], kind):
             raise UsageError(f"{path}: {name} is {content[name]!r:.40}, of the wrong kind. {_PUT_BACK}")
-    for name, each in (content.get("touched") or {}).items():
-        if not isinstance(each, (int, float)):
-            raise UsageError(f"{path}: touched.{name} is {each!r:.40}, and no number. {_PUT_BACK}")
+    for name, kind in _ELEMENT_KINDS.items():
+        elements = content.get(name) or ()
+        for each in elements.values() if isinstance(elements, dict) else elements:
+            if not isinstance(each, kind):
+                raise UsageError(f"{path}: {name} has {each!r:.40}, of the wrong kind. {_PUT_BACK}")
 
 
 def has_finished(directory: Path) -> bool:

@@ -192,7 +192,9 @@ def split_of(name: str) -> tuple[str, str | None]:
     """The set and the split that the name of a benchmark stands for: `countdown:validation`, `owner/name:dev`."""
     if is_ours(name):
         return name, "test" if name == "countdown" else None
-    bare, _, part = name.partition(":")
+    bare, colon, part = name.partition(":")
+    if colon and not part:
+        raise UsageError(f"{name!r} names no split behind its colon. Name it, or leave the colon out.")
     if part and bare != "countdown" and is_ours(bare):
         raise UsageError(f"{name!r}: {bare} has no splits. Leave {':' + part!r} out.")
     return bare, part or "test"

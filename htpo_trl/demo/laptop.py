@@ -27,6 +27,7 @@ from ..data.countdown import countdown_reward
 from ..evaluation import Sampling, compare, comparison_table, evaluate
 from ..objective.presets import PRESETS
 from ..objective.selections import check_choice
+from ..output.directory import overwrite
 from ..output.lock import held
 from ..output.reading import read_json
 from ..output.writing import check_writable, write_json
@@ -52,7 +53,7 @@ MIN_WARM_START_ACCURACY = 0.22
 class LaptopConfig:
     """Settings of the main job; `quick` shrinks everything to a smoke run of the same code."""
 
-    objective: str = option("htpo", "htpo, htpo-released, dapo, high-entropy-only, gppo or aspo.", choices=PRESETS)
+    objective: str = option("htpo", "A preset: htpo, dapo, cispo, ...", choices=PRESETS)
     seed: int = option(0, "Seed of the reinforcement, and of a fresh warm start.")
     steps: int = option(160, "Optimizer steps of reinforcement.")
     samples: int = option(16, "Samples of each held-out problem, before and after.")
@@ -143,13 +144,15 @@ def _run(config: LaptopConfig, directory: Path) -> None:
     is_fresh = config.warm_start == "fresh"
     print(
         f"Countdown on a laptop: objective {config.objective}, seed {config.seed}, {threads} thread(s). About 3 "
-        f"minutes{', and 6 for a warm start that is not there yet' * is_fresh}. Results go to {directory}."
+        f"minutes{', and 6 for a warm start that is not there yet' * is_fresh}. Results go to {directory}"
+        f"{', in place of those that are there' * (directory / 'settings.json').exists()}."
     )
     print("The task is to reach a number from three others, as in 2,5,9>43:5*9=45,45-2=43! Answers are checked.")
     print(f"\n[1/5] Supervised warm start: {'' if is_fresh else 'the package has one'}", flush=True)
     model = str(_fresh(config)) if is_fresh else recipe["model_name_or_path"]
 
-    for name in ("evaluation", "tokens"):  # of an earlier run, perhaps of more steps
+    overwrite(directory)  # an earlier run, perhaps from another warm start, or one that was stopped
+    for name in ("evaluation", "tokens", "report"):
         shutil.rmtree(directory / name, ignore_errors=True)
     # Evaluation is a phase of its own.
     options = {name: value for name, value in recipe.items() if not name.startswith("eval_")} | {

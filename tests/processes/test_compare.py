@@ -58,7 +58,7 @@ OPTIONS = {
 }
 COMMAND = (
     *("compare", "--config", "recipe.yaml", "--objectives", "dapo", "htpo", "--learning_rates", "1e-2", "3e-2"),
-    *("--seeds", "2", "--confirm_seeds", "2", "--samples", "4", "--tuning_samples", "2"),
+    *("--seeds", "1", "--confirm_seeds", "2", "--samples", "4", "--tuning_samples", "2"),
     *("--validation", "validation.jsonl", "--test", "test.jsonl"),
 )
 # The runs that evaluate the model before training.
@@ -111,7 +111,7 @@ def test_a_fight(directory):
     arms, seeds = ("dapo", "htpo"), (1000, 1001)
     assert found.keys() == {
         *("before-validation", "before-test"),
-        *(f"tuning-{arm}-lr{rate}-seed{seed}" for arm in arms for rate in ("0.01", "0.03") for seed in (0, 1)),
+        *(f"tuning-{arm}-lr{rate}-seed0" for arm in arms for rate in ("0.01", "0.03")),
         *(f"confirmation-{arm}-seed{seed}" for arm in arms for seed in seeds),
     }
     written = (directory / "whole" / "plan.json").stat().st_mtime
@@ -139,8 +139,8 @@ def test_a_fight(directory):
             assert (0 in evaluations) == (name in BEFORE), "one run does it for all"
     assert found["confirmation-htpo-seed1001"]["error"] == "RuntimeError: no luck"
     told = (directory / "whole.txt").read_text()
-    assert "8 runs: 2 arms x 2 learning rates (0.01, 0.03) x 2 seeds, 2 samples a problem" in told
-    assert "12 runs, 1 at a time, take about" in told
+    assert "4 runs: 2 arms x 2 learning rates (0.01, 0.03) x 1 seeds, 2 samples a problem" in told
+    assert "8 runs, 1 at a time, take about" in told
     assert told.count("once more, from its checkpoint") == 1
     assert "htpo: of 2 confirmation runs 1 failed and count as 0" in told
     assert (directory / "whole" / "report" / "index.html").is_file()
@@ -152,7 +152,7 @@ def test_killed_it_goes_on(directory):
     copy(directory / "whole" / "plan.json", directory / "killed")
     assert stop_at(2, signal.SIGKILL, directory, "killed") == -signal.SIGKILL
     first = results(directory / "killed")
-    assert len(first) < 8
+    assert len(first) < 5
     for signum in (signal.SIGINT, signal.SIGTERM):
         n = len(results(directory / "killed"))
         assert stop_at(n + 1, signum, directory, "killed") == 128 + signum

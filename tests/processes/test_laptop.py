@@ -25,12 +25,17 @@ from ..markdown import ROOT, blocks
 
 README = ROOT / "README.md"
 PICTURES = ("report/learning.png", "report/budgets.png", "report/shares.png")
+EARLIER = ("settings.json", "evaluation/step-160/countdown.json", "report/old.png", "checkpoint-9/model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
     """`make demo`, as the README has it, in its quick setting."""
     root = tmp_path_factory.mktemp("laptop")
+    for name in EARLIER:  # of a run that is replaced
+        path = root / "htpo-seed0" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"versions": {}}')
     command = ["make", "-o", f"{sys.prefix}/.installed", "demo", f"VENV={sys.prefix}"]
     output = subprocess.run(
         [*command, f"DEMO_ARGS=--quick --threads 1 --output_dir {root}"],
@@ -61,6 +66,8 @@ def test_demo_says_what_it_does_and_leaves_everything(quick_run):
     suggested = cli.make_parser().parse_known_args(laptop.COMPARISON.split())[0]
     assert suggested.confirm_seeds == laptop.SEEDS
     run = root / "htpo-seed0"
+    assert f"Results go to {run}, in place of those that are there." in output
+    assert [name for name in EARLIER if (run / name).exists()] == ["settings.json"], "which is the new one's"
     assert all((run / name).stat().st_size > 10_000 for name in PICTURES)
     page = (run / "report" / "index.html").read_text()
     assert page.count("<img src=") == len(list((run / "report").glob("*.png")))

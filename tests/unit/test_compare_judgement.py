@@ -322,3 +322,16 @@ def test_a_rate_that_tuning_did_not_choose_is_refused():
         UsageError, match=r"learning_rate=0\.0002, which the tuning of dapo has not chosen \(0\.0001\)"
     ):
         judge(plan, results + runs)
+
+
+def test_of_arms_whose_runs_all_failed_there_is_no_verdict():
+    """Their scores of 0 are no finding that they are alike; but an arm that fails is worse than one that works."""
+    plan = make_plan(("dapo", "htpo"), (1e-4,), 0, 8)
+    failed = [
+        result("confirmation", arm, 1e-4, 1000 + i, [], status="failed") for arm in plan["arms"] for i in range(8)
+    ]
+    for each in judge(plan, failed).comparisons:
+        assert each.verdict == "untested"
+        assert each.sentence.endswith("no verdict, all their runs failed.")
+    works = confirmed({"dapo": np.full((8, 5), 3)})
+    assert {each.verdict for each in judge(plan, works + failed[8:]).comparisons} == {"worse"}

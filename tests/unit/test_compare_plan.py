@@ -118,7 +118,7 @@ def test_results_of_another_plan_are_refused(tmp_path):
         ({"name": "tuning-dapo-lr0.0001-seed1"}, "-seed0.json is the result of tuning-dapo-lr0.0001-seed1"),
         ({"plan": 3}, "plan is 3, of the wrong kind"),
         ({"arm": ["dapo"]}, "arm is \\['dapo'\\], of the wrong kind"),
-        ({"touched": {"keep_below": "much"}}, "touched.keep_below is 'much', and no number"),
+        ({"touched": {"keep_below": "much"}}, "touched has 'much', of the wrong kind"),
         ({"seconds": "long"}, "seconds is 'long', of the wrong kind"),
         ({"schema": 2}, "schema 2, and not 1"),
     ):
@@ -160,6 +160,8 @@ def test_a_benchmark_may_name_its_split():
     )
     with pytest.raises(UsageError, match="math500 has no splits"):
         evaluation_problems(["math500:test"], PromptArguments())
+    with pytest.raises(UsageError, match="'countdown:' names no split behind its colon"):
+        evaluation_problems(["countdown:"], PromptArguments())
     with pytest.raises(UsageError, match="split='dev' of countdown is none of"):
         evaluation_problems(["countdown:dev"], PromptArguments())
 
