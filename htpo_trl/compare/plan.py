@@ -276,6 +276,7 @@ def tokens_of(plan: Mapping[str, Any], run: Run, directory: str | Path, evaluate
     own = {
         "learning_rate": run.learning_rate,
         "seed": run.seed,
+        "run_name": run.name,
         "output_dir": directory,
         "eval_benchmarks": plan["problems"][run.problems]["name"],
         "eval_num_samples": plan["tuning_samples" if run.phase == "tuning" else "samples"],

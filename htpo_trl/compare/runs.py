@@ -71,7 +71,7 @@ def estimate(common: Common) -> str:
     with TemporaryDirectory() as directory:
         run = Run("confirmation", plan["baseline"], rate, plan["confirmation_seeds"][0])
         short = common._replace(directory=Path(directory))
-        more = [f"--max_steps={steps}", "--eval_num_samples=1", "--save_strategy=no"]
+        more = [f"--max_steps={steps}", "--eval_num_samples=1", "--save_strategy=no", "--report_to=none"]
         process = _Process(short, run, [*short.command(run, False), *more], 0, _devices(common)[0])
         with _stopping([process]):
             code = process.join()
@@ -178,7 +178,9 @@ class _Process:
         return self.process.exitcode
 
     def last_line(self) -> str:
-        """Its error, or the last of what it said."""
+        """Its error, or the last of what it said; of one that a signal ended, which."""
+        if (code := self.process.exitcode or 0) < 0:
+            return f"ended by {signal.Signals(-code).name}{', as when memory runs out' * (-code == signal.SIGKILL)}"
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         lines = [line.strip() for line in text.rpartition("\n$ htpo train")[2].splitlines() if line.strip()]
         said = [line for line in lines if _ERROR.match(line)] or lines or ["it said nothing"]

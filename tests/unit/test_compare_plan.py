@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import multiprocessing
+import signal
 from argparse import Namespace
 
 import pytest
@@ -11,6 +13,7 @@ from htpo_trl.cli import main
 from htpo_trl.compare.arms import read_arms
 from htpo_trl.compare.plan import differences, digest_of_model, make_plan, runs_of, settle, tokens_of
 from htpo_trl.compare.results import Common, _thinned
+from htpo_trl.compare.runs import _Process
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts.htpo import parse, prepare, read_options
@@ -84,7 +87,8 @@ def test_runs_and_their_options():
     ]
     assert not {run.seed for run in tuning} & {run.seed for run in confirmation}
     one, other = (tokens_of(PLAN, run, "here", False) for run in (tuning[0], tuning[2]))
-    assert {*one} ^ {*other} == {"--objective=dapo", "--objective=htpo"}
+    names = {f"--run_name={run.name}" for run in (tuning[0], tuning[2])}
+    assert {*one} ^ {*other} == {"--objective=dapo", "--objective=htpo"} | names
     assert "--eval_benchmarks=countdown:validation" in one
     later = tokens_of(PLAN, confirmation[0], "here", True)
     assert {"--eval_benchmarks=countdown:test", "--eval_num_samples=8", "--eval_before_training=true"} <= {*later}
@@ -136,6 +140,17 @@ def test_the_model_is_digested_by_content(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weighty")
     assert digest_of_model(str(tmp_path)) != first
     assert digest_of_model("owner/on-the-hub") is None
+
+
+def test_a_run_that_was_killed_says_by_what(tmp_path):
+    """And not the last that it happened to print."""
+    killed = _Process.__new__(_Process)
+    killed.log = tmp_path / "run.log"
+    killed.log.write_text("$ htpo train --config recipe.yaml\nstep 3/160  reward 0.5\n")
+    killed.process = multiprocessing.get_context("spawn").Process(target=signal.raise_signal, args=(signal.SIGKILL,))
+    killed.process.start()
+    killed.join()
+    assert killed.last_line() == "ended by SIGKILL, as when memory runs out"
 
 
 def test_a_long_log_is_thinned():
