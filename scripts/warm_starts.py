@@ -3,6 +3,7 @@ The warm starts that the package brings: htpo_trl/warm_starts/NAME, in bfloat16,
 
     python scripts/warm_starts.py laptop-warm-start      # 6 minutes, on one thread: the same weights again
     python scripts/warm_starts.py laptop-warm-start --output_dir /tmp/again
+    python scripts/warm_starts.py laptop-long-warm-start # 10 minutes, from laptop-warm-start
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
+from warm_start_long import run, validate
 
 from htpo_trl.demo.laptop import LaptopConfig, measure, prepare
 from htpo_trl.output.reading import read_json
@@ -24,6 +26,7 @@ from htpo_trl.utils import versions
 
 
 SEED = 0
+RECIPE = "aim-then-search"  # of the one for four numbers
 LOSSES = 40  # the first steps, for a test to follow
 _MAKERS = ("htpo_trl", "trl", "transformers", "accelerate", "datasets", "torch", "numpy", "safetensors")
 
@@ -40,9 +43,20 @@ def validate_laptop(model: Any, directory: Path) -> dict[str, Any]:
     return measure(model, "validation", 16, directory, quick=False)
 
 
+def laptop_long(directory: Path) -> dict[str, Any]:
+    """Four numbers: by the recipe of warm_start_long.py, whose run is used where it is in runs/warm_start_long."""
+    done = run(RECIPE, SEED, Path("runs/warm_start_long"))
+    place = Path("runs/warm_start_long", f"{RECIPE}-seed{SEED}")
+    directory.mkdir()
+    for file in [*place.glob("*.safetensors"), *place.glob("*config.json"), *place.glob("tokenizer*.json")]:
+        shutil.copy(file, directory)
+    return {"begins with": "laptop-warm-start", **{name: done[name] for name in ("seed", "steps", "losses")}}
+
+
 #: Name → how it is made, and how it is evaluated.
 JOBS: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[Any, Path], dict[str, Any]]]] = {
     "laptop-warm-start": (laptop, validate_laptop),
+    "laptop-long-warm-start": (laptop_long, validate),
 }
 
 
@@ -66,6 +80,7 @@ def make(name: str, target: Path) -> None:
     told |= {
         "threads": torch.get_num_threads(),
         "validation": {**validation, "metrics": {key: summary["metrics"][key] for key in ("mean@16", "pass@16")}},
+        "completions": summary.get("completions"),
         "sha256": {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()},
         "versions": {package: version for package, version in versions().items() if package in _MAKERS},
     }

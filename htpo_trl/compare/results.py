@@ -102,6 +102,7 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
 
 
 def keep_failed(common: Common, run: Run, error: str) -> dict[str, Any]:
+    """Write the result of a run that has failed for good."""
     result = _result(common, run, status="failed", error=error)
     _write(common, result)
     return result
@@ -161,6 +162,7 @@ def _check_options(common: Common, run: Run, sections: dict[str, Any]) -> dict[s
 
 
 def score(result: Mapping[str, Any]) -> str:
+    """A result in a few words."""
     if result["status"] == "failed":
         return f"failed twice: {result['error']}"
     n = max(result["judged"], default=0)

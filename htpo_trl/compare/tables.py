@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
         return [each for each in self.results if (each["phase"], each["arm"]) == (phase, arm)]
 
 
-class Table(NamedTuple):
+class ResultTable(NamedTuple):
     """Header and rows, of text in the first columns; `None` is a dash."""
 
     header: Sequence[str]
@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 
 #: A section's outline, and its paragraphs and tables.
-Section = tuple[Outline, list[str | Table]]
+Section = tuple[Outline, list[str | ResultTable]]
 
 
 def read_outcome(output_dir: str | Path) -> Outcome:
@@ -87,7 +87,7 @@ def _escaped(text: str) -> str:
 def sections(outcome: Outcome) -> list[Section]:
     """Verdicts first, then what they rest on."""
     found = outcome.judgement
-    made: list[tuple[str, str, list[str | Table]]] = [
+    made: list[tuple[str, str, list[str | ResultTable]]] = [
         ("verdicts", "Verdicts", [*found.sentences]),
         ("plan", "The plan", _plan(outcome)),
         ("arms", "Arms on the test problems", _arms(outcome)),
@@ -100,7 +100,7 @@ def sections(outcome: Outcome) -> list[Section]:
     return [(Outline(name, heading), blocks) for name, heading, blocks in made if blocks]
 
 
-def _arms(outcome: Outcome) -> list[str | Table]:
+def _arms(outcome: Outcome) -> list[str | ResultTable]:
     plan, (rates, _, phase, *_) = outcome.plan, outcome.judgement
     metrics = plan["metrics"]
     rows: list[Sequence[Any]] = []
@@ -128,11 +128,11 @@ def _arms(outcome: Outcome) -> list[str | Table]:
     return [
         f"Means over confirmation seeds with 95% intervals, Student's t, of {phase.problems} test problems with "
         f"{plan['samples']} samples each; of two seeds, both. A failed run counts as 0.",
-        Table(header, rows),
+        ResultTable(header, rows),
     ]
 
 
-def _differences(outcome: Outcome) -> list[str | Table]:
+def _differences(outcome: Outcome) -> list[str | ResultTable]:
     baseline = next(iter(outcome.plan["arms"]))
     header = ("arm", "metric", "verdict", baseline, "the arm", "difference", "95% interval", "p", "corrected p")
     rows = []
@@ -147,10 +147,10 @@ def _differences(outcome: Outcome) -> list[str | Table]:
         "by Holm for all arms and metrics; intervals are not. Last column: the smallest difference that so many "
         f"seeds, as they vary, would have shown with power {POWER}."
     )
-    return [text, Table((*header, "could show"), rows, 3)] if rows else []
+    return [text, ResultTable((*header, "could show"), rows, 3)] if rows else []
 
 
-def _tuning(outcome: Outcome) -> list[str | Table]:
+def _tuning(outcome: Outcome) -> list[str | ResultTable]:
     rates, runs = outcome.plan["learning_rates"], outcome.judgement.tuning.runs
     if len(rates) == 1:
         return [f"All arms have the learning rate {rates[0]:g}: none was tuned."]
@@ -163,20 +163,20 @@ def _tuning(outcome: Outcome) -> list[str | Table]:
         rows.append((arm, None if chosen is None else f"{chosen:g}", *cells))
     seeds = ", ".join(map(str, outcome.plan["tuning_seeds"]))
     text = f"{score} on the validation problems by learning rate; tuning seeds {seeds}."
-    return [text, Table(("arm", "chosen", *(f"{rate:g}" for rate in rates)), rows)]
+    return [text, ResultTable(("arm", "chosen", *(f"{rate:g}" for rate in rates)), rows)]
 
 
-def _touched(outcome: Outcome) -> list[str | Table]:
+def _touched(outcome: Outcome) -> list[str | ResultTable]:
     shares = {
         arm: [each.get("touched") or {} for each in outcome.of("confirmation", arm)] for arm in outcome.plan["arms"]
     }
     table = pd.DataFrame({arm: pd.DataFrame(each).mean() for arm, each in shares.items()})  # (effects, arms)
     rows = [(arm, *(None if pd.isna(share) else f"{share:.3%}" for share in each)) for arm, each in table.items()]
     text = "Share of the trained tokens whose objective a rule really changed, over plain PPO-clip; means over seeds."
-    return [text, Table(("arm", *(name.replace("_", " ") for name in table.index)), rows)] if len(table) else []
+    return [text, ResultTable(("arm", *(name.replace("_", " ") for name in table.index)), rows)] if len(table) else []
 
 
-def _cost(outcome: Outcome) -> list[str | Table]:
+def _cost(outcome: Outcome) -> list[str | ResultTable]:
     rows = [
         (arm, phase, len(runs), _mean(runs, "seconds", "{:.0f}"), _mean(runs, "train_tokens", "{:,.0f}"))
         for arm, phase in product(outcome.plan["arms"], ("tuning", "confirmation"))
@@ -184,10 +184,10 @@ def _cost(outcome: Outcome) -> list[str | Table]:
     ]
     seconds, tokens = (sum(each.get(name) or 0 for each in outcome.results) for name in ("seconds", "train_tokens"))
     text = f"In all {seconds / 60:,.0f} minutes of optimizer steps, evaluations apart, and {tokens:,} training tokens."
-    return [text, Table(("arm", "phase", "runs", "seconds per run", "tokens per run"), rows, 2)] if rows else []
+    return [text, ResultTable(("arm", "phase", "runs", "seconds per run", "tokens per run"), rows, 2)] if rows else []
 
 
-def _plan(outcome: Outcome) -> list[str | Table]:
+def _plan(outcome: Outcome) -> list[str | ResultTable]:
     plan = outcome.plan
     rows: list[Sequence[str | None]] = [(f"arm {arm}", _listed(each["options"])) for arm, each in plan["arms"].items()]
     rows += [
@@ -203,12 +203,12 @@ def _plan(outcome: Outcome) -> list[str | Table]:
         f"{name} {' | '.join(map(str, sorted(each.dropna().unique())))}" for name, each in versions.items()
     )
     about = f"Written before the first run; its digest is in every result. Versions of the runs: {told or 'none'}."
-    return [Table(("part", "what it says"), rows, 2), " ".join(plan["rule"]), about]
+    return [ResultTable(("part", "what it says"), rows, 2), " ".join(plan["rule"]), about]
 
 
-def _failures(outcome: Outcome) -> list[str | Table]:
+def _failures(outcome: Outcome) -> list[str | ResultTable]:
     rows = [(each["name"], each.get("error")) for each in outcome.results if each["status"] == "failed"]
-    return [Table(("run", "its last line"), rows, 2)] if rows else []
+    return [ResultTable(("run", "its last line"), rows, 2)] if rows else []
 
 
 def _listed(options: Mapping[str, Any]) -> str:

@@ -40,7 +40,8 @@ def test_is_what_its_record_says(name):
     weights = load_file(directory / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     assert all(tensor.float().isfinite().all() for tensor in weights.values())
-    assert record["losses"][0] > 3  # the uniform guess among 22 tokens has ln 22 = 3.09
+    # The uniform guess among 22 tokens has ln 22 = 3.09; one that knows three numbers has less on four.
+    assert record["losses"][0] > (2 if record.get("begins with") in PACKAGED else 3)
     assert record["losses"][-1] < record["losses"][0] - 1
     assert record["validation"]["metrics"]["mean@16"]["mean"] >= 0.1
 
