@@ -19,7 +19,8 @@ class Compare(Command):
     The plan (plan.json) is printed, and written before the first run. Runs are those of htpo train, in processes;
     killed at any moment, the same command goes on. A run that fails is a result, and counts as 0.
 
-      --objectives NAME ...      the arms; the first is the baseline, which the others are compared with
+      --objectives NAME ...      the arms; the first is the baseline, which the others are compared with. By default
+                                 dapo and the recipe's objective, or with --vary that objective alone
       --vary FIELD=A,B           any field of HTPOConfig; arms are the product with the objectives; may be repeated
       --learning_rates RATE ...  each arm's own is chosen by tuning; without it there is no tuning
       --seeds N                  of the tuning, 3 by default
@@ -28,14 +29,14 @@ class Compare(Command):
       --test NAME                problems to compare by, used once; by default the recipe's eval_benchmarks
       --samples N                of each test problem; by default the recipe's eval_num_samples
       --tuning_samples N         of each validation problem; by default the recipe's eval_num_samples
-      --output_dir DIR           of plan, runs, results and report
+      --output_dir DIR           of plan, runs, results and report, by default runs/compare
       --jobs N                   runs at a time, 1 by default: each on a GPU, or on its share of the cores
       --dry_run                  print the plan and stop
 
     All other options are those of htpo train, for all arms alike, in the recipe or as flags.
     """
 
-    usage = "htpo compare --config RECIPE --objectives NAME NAME ... --output_dir DIR [--OPTION VALUE ...]"
+    usage = "htpo compare --config RECIPE [--objectives NAME NAME ...] [--dry_run] [--OPTION VALUE ...]"
     titles = htpo.TITLES
     when_stopped = "What is done stays: the same command goes on from there."
 
@@ -50,7 +51,7 @@ class Compare(Command):
         add("--test")
         add("--samples", type=int)
         add("--tuning_samples", type=int)
-        add("--output_dir", required=True)
+        add("--output_dir", default="runs/compare")
         add("--jobs", type=int, default=1)
         add_dry_run(parser)
 
@@ -68,17 +69,19 @@ class Compare(Command):
 
         tokens = args.options
         check_arguments(args, tokens)
-        read_arms(args.objectives, args.vary)
         require_matplotlib()
         share_cores(args.jobs)
         arguments = htpo.read_options(tokens)
+        given = htpo.make_parser().parse_args(arguments.script)
+        if not args.objectives and not args.vary:
+            args.objectives = [*dict.fromkeys(("dapo", given.objective))]
+        read_arms(args.objectives, args.vary)
         spread = Parallelism()
         if arguments.launch:
             spread = parallelism(launch_arguments(arguments.launch, tokens))
         plan = make_plan(args, arguments, spread.processes)
-        use_cpu = htpo.make_parser().parse_args(arguments.script).use_cpu
         directory = Path(args.output_dir)
-        common = Common(plan, "", directory, tokens, bool(arguments.launch), args.jobs, use_cpu)
+        common = Common(plan, "", directory, tokens, bool(arguments.launch), args.jobs, given.use_cpu)
         is_new = not (directory / PLAN).exists()
         arms = runs_of(plan, "confirmation", dict.fromkeys(plan["arms"], plan["learning_rates"][0]))
         for run in arms[: len(plan["arms"])] if is_new else ():  # whatever an arm's would refuse, before any is made

@@ -52,6 +52,20 @@ def test_rules_read_like_the_papers(rule, text):
     assert str(rule) == text
 
 
+def test_traits_of_tables():
+    assert {name for name, table in PRESETS.items() if table.draws} == {"clip-cov"}
+    asking = {"htpo", "htpo-released", "dapo", "none"}  # the last two change nothing
+    assert {name for name, table in PRESETS.items() if not table.holds_unjudged} == asking
+
+
+def test_the_heading_says_how_sets_are_cut():
+    headings = {name: str(table).splitlines()[0] for name, table in PRESETS.items() if table.selection != "exact"}
+    assert headings == {
+        "htpo-released": "htpo-released (sets by value, as released)",
+        "archer": "archer (high: above the response's quantile)",
+    }
+
+
 @pytest.mark.parametrize("value", [PRESETS["htpo"], *PRESETS["htpo"].rows[:3]], ids=lambda value: type(value).__name__)
 def test_tables_and_rules_are_constants(value):
     """They are shared by all who use a preset, and rules are keys of dictionaries."""
