@@ -7,6 +7,7 @@ from ..output.lock import held
 from ..output.redaction import redact_text
 from ..output.terminal import printable
 from ..scripts import htpo
+from ..utils import UsageError
 from .command import Command, add_dry_run
 
 
@@ -83,6 +84,11 @@ class Compare(Command):
         directory = Path(args.output_dir)
         common = Common(plan, "", directory, tokens, bool(arguments.launch), args.jobs, given.use_cpu)
         is_new = not (directory / PLAN).exists()
+        if is_new and (others := sorted(path.name for path in directory.glob("[!._]*"))):
+            raise UsageError(
+                f"--output_dir {directory} has no {PLAN}, but holds {others[0]}: a fight begins in a directory of its "
+                "own. Name another one."
+            )
         arms = runs_of(plan, "confirmation", dict.fromkeys(plan["arms"], plan["learning_rates"][0]))
         for run in arms[: len(plan["arms"])] if is_new else ():  # whatever an arm's would refuse, before any is made
             plan_run(htpo.read_options(common.command(run, False)), spread)

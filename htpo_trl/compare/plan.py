@@ -4,9 +4,11 @@ changed; a digest of it stands in every result.
 """
 
 import hashlib
+import inspect
 import json
+import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from ..output.writing import write_atomically
 from ..scripts.arguments import Arguments, find_model
 from ..scripts.htpo import load_data, parse, prepare
 from ..utils import UsageError, versions
-from .arms import FIRST_CONFIRMATION_SEED, NOT_COMPARED, read_arms
+from .arms import FIRST_CONFIRMATION_SEED, NOT_COMPARED, OWN, read_arms
 
 
 #: Of plans and results.
@@ -32,6 +34,7 @@ _OF_ALL = {
     "overwrite_output_dir": "false",
     "resume_from_checkpoint": "auto",
     "disable_tqdm": "true",
+    "push_to_hub": "false",  # of a recipe
 }
 # Packages that a result does not depend on.
 _WATCHERS = {"wandb", "trackio", "tensorboard", "matplotlib"}
@@ -70,20 +73,25 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
             Of each run.
     """
     arms = read_arms(args.objectives, args.vary)
-    resolved, tables = {}, {}
+    resolved, tables, functions = {}, {}, []
     for name, options in arms.items():
         configs = _configs(arguments, _tokens(options), processes)
         resolved[name] = written(configs)
+        functions.append(configs[1].estimator.function)
         rows = zip(_groups(), configs[1].table.rows, strict=True)
         tables[name] = {group: repr(row) for group, row in rows}
     common = resolved[next(iter(arms))]
     script, config, model = _configs(arguments, [], processes)
+    if config.data_seed is not None:
+        raise UsageError(f"data_seed={config.data_seed}: leave it out of the recipe. {OWN['data_seed']}")
     rates = args.learning_rates or [config.learning_rate]
     samples = args.samples or script.eval_num_samples
     names = problem_names(args, script)
     if len(rates) == 1:
         names.pop("validation", None)
     k = samples // 4 if samples >= 8 else samples
+    problems, judges = _problems(script, config, model, names)
+    code = code_of([*functions, *judges])
     return {
         "schema": SCHEMA,
         "arms": {
@@ -104,7 +112,8 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         "alpha": 0.05,
         "correction": "holm",
         "rule": RULE,
-        "problems": _problems(script, config, model, names),
+        "problems": problems,
+        **({"code": code} if code else {}),
         "model": {"name": model.model_name_or_path, "digest": digest_of_model(model.model_name_or_path)},
         "options": common,
         "versions": {name: each for name, each in versions().items() if name not in _WATCHERS},
@@ -146,21 +155,42 @@ def problem_names(args: Namespace, script: Any) -> dict[str, str]:
     return {"test": test} | ({"validation": validation} if validation else {})
 
 
-def _problems(script: Any, config: Any, model: Any, names: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """What is trained and evaluated on: disjoint, by content."""
+def _problems(
+    script: Any, config: Any, model: Any, names: dict[str, str]
+) -> tuple[dict[str, dict[str, Any]], list[Callable | None]]:
+    """What is trained and evaluated on: disjoint, by content; and who judges it."""
     from ..training.settings import fingerprint
 
     script.eval_benchmarks = [*names.values()]
-    prepare(script, config, model, is_plan=True)  # refuses what runs would
+    parts = prepare(script, config, model, is_plan=True)  # refuses what runs would
     _, _, benchmarks = load_data(script, config)
     script.eval_benchmarks = []
     train, _, _ = load_data(script, config)  # with all its problems
     sets = {"training": train, **dict(zip(names, benchmarks.values(), strict=True))}
     check_disjoint(sets)
     named = {"training": script.dataset_name, **names}
-    return {
+    problems = {
         part: {"name": named[part], "count": len(rows), "digest": fingerprint(rows)} for part, rows in sets.items()
     }
+    return problems, [*parts.rewards, parts.judge]
+
+
+def code_of(functions: Sequence[Callable | None]) -> dict[str, str]:
+    """File → digest, of the rewards, judges and advantages that are neither of this package nor installed."""
+    found = {}
+    for function in functions:
+        try:
+            path = os.path.relpath(inspect.getsourcefile(inspect.unwrap(function)))  # type: ignore[arg-type]
+        except (OSError, TypeError, ValueError):  # none, a model, a partial function
+            continue
+        if not (str(function.__module__).startswith("htpo_trl.") or "site-packages" in Path(path).parts):
+            found[path] = digest_of_file(path)
+    return found
+
+
+def digest_of_file(path: str) -> str:
+    """SHA-256 of a file of code."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def _configs(arguments: Arguments, tokens: Sequence[str], processes: int) -> tuple[Any, Any, Any]:

@@ -1,5 +1,6 @@
 """What runs came to: a file each in `results/`, which are all that it takes to go on with a fight and to judge it."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ import numpy as np
 
 from ..objective import EFFECTS
 from ..output.directory import SEAL
-from ..output.reading import MAX_LOG_BYTES, read_json
+from ..output.reading import MAX_LOG_BYTES, read_bytes, read_json
 from ..output.writing import write_atomically
 from ..report.runs import Evaluation, RunError, read_run
 from ..utils import UsageError
-from .plan import SCHEMA, Run, compared, tokens_of
+from .plan import SCHEMA, Run, compared, digest_of_file, tokens_of
 
 
 #: Of the log, what a result keeps.
@@ -25,6 +26,24 @@ LOGGED = (
 )
 #: Points of a metric that a result keeps, each the mean of several steps where there are more.
 MAX_POINTS = 50
+
+
+_PUT_BACK = "Put back what was there, or remove the file."
+_OPTIONAL = (str, int, float, type(None))
+# What stands in the files of a fight, as far as their readers rely on it.
+_PLAN_KINDS = {
+    **dict.fromkeys(("arms", "problems", "model"), dict),
+    **dict.fromkeys(("learning_rates", "tuning_seeds", "confirmation_seeds", "metrics", "rule"), list),
+    **{"tuning_samples": int, "samples": int, "alpha": float},
+}
+_RESULT_KINDS = {
+    **dict.fromkeys(("name", "plan", "phase", "status"), str),
+    **dict.fromkeys(("arm", "learning_rate", "seed"), _OPTIONAL),
+}
+_FURTHER_KINDS = {
+    **dict.fromkeys(("mean_tokens", "truncated", "seconds", "train_tokens"), (int, float, type(None))),
+    **dict.fromkeys(("touched", "versions"), (dict, type(None))),
+}
 
 
 class Common(NamedTuple):
@@ -40,18 +59,49 @@ class Common(NamedTuple):
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Name → result, of those that are there."""
-        found = {path.stem: read_json(path) for path in sorted(self.directory.glob("results/*.json"))}
-        for name, result in found.items():
-            if result.get("plan") != self.digest:
-                raise UsageError(
-                    f"{self.directory}/results/{name}.json is of another plan, {result.get('plan')!s:.12} and not "
-                    f"{self.digest:.12}. Remove it, or name another --output_dir."
-                )
-        return found
+        return read_results(self.directory, self.digest)
 
     def command(self, run: Run, before: bool) -> list[str]:
         """The tokens of `htpo train` for a run."""
         return [*self.tokens, *tokens_of(self.plan, run, self.directory / "runs" / run.name, before)]
+
+
+def read_plan(path: Path) -> tuple[dict[str, Any], str]:
+    """A fight's plan and its digest; a [`UsageError`] names a file that is none."""
+    plan = read_json(path)
+    _check_kinds(path, plan, _PLAN_KINDS)
+    for name, each in (plan["arms"] | plan["problems"]).items():
+        if not isinstance(each, dict):
+            raise UsageError(f"{path}: {name} is {each!r:.40}, and no object. {_PUT_BACK}")
+    return plan, hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def read_results(directory: Path, digest: str) -> dict[str, dict[str, Any]]:
+    """Name → result, of those that are there; a [`UsageError`] names one that is broken, or of another plan."""
+    found = {path: read_json(path) for path in sorted(directory.glob("results/*.json"))}
+    for path, result in found.items():
+        _check_kinds(path, result, _RESULT_KINDS)
+        if result["plan"] != digest:
+            raise UsageError(
+                f"{path} is of another plan, {result['plan']:.12} and not {digest:.12}. Remove it, or name another "
+                "--output_dir."
+            )
+        if path.stem != result["name"]:
+            raise UsageError(f"{path} is the result of {result['name']:.80}, by its content. Remove it.")
+    return {path.stem: result for path, result in found.items()}
+
+
+def _check_kinds(path: Path, content: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    missing = [name for name in needed if name not in content]
+    if missing or content.get("schema") != SCHEMA:
+        what = f"no {missing[0]!r}" if missing else f"schema {content.get('schema')!r:.20}, and not {SCHEMA}"
+        raise UsageError(f"{path} is none that `htpo compare` of this version wrote: {what}. Remove it.")
+    for name, kind in (needed | _FURTHER_KINDS).items():
+        if name in content and not isinstance(content[name], kind):
+            raise UsageError(f"{path}: {name} is {content[name]!r:.40}, of the wrong kind. {_PUT_BACK}")
+    for name, each in (content.get("touched") or {}).items():
+        if not isinstance(each, (int, float)):
+            raise UsageError(f"{path}: touched.{name} is {each!r:.40}, and no number. {_PUT_BACK}")
 
 
 def has_finished(directory: Path) -> bool:
@@ -142,6 +192,12 @@ def _thinned(series: Any) -> dict[str, float]:
 
 def _check_options(common: Common, run: Run, sections: dict[str, Any]) -> dict[str, Any]:
     """What the options of a run are beside those of the plan: its arm's, its rate and its seed, and nothing else."""
+    for path, digest in common.plan.get("code", {}).items():
+        if digest_of_file(path) != digest:
+            raise UsageError(
+                f"{path} was edited while {run.name} was under way: it is not what the plan has. Put it back, "
+                f"remove {common.directory / 'runs' / run.name}, and call the same command again."
+            )
     options: dict[str, Any] = {}
     for name in ("HTPOScriptArguments", "HTPOConfig", "ModelConfig"):
         options |= sections[name]

@@ -1,6 +1,5 @@
 """A fight as its plan and its results tell it, in sentences and tables: for the page, and as Markdown."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -9,11 +8,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..output.reading import read_bytes, read_json
 from ..output.terminal import printable
 from ..report.estimates import Outline, estimate, interval_text
-from ..utils import UsageError, markdown_table
+from ..utils import markdown_table
 from .judgement import POWER, Judgement, judge, p_text
+from .plan import PLAN
+from .results import read_plan, read_results
 
 
 class Outcome(NamedTuple):
@@ -43,24 +43,9 @@ Section = tuple[Outline, list[str | ResultTable]]
 
 def read_outcome(output_dir: str | Path) -> Outcome:
     """Read and judge a fight; a [`UsageError`] names a file that is broken, or of another plan."""
-    path = Path(output_dir, "plan.json")
-    plan, digest = read_json(path), hashlib.sha256(read_bytes(path)).hexdigest()
-    results = {each: read_json(each) for each in sorted(path.parent.glob("results/*.json"))}
-    needed = ("arms", "learning_rates", "tuning_seeds", "confirmation_seeds", "tuning_samples", "samples", "metrics")
-    _check(path, plan, (*needed, "alpha", "problems", "model", "rule"))
-    for each, result in results.items():
-        _check(each, result, ("name", "plan", "phase", "arm", "learning_rate", "seed", "status"))
-        if result["plan"] != digest:
-            raise UsageError(f"{each} is of another plan than {path}. Remove it, or name another directory.")
-    found = [*results.values()]
+    plan, digest = read_plan(Path(output_dir, PLAN))
+    found = [*read_results(Path(output_dir), digest).values()]
     return Outcome(plan, digest, found, judge(plan, found))
-
-
-def _check(path: Path, content: Mapping[str, Any], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in content]
-    if missing or content.get("schema") != 1:
-        what = f"no {missing[0]!r}" if missing else f"schema {content.get('schema')!r:.20}, and not 1"
-        raise UsageError(f"{path} is none that `htpo compare` of this version wrote: {what}. Remove it.")
 
 
 def markdown(outcome: Outcome) -> str:

@@ -47,7 +47,7 @@ def check_evaluation(script: Any, args: Any) -> None:
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    if size is not None and args.eval_strategy == "no" and "test" not in names:
+    if size is not None and args.eval_strategy == "no" and not names:
         raise UsageError(
             f"test_split_size={size} holds data out, and nothing is evaluated on it. Add 'test' to eval_benchmarks, "
             "or set eval_strategy to 'steps', or leave test_split_size out."

@@ -5,26 +5,31 @@ import json
 import os
 import signal
 import time
-from shutil import rmtree
+from shutil import copy, copytree, rmtree
 
 import pytest
 import yaml
 
 from htpo_trl.cli import main
+from htpo_trl.compare.plan import Run
+from htpo_trl.compare.results import Common, keep
 from htpo_trl.report.runs import read_run
+from htpo_trl.utils import UsageError
 
 from ..forks import Forks
 
 
-# The second confirmation seed has no luck: its runs fail at their first batch.
+# An arm's second confirmation seed has no luck: its run fails at the first batch.
 REWARD = """
+import sys
+
 import torch
 
 from judge_of_digits import even_digits as judge
 
 
 def even_digits(completions, **kwargs):
-    if torch.initial_seed() == 1001:
+    if torch.initial_seed() == 1001 and "--objective=htpo" in sys.argv:
         raise RuntimeError("no luck")
     return judge(completions)
 """
@@ -64,6 +69,7 @@ def compare(directory, output, *more):
     """The command, as the leader of a group of processes."""
     os.chdir(directory)
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
     main([*COMMAND, "--output_dir", output, *more])
 
 
@@ -112,7 +118,7 @@ def test_a_fight(directory):
     for name, result in found.items():
         assert (result["plan"], result["name"], result["schema"]) == (digest, name, 1)
         assert (directory / "whole" / "results" / f"{name}.json").stat().st_mtime > written
-        failed = name.endswith("seed1001")
+        failed = name == "confirmation-htpo-seed1001"
         assert result["status"] == ("failed" if failed else "finished")
         samples = 4 if result["phase"] == "confirmation" or name == "before-test" else 2
         assert result["judged"] == ([] if failed else [samples] * 6)
@@ -131,22 +137,28 @@ def test_a_fight(directory):
                 problem: [row["verdict"] for row in each].count("correct") for problem, each in rows.items()
             }
             assert (0 in evaluations) == (name in BEFORE), "one run does it for all"
-    assert found["confirmation-dapo-seed1001"]["error"] == "RuntimeError: no luck"
+    assert found["confirmation-htpo-seed1001"]["error"] == "RuntimeError: no luck"
     told = (directory / "whole.txt").read_text()
     assert "8 runs: 2 arms x 2 learning rates (0.01, 0.03) x 2 seeds, 2 samples a problem" in told
     assert "12 runs, 1 at a time, take about" in told
-    assert told.count("once more, from its checkpoint") == 2
-    assert "dapo: of 2 confirmation runs 1 failed and count as 0" in told
+    assert told.count("once more, from its checkpoint") == 1
+    assert "htpo: of 2 confirmation runs 1 failed and count as 0" in told
     assert (directory / "whole" / "report" / "index.html").is_file()
 
 
 def test_killed_it_goes_on(directory):
-    """By SIGKILL of all its processes, then by SIGTERM; its runs are lost, and the results alone suffice."""
+    """By SIGKILL of all its processes, by Ctrl-C, by SIGTERM; its runs are lost, and the results alone suffice."""
+    (directory / "killed").mkdir()
+    copy(directory / "whole" / "plan.json", directory / "killed")
     assert stop_at(2, signal.SIGKILL, directory, "killed") == -signal.SIGKILL
     first = results(directory / "killed")
-    assert len(first) < 10
-    assert stop_at(len(first) + 2, signal.SIGTERM, directory, "killed") == 128 + signal.SIGTERM
-    assert "What is done stays: the same command goes on from there." in (directory / "killed.txt").read_text()
+    assert len(first) < 8
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        n = len(results(directory / "killed"))
+        assert stop_at(n + 1, signum, directory, "killed") == 128 + signum
+        said = (directory / "killed.txt").read_text()
+        assert f"stopped by {signum.name}. What is done stays: the same command goes on from there." in said
+        assert "Traceback" not in said
     rmtree(directory / "killed" / "runs")
     start(directory, "killed").finish()
     assert "about" not in (directory / "killed.txt").read_text().split("Fight:")[0]
@@ -175,3 +187,39 @@ def test_another_plan_is_refused(directory, capsys):
     assert "samples 4 there, 8 here" in line
     assert "options.max_steps 2 there, 3 here" in line
     assert (directory / "whole" / "plan.json").read_bytes() == before
+
+
+def test_a_run_that_the_plan_does_not_describe_is_refused(directory, capsys):
+    """Whatever it differs in: an option, the seed, the data, or the user's own reward."""
+    fight = copytree(directory / "whole", directory / "planted")
+    plan, digest = json.loads((fight / "plan.json").read_text()), results(fight)["before-test"]["plan"]
+    assert plan["code"].keys() == {"reward.py", "judge_of_digits.py"}
+    run = Run("confirmation", "htpo", results(fight)["confirmation-htpo-seed1000"]["learning_rate"], 1000)
+    settings = fight / "runs" / run.name / "settings.json"
+    common = Common(plan, digest, fight, [], False, 1, True)
+    made = json.loads(settings.read_text())
+
+    def refused():
+        with pytest.raises(UsageError) as error:
+            keep(common, run, "before-test")
+        return str(error.value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        before = results(fight)[run.name]
+        (fight / "results" / f"{run.name}.json").unlink()
+        assert keep(common, run, "before-test") == before, "as it was made"
+        for section, name, value in (
+            ("HTPOConfig", "epsilon_high", 0.5),
+            ("HTPOConfig", "seed", 1001),
+            ("HTPOConfig", "learning_rate", 0.5),
+            ("HTPOConfig", "objective", "dapo"),
+            ("ModelConfig", "model_name_or_path", "other"),
+            ("HTPOScriptArguments", "eval_top_p", 0.5),
+            ("run", "data", "41 rows"),
+        ):
+            settings.write_text(json.dumps(made | {section: made[section] | {name: value}}))
+            assert f"{run.name} was not made as the plan says: {name} is {value!r}, and not" in refused()
+        settings.write_text(json.dumps(made))
+        common.plan["code"]["reward.py"] = "0" * 64
+        assert f"reward.py was edited while {run.name} was under way" in refused()

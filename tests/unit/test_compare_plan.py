@@ -1,16 +1,20 @@
 """Arms, plans and results of `htpo compare`, and what its command refuses, in one line and before anything runs."""
 
+import hashlib
 import json
+from argparse import Namespace
 
 import pytest
 import yaml
 
 from htpo_trl.cli import main
 from htpo_trl.compare.arms import read_arms
-from htpo_trl.compare.plan import differences, digest_of_model, runs_of, settle, tokens_of
+from htpo_trl.compare.plan import differences, digest_of_model, make_plan, runs_of, settle, tokens_of
 from htpo_trl.compare.results import Common, _thinned
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
+from htpo_trl.scripts.htpo import parse, prepare, read_options
+from htpo_trl.training.settings import fingerprint
 from htpo_trl.utils import UsageError
 
 
@@ -103,10 +107,24 @@ def test_a_plan_is_settled_once(tmp_path):
 
 def test_results_of_another_plan_are_refused(tmp_path):
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "tuning-dapo-lr0.0001-seed0.json").write_text(json.dumps({"plan": "0" * 64}))
     common = Common(PLAN, "1" * 64, tmp_path, [], False, 1, True)
-    with pytest.raises(UsageError, match=r"-seed0.json is of another plan, 000000000000 and not 111"):
-        common.results()
+    path = tmp_path / "results" / "tuning-dapo-lr0.0001-seed0.json"
+    result = {"schema": 1, "plan": "1" * 64, "name": path.stem, "phase": "tuning", "arm": "dapo", "seed": 0}
+    result |= {"learning_rate": 1e-4, "status": "failed"}
+    path.write_text(json.dumps(result))
+    assert common.results() == {path.stem: result}
+    for change, said in (
+        ({"plan": "0" * 64}, "-seed0.json is of another plan, 000000000000 and not 111"),
+        ({"name": "tuning-dapo-lr0.0001-seed1"}, "-seed0.json is the result of tuning-dapo-lr0.0001-seed1"),
+        ({"plan": 3}, "plan is 3, of the wrong kind"),
+        ({"arm": ["dapo"]}, "arm is \\['dapo'\\], of the wrong kind"),
+        ({"touched": {"keep_below": "much"}}, "touched.keep_below is 'much', and no number"),
+        ({"seconds": "long"}, "seconds is 'long', of the wrong kind"),
+        ({"schema": 2}, "schema 2, and not 1"),
+    ):
+        path.write_text(json.dumps(result | change))
+        with pytest.raises(UsageError, match=f"^[^\n]*{said}[^\n]*$"):
+            common.results()
 
 
 def test_the_model_is_digested_by_content(tmp_path):
@@ -166,8 +184,8 @@ def refused(tmp_path, monkeypatch, capsys, make_model, tokenizer):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     monkeypatch.chdir(tmp_path)
 
-    def refused(*options):
-        command = ["compare", "--config", "recipe.yaml", "--objectives", "dapo", "htpo", "--output_dir", "fight"]
+    def refused(*options, objectives=("--objectives", "dapo", "htpo")):
+        command = ["compare", "--config", "recipe.yaml", *objectives, "--output_dir", "fight"]
         with pytest.raises(SystemExit) as ended:
             main([*command, *map(str, options)])
         assert ended.value.code == 2
@@ -224,3 +242,48 @@ def test_one_line_before_anything_runs(refused, options, said, tmp_path):
             (tmp_path / file).write_text("\n".join(json.dumps({"prompt": f"{i:02d}", "solution": "1"}) for i in rows))
         options = (*options, "--dataset_name", "train.jsonl", "--reward_funcs", "last_number_reward")
     assert said in refused(*options)
+
+
+def test_without_objectives_the_recipes_is_compared_with_dapo(refused, tmp_path, capsys):
+    """And there is nothing to compare where that is dapo itself."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "plan.json").write_text("{}")
+    with pytest.raises(SystemExit):  # nothing runs, as the plan is another
+        main(["compare", "--config", "recipe.yaml", "--test", "countdown:test", "--output_dir", "other"])
+    told = capsys.readouterr()
+    assert "other/plan.json is the plan of another fight" in told.err
+    assert "baseline    dapo: objective=dapo\n  arm         htpo: objective=htpo\n  model" in told.out
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"objective": "dapo"}))
+    assert "There is nothing to compare" in refused("--test", "countdown:test", objectives=())
+
+
+def test_a_fight_begins_in_a_directory_of_its_own(refused):
+    """Or the model that it starts from, say, would not be the same when it goes on."""
+    assert "holds config.json: a fight begins" in refused("--test", "countdown:test", "--output_dir", "model")
+
+
+def test_what_is_held_out_chooses_the_rates(refused, tmp_path):
+    """Runs of both phases hold the same part out, and train on the same rest; a recipe's own wishes give way."""
+    own = {"test_split_size": 0.25, "push_to_hub": True, "hub_token": "a-token"}
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i:02d}"}) for i in range(40)))
+    (tmp_path / "test.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i:02d}"}) for i in range(50, 55)))
+    (tmp_path / "mine.py").write_text("def even(completions, **kwargs):\n    return [1.0 for _ in completions]\n")
+    recipe = RECIPE | own | {"dataset_name": "train.jsonl", "reward_funcs": "mine.py:even"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    args = {"objectives": ["dapo", "htpo"], "vary": None, "learning_rates": [1e-4, 1e-3], "validation": None}
+    args |= {"test": "test.jsonl", "samples": 4, "tuning_samples": 2, "seeds": 1, "confirm_seeds": 1}
+    arguments = read_options(["--config", "recipe.yaml"])
+    plan = make_plan(Namespace(**args), arguments)
+    names, counts = ({part: each[key] for part, each in plan["problems"].items()} for key in ("name", "count"))
+    assert names == {"training": "train.jsonl", "test": "test.jsonl", "validation": "test"}
+    assert counts["training"] + counts["validation"] == 40
+    assert counts["validation"] in range(4, 17)
+    for phase in ("tuning", "confirmation"):
+        run = runs_of(plan, phase)[0]
+        configs = parse([*arguments.script, *tokens_of(plan, run, "here", False)], arguments.defaults)
+        parts = prepare(*configs, is_plan=True)
+        assert fingerprint(parts.train) == plan["problems"]["training"]["digest"]
+        assert not configs[1].push_to_hub
+    assert plan["code"] == {"mine.py": hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"data_seed": 7}))
+    assert "data_seed=7: leave it out of the recipe" in refused("--test", "test.jsonl")

@@ -201,9 +201,9 @@ def test_few_seeds_and_one_rate(tmp_path, n, verdict):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("plan.json", {"alpha": 0.1}, "is of another plan than"),
+        ("plan.json", {"alpha": 0.1}, "is of another plan, 000"),
         ("plan.json", {"schema": 2}, "schema 2, and not 1"),
-        ("results/before-test.json", {"plan": "0" * 64}, "is of another plan than"),
+        ("results/before-test.json", {"plan": "0" * 64}, "is of another plan, 000"),
         ("results/before-test.json", {"status": None}, "no 'status'"),
         ("results/confirmation-htpo-lr0.0001-seed1000.json", {"log": {"reward": {"x": 1}}}, "its log cannot be read"),
         ("results/confirmation-htpo-lr0.0001-seed1000.json", {"log": [1]}, "its log cannot be read"),
