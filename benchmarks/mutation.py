@@ -72,7 +72,7 @@ TARGETS = (
     ("htpo_trl/objective/batch.py", None, OBJECTIVE),
     ("htpo_trl/objective/parts.py", None, MIXED),
     ("htpo_trl/objective/selections.py", None, OBJECTIVE),
-    ("htpo_trl/objective/rules.py", None, OBJECTIVE),
+    ("htpo_trl/objective/rules.py", None, [*OBJECTIVE, "tests/unit/test_written_tables.py"]),
     (
         "htpo_trl/objective/table.py",
         None,
@@ -81,7 +81,14 @@ TARGETS = (
             *(f"tests/unit/test_objective_options.py::test_{name}" for name in OVERRIDES),
         ],
     ),
-    ("htpo_trl/objective/presets.py", None, OBJECTIVE),
+    (
+        "htpo_trl/objective/presets.py",
+        None,
+        [
+            *OBJECTIVE,
+            *(f"tests/unit/test_{name}.py" for name in ("docs_objectives", "own_objects", "objective_options")),
+        ],
+    ),
     (
         "htpo_trl/objective/transform.py",
         None,
