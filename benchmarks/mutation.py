@@ -72,7 +72,7 @@ TARGETS = (
     ("htpo_trl/objective/batch.py", None, OBJECTIVE),
     ("htpo_trl/objective/parts.py", None, MIXED),
     ("htpo_trl/objective/selections.py", None, OBJECTIVE),
-    ("htpo_trl/objective/rules.py", None, OBJECTIVE),
+    ("htpo_trl/objective/rules.py", None, [*OBJECTIVE, "tests/unit/test_written_tables.py"]),
     (
         "htpo_trl/objective/table.py",
         None,
@@ -81,7 +81,14 @@ TARGETS = (
             *(f"tests/unit/test_objective_options.py::test_{name}" for name in OVERRIDES),
         ],
     ),
-    ("htpo_trl/objective/presets.py", None, OBJECTIVE),
+    (
+        "htpo_trl/objective/presets.py",
+        None,
+        [
+            *OBJECTIVE,
+            *(f"tests/unit/test_{name}.py" for name in ("docs_objectives", "own_objects", "objective_options")),
+        ],
+    ),
     (
         "htpo_trl/objective/transform.py",
         None,
@@ -232,6 +239,11 @@ def _test(file: str, source: str, tests: list[str]) -> int:
     return pytest.main([*options, *tests], plugins=[QuickFirst()])
 
 
+def write(results: dict[str, list], output: Path) -> None:
+    lines = [json.dumps(record, ensure_ascii=False) for records in results.values() for record in records]
+    output.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="the files whose path ends so")
@@ -266,10 +278,11 @@ def main() -> None:
             if record["status"] not in KILLED:
                 n_alive += 1
                 print("{file}:{line} {operator} {status}: {before}  ->  {after}".format(**record), flush=True)
+            if not args.survivors:  # what was found so far, should the run be stopped
+                write(results, args.output)
         n, seconds = len(results[file]), time.perf_counter() - start
         print(f"{file}: {n - n_alive} of {n} killed ({1 - n_alive / n:.1%}), {seconds:.0f} s", flush=True)
-        lines = [json.dumps(record, ensure_ascii=False) for records in results.values() for record in records]
-        args.output.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        write(results, args.output)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,11 @@ def slope(rule, ratio, advantage=1.0, p=0.3, entropies=None, **kwargs):
             -11.5,
         ),
         ([{"rule": "penalty", "beta": 0.5, "where": "unclipped"}], 11.0, 0.0, -0.5),  # without an advantage nothing is
-        ([{"rule": "scale", "factor": 2.0, "where": "unclipped"}, "verdict"], 1.29, -5.0, 0.0),  # Â is 0.1 by then
+        # Â is 0.1 when the gate is asked, and was -5 when the selection was.
+        (
+            [{"rule": "scale", "factor": 2.0, "where": "unclipped"}, "verdict", {"rule": "clip", "delta": "none"}],
+            *(1.29, -5.0, 0.0),
+        ),
         ({"rule": "penalty", "beta": 0.5}, 1.2, 1.0, 0.7),
         ({"rule": "penalty", "beta": 0.5}, 0.5, 1.0, 1.0),
         ({"rule": "penalty", "beta": 0.5}, 1.29, 1.0, -0.5),

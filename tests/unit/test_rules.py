@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from htpo_trl.objective import PRESETS, Clip, Detach, KeepGradient, control, parse_rule, rule_spec
+from htpo_trl.objective.rules import changes_sign, rewrites_ratio
 from htpo_trl.objective.table import Table
 
 
@@ -53,3 +54,10 @@ def test_a_rule_that_control_does_not_know_is_named():
             epsilon_low=0.2,
             epsilon_high=0.28,
         )
+
+
+def test_which_presets_replace_the_ratio_and_the_sign():
+    replaced = {name for name, table in PRESETS.items() if any(map(rewrites_ratio, table.rows))}
+    assert PRESETS.keys() - replaced == {"dapo", "none", "high-entropy-only", "stare", "fipo", "ar"}
+    other_sign = {name for name, table in PRESETS.items() if any(map(changes_sign, table.rows))}
+    assert other_sign == {"htpo-released", "kl-cov", "w-reinforce", "psr", "nsr"}

@@ -25,6 +25,7 @@ from htpo_trl.objective.rules import Mix, effects_of
             "J_PPO; the lowest-surprisal 25% of the group where Â < 0 detached",
         ),
         (Scale(factor=2.0), "Â·2"),
+        (Scale(factor=1.00000001), "Â·1.00000001"),
         (Scale(factor=0.5, entropy_below=0.3), "Â·0.5 while the mean entropy is below 0.3"),
         (Scale(0.1, "highest", factor=3.0), "Â·3 for the highest-entropy 10% of the group"),
         (Penalty(beta=0.5), "-0.5·|log r| for all"),
