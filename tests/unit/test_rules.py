@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from htpo_trl.objective import PRESETS, Clip, Detach, KeepGradient, control, parse_rule, rule_spec
-from htpo_trl.objective.rules import changes_sign, rewrites_ratio
+from htpo_trl.objective.rules import Mix, Named, changes_sign, rewrites_ratio
 from htpo_trl.objective.table import Table
+from htpo_trl.utils import UsageError
 
 
 WRITTEN = [
@@ -61,3 +62,20 @@ def test_which_presets_replace_the_ratio_and_the_sign():
     assert PRESETS.keys() - replaced == {"dapo", "none", "high-entropy-only", "stare", "fipo", "ar"}
     other_sign = {name for name, table in PRESETS.items() if any(map(changes_sign, table.rows))}
     assert other_sign == {"htpo-released", "kl-cov", "w-reinforce", "psr", "nsr"}
+
+
+def test_a_list_of_rules_reads_as_one_and_is_one_of_a_tuple():
+    parts = [Named("cispo"), Detach(0.1, "highest"), Detach(0.2, "lowest")]
+    one = "; the highest-entropy 10% of the group detached; the lowest-entropy 20% of the group detached"
+    assert str(Mix(parts)) == f"{Named('cispo')}{one}"
+    assert hash(Mix(parts)) == hash(Mix(tuple(parts)))
+
+
+def test_a_name_that_is_none_is_told_with_the_nearest():
+    with pytest.raises(UsageError) as refused:
+        Named("no such rule")
+    assert str(refused.value) == "Unknown rule 'no such rule'."
+    with pytest.raises(
+        UsageError, match=r"^Unknown rule 'dettach' in 'dettach'\. Did you mean 'detach'\? The rules are "
+    ):
+        parse_rule("dettach")
