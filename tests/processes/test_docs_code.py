@@ -59,6 +59,7 @@ def offline(hub, tiny_chat_model, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "trl-lib/DeepMath-103K/train.jsonl", *CHAT)
     (tmp_path / "exercises.csv").write_text("question,answer\n" + "".join(f"{i} + 2,{i + 2}\n" for i in range(50)))
     shutil.copytree(tiny_chat_model, tmp_path / "runs/trained")
+    shutil.copytree(ROOT / "benchmarks/fights/laptop", tmp_path / "runs/fight", ignore=lambda *_: ["runs"])
     for run in ("dapo-seed0", "htpo-seed0"):
         (tmp_path / "runs" / run).mkdir()
         state = {"global_step": 2, "log_history": [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}]}

@@ -13,6 +13,7 @@ from torch.distributed import TCPStore
 
 from htpo_trl.cli import make_parser
 from htpo_trl.cli.launch import launch_arguments
+from htpo_trl.compare.arms import read_arms
 from htpo_trl.data.names import is_ours
 from htpo_trl.demo.laptop import LaptopConfig
 from htpo_trl.scripts import evaluate, htpo
@@ -240,11 +241,15 @@ def test_documented_commands(line):
         launch_arguments(found.launch)
         benchmarks = found.script[found.script.index("--benchmarks") + 1 :]
         benchmarks = benchmarks[: next((i for i, b in enumerate(benchmarks) if b.startswith("--")), None)]
-        assert all(is_ours(name) for name in benchmarks)
+        assert all(is_ours(name.partition(":")[0]) for name in benchmarks)
         return
     elif argv[1] == "train":
         arguments = read([token for token in argv[2:] if token != "--dry_run"], htpo.TITLES, launcher)
         launch_arguments(arguments.launch)
+    elif argv[1] == "compare":
+        args, options = make_parser().parse_known_args(argv[1:])
+        read_arms(args.objectives, args.vary)
+        arguments = read(options, htpo.TITLES, launcher)
     elif argv[1] == "demo":
         parser_of(LaptopConfig).parse_args(argv[2:])
         return
