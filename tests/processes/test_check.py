@@ -129,12 +129,12 @@ def statuses(result):
 
 
 def test_this_machine(tmp_path):
-    """All parts on the CPU; those that cannot run here say why."""
-    output, result = check(tmp_path, "--device", "cpu")
+    """All parts on the CPU but one, which takes as long as all others and is of `test_resume_processes.py` too."""
+    output, result = check(tmp_path, "--device", "cpu", "--skip", "zero3")
     assert result["ok"]
     assert result["finished"]
     assert "\x1b" not in output
-    assert list(result["parts"]) == list(PARTS)
+    assert list(result["parts"]) == [name for name in PARTS if name != "zero3"]
     for name, part in result["parts"].items():
         assert part["status"] == ("skipped" if part["skipped"] else "ok"), name
         assert f"\n{name}: {part['title']}\n" in output
@@ -142,7 +142,7 @@ def test_this_machine(tmp_path):
             assert f"{finding['what']}" in output
     ran = {name for name, part in result["parts"].items() if part["status"] == "ok"}
     assert {"versions", "transform", "parity", "resume", "sampling", "policy", "peft", "verifier", "step-time"} <= ran
-    assert re.search(rf"\n{len(PARTS)} parts in \d+ s: {len(ran)} ok[,.]", output)
+    assert re.search(rf"\n{len(PARTS) - 1} parts in \d+ s: {len(ran)} ok[,.]", output)
     # What docs/command_line.md says is in the file is there, and nothing else.
     page = (
         (ROOT / "docs/command_line.md")
