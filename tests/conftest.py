@@ -3,6 +3,7 @@ import os
 import signal
 import string
 import sys
+import warnings
 
 import pytest
 from hypothesis import settings
@@ -239,3 +240,17 @@ def quick_verifier():
 def patient_verifier():
     """One for many answers that do not hang, on whatever machine."""
     yield from _running(workers=2, deadline=30.0)
+
+
+@pytest.fixture
+def warned(make_config):
+    """The config of some options, and what its warnings say of objectives."""
+
+    def make(**options):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            config = make_config(**options)
+        texts = [str(each.message) for each in caught]
+        return config, [text for text in texts if "objective=" in text or "loss_type=" in text]
+
+    return make

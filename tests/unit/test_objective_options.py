@@ -26,20 +26,6 @@ def names_of(config):
     return {name: getattr(config, name) for name in SETTINGS}
 
 
-@pytest.fixture
-def warned(make_config):
-    """The config of some options, and what its warnings say of objectives."""
-
-    def make(**options):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            config = make_config(**options)
-        texts = [str(each.message) for each in caught]
-        return config, [text for text in texts if "objective=" in text]
-
-    return make
-
-
 PUBLISHED = {
     "htpo": (0.2, 0.28, "dapo"),
     "gspo": (3e-4, 4e-4, "grpo"),

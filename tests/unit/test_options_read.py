@@ -1,27 +1,12 @@
 """Options of the loss that no rule of the table reads: told, or refused with the rule that was meant."""
 
 import math
-import warnings
 
 import pytest
 import torch
 
 from htpo_trl.objective import PRESETS, control, effective_weight, parse_rule
 from htpo_trl.utils import UsageError
-
-
-@pytest.fixture
-def warned(make_config):
-    """The config of some options, and what its warnings say of objectives."""
-
-    def make(**options):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            config = make_config(**options)
-        texts = [str(each.message) for each in caught]
-        return config, [text for text in texts if "objective=" in text or "loss_type=" in text]
-
-    return make
 
 
 # What the rules of a preset read, as its paper has it; of the others a clip range and a dual clip.
