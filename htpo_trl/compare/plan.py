@@ -163,7 +163,7 @@ def _problems(
 
     script.eval_benchmarks = [*names.values()]
     parts = prepare(script, config, model, is_plan=True)  # refuses what runs would
-    _, _, benchmarks = load_data(script, config)
+    benchmarks = parts.benchmarks or load_data(script, config)[2]  # where the Hub has some, a plan looks at none
     script.eval_benchmarks = []
     train, _, _ = load_data(script, config)  # with all its problems
     sets = {"training": train, **dict(zip(names, benchmarks.values(), strict=True))}
@@ -188,8 +188,8 @@ def code_of(functions: Sequence[Callable | None]) -> dict[str, str]:
     return found
 
 
-def digest_of_file(path: str) -> str:
-    """SHA-256 of a file of code."""
+def digest_of_file(path: str | Path) -> str:
+    """SHA-256 of a file: of a plan, or of code."""
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
@@ -247,7 +247,7 @@ def settle(plan: Mapping[str, Any], output_dir: str | Path) -> str:
             f"{path} is the plan of another fight: {'; '.join(there[:5])}{' ...' * (len(there) > 5)}. A plan is not "
             "changed: give the options that it was made with, or another --output_dir."
         )
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    return digest_of_file(path)
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -1,6 +1,5 @@
 """What runs came to: a file each in `results/`, which are all that it takes to go on with a fight and to judge it."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..objective import EFFECTS
 from ..output.directory import SEAL
-from ..output.reading import MAX_LOG_BYTES, read_bytes, read_json
+from ..output.reading import MAX_LOG_BYTES, read_json
 from ..output.writing import write_atomically
 from ..report.runs import Evaluation, RunError, read_run
 from ..utils import UsageError
@@ -74,7 +73,7 @@ def read_plan(path: Path) -> tuple[dict[str, Any], str]:
     """A fight's plan and its digest; a [`UsageError`] names a file that is none."""
     plan = read_json(path)
     _check_kinds(path, plan, _PLAN_KINDS)
-    return plan, hashlib.sha256(read_bytes(path)).hexdigest()
+    return plan, digest_of_file(path)
 
 
 def read_results(directory: Path, digest: str) -> dict[str, dict[str, Any]]:
