@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,9 +73,11 @@ def estimate(common: Common) -> str:
         run = Run("confirmation", plan["baseline"], rate, plan["confirmation_seeds"][0])
         short = common._replace(directory=Path(directory))
         more = [f"--max_steps={steps}", "--eval_num_samples=1", "--save_strategy=no", "--report_to=none"]
-        process = _Process(short, run, [*short.command(run, False), *more], 0, _devices(common)[0])
-        with _stopping([process]):
-            code = process.join()
+        running: list[_Process] = []
+        with _stopping(running):
+            with _undisturbed():
+                running.append(_Process(short, run, [*short.command(run, False), *more], 0, _devices(common)[0]))
+            code = (process := running[0]).join()
         if code:
             raise UsageError(f"A short run, to see how long one takes, failed: {process.last_line()}")
         seconds, log = time.monotonic() - process.started, read_run(short.directory / "runs" / run.name).log
@@ -123,7 +126,8 @@ class _Phase:
         is_first = not is_known and not any(process.is_first for process in self.running)
         slot = next(i for i in range(self.common.jobs) if i not in {process.slot for process in self.running})
         tokens, device = self.common.command(run, is_first), self.devices[slot % len(self.devices)]
-        self.running.append(_Process(self.common, run, tokens, slot, device, is_first))
+        with _undisturbed():
+            self.running.append(_Process(self.common, run, tokens, slot, device, is_first))
 
     def _end(self, process: "_Process") -> None:
         run, code = process.run, process.join()
@@ -216,6 +220,26 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
+def _undisturbed() -> Iterator[None]:
+    """
+    Within, a process is started. What stops this one waits until that one has all that it needs; and it has SIGINT
+    blocked, as a terminal's Ctrl-C goes to all: the command tells its runs.
+    """
+    came: list[int] = []
+    handlers = {each: signal.signal(each, lambda signum, frame: came.append(signum)) for each in _STOPPING}
+    resource_tracker.ensure_running()  # which would unblock SIGINT
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for signum in came:
+            signal.raise_signal(signum)
+
+
+@contextmanager
 def _stopping(running: Sequence[_Process]) -> Iterator[None]:
     """Runs that are under way when the block is left by an error are stopped: they save a checkpoint."""
     try:
@@ -223,7 +247,7 @@ def _stopping(running: Sequence[_Process]) -> Iterator[None]:
     except BaseException:
         try:
             for each in running:
-                each.process.terminate()  # at once: within a second of a terminal's Ctrl-C it is the same signal
+                each.process.terminate()
             print("Runs that are under way stop after their optimizer step, with a checkpoint.", flush=True)
             for each in running:
                 each.join()

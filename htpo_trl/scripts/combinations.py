@@ -1,6 +1,7 @@
 """Options of `htpo train` that say nothing without each other, or contradict each other."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -47,11 +48,14 @@ def check_evaluation(script: Any, args: Any) -> None:
             f"eval_strategy={str(args.eval_strategy.value)!r} needs data: set test_split_size, or "
             "dataset_test_split for a data set of the Hub; or eval_benchmarks, for mean@n and pass@k."
         )
-    if size is not None and args.eval_strategy == "no" and not names:
-        raise UsageError(
+    if size is not None and args.eval_strategy == "no" and "test" not in names:
+        told = (
             f"test_split_size={size} holds data out, and nothing is evaluated on it. Add 'test' to eval_benchmarks, "
             "or set eval_strategy to 'steps', or leave test_split_size out."
         )
+        if not names:
+            raise UsageError(told)
+        warnings.warn(told, stacklevel=2)  # the same training data as another run's, evaluated on other problems
     if args.eval_on_start and args.eval_strategy == "no":
         raise UsageError("eval_on_start=True needs eval_strategy='steps' or 'epoch', and data for it.")
     tokens, limit = script.eval_max_new_tokens or args.max_completion_length, args.vllm_max_model_length

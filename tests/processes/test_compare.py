@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from shutil import copy, copytree, rmtree
 
@@ -13,6 +16,7 @@ import yaml
 from htpo_trl.cli import main
 from htpo_trl.compare.plan import Run
 from htpo_trl.compare.results import Common, keep
+from htpo_trl.compare.runs import _undisturbed
 from htpo_trl.report.runs import read_run
 from htpo_trl.utils import UsageError
 
@@ -169,6 +173,28 @@ def test_killed_it_goes_on(directory):
     said = [(directory / f"{name}.txt").read_text().split("Learning rates:")[1] for name in ("whole", "killed")]
     sentences = [[line for line in text.splitlines() if " in mean@4" in line or "p =" in line] for text in said]
     assert sentences[0] == sentences[1] != []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_a_run_is_started(signum):
+    """It has what it needs, and is known; a terminal's Ctrl-C is not for it, as the command tells its runs."""
+    show, known = [sys.executable, "-c", "print(open('/proc/self/status').read())"], []
+
+    def start():
+        with _undisturbed():
+            signal.raise_signal(signum)
+            known.append(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
+
+    before = signal.signal(signum, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert signal.getsignal(signum) is signal.default_int_handler
+    finally:
+        signal.signal(signum, before)
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", known[0])
+    assert int(blocked, 16) >> signal.SIGINT - 1 & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def without_times(result):

@@ -195,6 +195,14 @@ def test_the_plan_and_the_run_refuse_by_the_same_line(answers, here, argv, messa
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} <= before
 
 
+def test_what_is_held_out_for_nothing_is_told(here, monkeypatch):
+    """Of the same training data as another run's, evaluated on other problems."""
+    monkeypatch.chdir(here)
+    options = ["--config", "recipe.yaml", "--test_split_size", "0.2", "--eval_benchmarks", "few.jsonl"]
+    with pytest.warns(UserWarning, match="test_split_size=0.2 holds data out, and nothing is evaluated on it"):
+        main(["train", *options, "--eval_steps", "1", "--eval_judge", "judge.even_digits", "--dry_run"])
+
+
 @pytest.mark.parametrize("name", ["objects.partial", "objects.Lengths"])
 def test_rewards_that_are_no_plain_functions_come_to_the_model(here, monkeypatch, name):
     """Partials and objects that can be called, which TRL takes."""
