@@ -89,7 +89,7 @@ def content_digest(value: Any) -> str:
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned: text, the first two, to the left, numbers to the right."""
     header, *rows = [[*map(printable, row)] for row in [header, *rows]]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     line = " | ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
     return "\n".join(f"| {line.format(*row)} |" for row in [header, rule, *rows])

@@ -153,6 +153,11 @@ def launch(accelerate: Namespace, command: str = "htpo train") -> None:
 
 
 def _become(accelerate: Any) -> None:
+    if (accelerate.num_processes or 1) > 1 and not accelerate.mpirun_hostfile:
+        raise UsageError(
+            f"num_processes={accelerate.num_processes}, but accelerate would start a single process: no configuration "
+            "says how to spread it, and there are no two GPUs here. Set --accelerate_config to ddp, or to ddp-cpu."
+        )
     command, environment = prepare_simple_launcher_cmd_env(accelerate)
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)

@@ -30,7 +30,8 @@ from .results import Common, has_finished, keep, keep_failed, score
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
-_ERROR = re.compile(r"htpo train: |[\w.]*(Error|Exception|Interrupt)\b")
+# Of several processes the launcher tells last, and only which of them it was.
+_ERROR = re.compile(r"(\[rank\d+\]: )?(htpo train: (?!rank \d)|[\w.]*(Error|Exception|Interrupt)\b)")
 # What the server of the forks imports once, for all runs: it takes longer than a small run.
 _PRELOADED = [
     *("htpo_trl.scripts.htpo", "htpo_trl.trainer", "htpo_trl.evaluation.callback", "htpo_trl.training.saving"),
@@ -185,10 +186,14 @@ class _Process:
         """Its error, or the last of what it said; of one that a signal ended, which."""
         if (code := self.process.exitcode or 0) < 0:
             return f"ended by {signal.Signals(-code).name}{', as when memory runs out' * (-code == signal.SIGKILL)}"
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        lines = [line.strip() for line in text.rpartition("\n$ htpo train")[2].splitlines() if line.strip()]
-        said = [line for line in lines if _ERROR.match(line)] or lines or ["it said nothing"]
-        return said[-1]
+        return _error_of(self.log.read_text(errors="replace") if self.log.exists() else "")
+
+
+def _error_of(log: str) -> str:
+    """The error in the log of a run, of its last start, or the last line of it."""
+    lines = [line.strip() for line in log.rpartition("\n$ htpo train")[2].splitlines() if line.strip()]
+    said = [line for line in lines if _ERROR.match(line)] or lines or ["it said nothing"]
+    return said[-1]
 
 
 def _train(tokens: Sequence[str], log: Path, device: str | None, is_launched: bool) -> None:

@@ -13,7 +13,7 @@ from htpo_trl.cli import main
 from htpo_trl.compare.arms import read_arms
 from htpo_trl.compare.plan import differences, digest_of_model, make_plan, runs_of, settle, tokens_of
 from htpo_trl.compare.results import Common, _thinned
-from htpo_trl.compare.runs import _Process
+from htpo_trl.compare.runs import _error_of, _Process
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts.htpo import parse, prepare, read_options
@@ -153,6 +153,21 @@ def test_a_run_that_was_killed_says_by_what(tmp_path):
     assert killed.last_line() == "ended by SIGKILL, as when memory runs out"
 
 
+def test_the_error_of_several_processes():
+    """Not the launcher's last line, which tells only whose it is."""
+    log = """$ htpo train --seed=0
+RuntimeError: of an earlier start
+$ htpo train --seed=0
+[rank0]:   File "trainer.py", line 1
+[rank0]: RuntimeError: A reward failed on another process
+There is no whole step.
+htpo train: rank 1 failed first, with exit code 1.
+"""
+    assert _error_of(log) == "[rank0]: RuntimeError: A reward failed on another process"
+    assert _error_of("$ htpo train\nStarted.\nhtpo train: rank 1 failed first.") == "htpo train: rank 1 failed first."
+    assert _error_of("") == "it said nothing"
+
+
 def test_a_long_log_is_thinned():
     import pandas as pd
 
@@ -279,6 +294,7 @@ def test_a_fight_begins_in_a_directory_of_its_own(refused):
     assert "holds config.json: a fight begins" in refused("--test", "countdown:test", "--output_dir", "model")
 
 
+@pytest.mark.filterwarnings("ignore:test_split_size")  # of a confirmation run
 def test_what_is_held_out_chooses_the_rates(refused, tmp_path):
     """Runs of both phases hold the same part out, and train on the same rest; a recipe's own wishes give way."""
     own = {"test_split_size": 0.25, "push_to_hub": True, "hub_token": "a-token"}

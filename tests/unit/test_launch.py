@@ -79,3 +79,14 @@ def test_fsdp_without_gpus(capsys):
         "htpo train: FSDP needs GPUs, and there is none here: on a CPU accelerate would train by plain copies of the "
         "model. Set --accelerate_config to zero3-cpu, or to ddp-cpu.\n"
     )
+
+
+@pytest.mark.parametrize("option", [(), ("--cpu",)])
+def test_several_processes_that_nothing_starts(option, capsys):
+    """Accelerate would run one of them, and say nothing."""
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", "smollm2-135m-cpu", "--num_processes", "2", *option])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "htpo train: num_processes=2, but accelerate would start a single process"
+    )

@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+from markdown_it import MarkdownIt
 
 from htpo_trl.output.reading import MAX_YAML_BYTES, parse_json, read_bytes, read_json, read_yaml
 from htpo_trl.output.terminal import printable
@@ -166,3 +167,8 @@ def test_no_control_character_reaches_a_terminal():
     table = markdown_table(["\x1b[1m", "b"], [["x\x9b", "\x1b[31m"]])
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", table) == []
     assert len({len(line) for line in table.split("\n")}) == 1  # aligned as they are shown
+
+
+def test_narrow_columns_make_a_table_of_markdown():
+    html = MarkdownIt().enable("table").render(markdown_table(["a", "b", "p", ""], [["1", "2", "–", "3"]]))
+    assert html.count("<td") == 4
