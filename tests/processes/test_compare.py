@@ -215,6 +215,20 @@ def test_another_plan_is_refused(directory, capsys):
     assert (directory / "whole" / "plan.json").read_bytes() == before
 
 
+def test_one_command_at_a_time(directory, monkeypatch, capsys):
+    """The second one is told who has the directory."""
+    monkeypatch.chdir(directory)
+    script = "from htpo_trl.output.lock import held\nwith held('whole', 'htpo compare'): print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as first:
+        first.stdout.readline()
+        with pytest.raises(SystemExit) as ended:
+            main([*COMMAND, "--output_dir", "whole"])
+        first.communicate(b"\n")
+    assert ended.value.code == 2
+    assert re.search(f"output_dir='whole' is in use by htpo compare, process {first.pid} ", capsys.readouterr().err)
+
+
 def test_a_run_that_the_plan_does_not_describe_is_refused(directory, capsys):
     """Whatever it differs in: an option, the seed, the data, or the user's own reward."""
     fight = copytree(directory / "whole", directory / "planted")
