@@ -63,7 +63,7 @@ class Compare(Command):
         from ..compare.plan import PLAN, make_plan, runs_of, settle, told
         from ..compare.report import write_compare_report
         from ..compare.results import Common
-        from ..compare.runs import estimate, fight, share_cores
+        from ..compare.runs import check_jobs, estimate, fight, share_cores
         from ..compare.tables import markdown, read_outcome
         from ..report import require_matplotlib
         from .launch import Parallelism, launch_arguments, parallelism
@@ -84,6 +84,7 @@ class Compare(Command):
         plan = make_plan(args, arguments, spread.processes)
         directory = Path(args.output_dir)
         common = Common(plan, "", directory, tokens, bool(arguments.launch), args.jobs, given.use_cpu)
+        check_jobs(common)
         is_new = not (directory / PLAN).exists()
         if is_new and (others := sorted(path.name for path in directory.glob("[!._]*"))):
             raise UsageError(

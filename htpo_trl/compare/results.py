@@ -148,8 +148,10 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
         whose = {"name": before, "phase": "before", "arm": None, "learning_rate": None, "versions": read.versions}
         _write(common, _result(common, run, **_counts(evaluations[0]), steps=0, **whose))
     _write(common, result)
-    for path in directory.glob("checkpoint-*"):  # the model stays
+    for path in directory.glob("checkpoint-*"):
         rmtree(path)
+    for path in directory.glob("*.safetensors") if run.phase == "tuning" else ():  # of the others the model stays
+        path.unlink()
     return result
 
 

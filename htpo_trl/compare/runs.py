@@ -262,6 +262,18 @@ def _stopping(running: Sequence[_Process]) -> Iterator[None]:
         raise
 
 
+def check_jobs(common: Common) -> None:
+    """Refuse more runs at a time than there are GPUs for: they would take each other's memory, and count as failed."""
+    import torch
+
+    n = 0 if common.use_cpu else torch.cuda.device_count()
+    if n and common.jobs > (most := 1 if common.is_launched else n):
+        why = f"a GPU for each run, and {n} here"
+        if common.is_launched:
+            why = "the launcher spreads each run over the GPUs"
+        raise UsageError(f"--jobs {common.jobs}: {why}. Set --jobs {most}.")
+
+
 def _devices(common: Common) -> list[str | None]:
     """What `CUDA_VISIBLE_DEVICES` is for the runs that are under way at once."""
     if common.use_cpu or common.is_launched:

@@ -141,6 +141,8 @@ def test_a_fight(directory):
                 problem: [row["verdict"] for row in each].count("correct") for problem, each in rows.items()
             }
             assert (0 in evaluations) == (name in BEFORE), "one run does it for all"
+            model = directory / "whole" / "runs" / name / "model.safetensors"
+            assert model.exists() == (result["phase"] == "confirmation")
     assert found["confirmation-htpo-seed1001"]["error"] == "RuntimeError: no luck"
     told = (directory / "whole.txt").read_text()
     assert "4 runs: 2 arms x 2 learning rates (0.01, 0.03) x 1 seeds, 2 samples a problem" in told

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import multiprocessing
+import re
 import signal
 from argparse import Namespace
+from contextlib import nullcontext
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from htpo_trl.cli import main
 from htpo_trl.compare.arms import read_arms
 from htpo_trl.compare.plan import differences, digest_of_model, make_plan, runs_of, settle, tokens_of
 from htpo_trl.compare.results import Common, _thinned
-from htpo_trl.compare.runs import _error_of, _Process
+from htpo_trl.compare.runs import _error_of, _Process, check_jobs
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts.htpo import parse, prepare, read_options
@@ -166,6 +168,23 @@ htpo train: rank 1 failed first, with exit code 1.
     assert _error_of(log) == "[rank0]: RuntimeError: A reward failed on another process"
     assert _error_of("$ htpo train\nStarted.\nhtpo train: rank 1 failed first.") == "htpo train: rank 1 failed first."
     assert _error_of("") == "it said nothing"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "is_launched", "said"),
+    [
+        (2, False, ""),
+        (1, True, ""),
+        (3, False, "--jobs 3: a GPU for each run, and 2 here. Set --jobs 2."),
+        (2, True, "--jobs 2: the launcher spreads each run over the GPUs. Set --jobs 1."),
+    ],
+)
+def test_two_runs_on_one_device_would_take_each_others_memory(jobs, is_launched, said, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    common = Common({}, "", None, [], is_launched, jobs, use_cpu=False)
+    with pytest.raises(UsageError, match=re.escape(said)) if said else nullcontext():
+        check_jobs(common)
+    check_jobs(common._replace(use_cpu=True))
 
 
 def test_a_long_log_is_thinned():
