@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from htpo_trl.compare import write_compare_report
 from htpo_trl.objective import PRESETS
 from htpo_trl.report import write_report
 from htpo_trl.tokens import RecordSettings, write_token_map
 from htpo_trl.tokens.record import write_record
 
 from ..token_records import completion_row
+from ..unit.test_compare_report import FAILED, fight, write
 
 
 ELSEWHERE = "http://elsewhere.example"
@@ -65,7 +67,21 @@ def report(path):
     return write_report([path / name for name in names[:2]], path / "report")
 
 
-@pytest.fixture(scope="module", params=[token_map, report], ids=["token map", "report"])
+def comparison(path):
+    """Of a fight whose every name and value is an attack, but for numbers."""
+    arms = [attack.replace("/", "⁄") for attack in ATTACKS[:3]]
+    plan, results = fight(arms=arms)
+    named = {"name": ATTACKS[0], "count": 50, "digest": ATTACKS[1]}
+    plan |= {"rule": [*ATTACKS], "model": named, "problems": {"test": named, ATTACKS[2]: named}}
+    for arm in arms:
+        plan["arms"][arm] = {"options": dict.fromkeys(ATTACKS, ATTACKS[3]), "resolved": {}, "table": {}}
+    for each in results:
+        each |= {"versions": dict.fromkeys(ATTACKS, ATTACKS[4]), "touched": dict.fromkeys(ATTACKS, 0.5)}
+    results[-1] |= FAILED | {"error": "".join(ATTACKS)}
+    return write_compare_report(write(path, plan, results))
+
+
+@pytest.fixture(scope="module", params=[token_map, report, comparison], ids=["token map", "report", "comparison"])
 def page_file(request, tmp_path_factory):
     return request.param(tmp_path_factory.mktemp("pages"))
 
