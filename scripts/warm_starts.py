@@ -80,7 +80,7 @@ def make(name: str, target: Path) -> None:
     told |= {
         "threads": torch.get_num_threads(),
         "validation": {**validation, "metrics": {key: summary["metrics"][key] for key in ("mean@16", "pass@16")}},
-        "completions": summary.get("completions"),
+        **{name: summary[name] for name in ("completions",) if name in summary},
         "sha256": {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()},
         "versions": {package: version for package, version in versions().items() if package in _MAKERS},
     }
