@@ -47,7 +47,7 @@ class Compare(Command):
         add("--objectives", nargs="+")
         add("--vary", nargs="+", action="extend")
         add("--learning_rates", nargs="+", type=float)
-        add("--seeds", type=int, default=3)
+        add("--seeds", type=int)
         add("--confirm_seeds", type=int, default=8)
         add("--validation")
         add("--test")
@@ -59,7 +59,6 @@ class Compare(Command):
 
     def run(self, args: Namespace) -> None:
         from ..compare.arms import check_arguments, read_arms
-        from ..compare.judgement import choose_rates
         from ..compare.plan import PLAN, make_plan, runs_of, settle, told
         from ..compare.report import write_compare_report
         from ..compare.results import Common
@@ -72,8 +71,9 @@ class Compare(Command):
         tokens = args.options
         check_arguments(args, tokens)
         require_matplotlib()
-        share_cores(args.jobs)
         arguments = htpo.read_options(tokens)
+        if not arguments.launch:
+            share_cores(args.jobs)
         given = htpo.make_parser().parse_args(arguments.script)
         if not args.objectives and not args.vary:
             args.objectives = [*dict.fromkeys(("dapo", given.objective))]
@@ -81,6 +81,11 @@ class Compare(Command):
         spread = Parallelism()
         if arguments.launch:
             spread = parallelism(launch_arguments(arguments.launch, tokens))
+        if spread.machines > 1:
+            raise UsageError(
+                f"num_machines={spread.machines}: a fight runs on one machine. Leave it out, or call htpo train for "
+                "each run."
+            )
         plan = make_plan(args, arguments, spread.processes)
         directory = Path(args.output_dir)
         common = Common(plan, "", directory, tokens, bool(arguments.launch), args.jobs, given.use_cpu)
@@ -103,5 +108,5 @@ class Compare(Command):
             return
         with held(directory, "htpo compare"):
             common = common._replace(digest=settle(plan, directory))
-            fight(common, choose_rates)
+            fight(common)
         print(f"\n{markdown(read_outcome(directory))}\n\nReport: {write_compare_report(directory)}")

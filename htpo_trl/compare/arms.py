@@ -30,8 +30,23 @@ OWN = {
     "push_to_hub": "Push the run that is worth it, by `hf upload`.",
 }
 #: What differs between runs of one arm, or between machines.
-NOT_COMPARED = {*OWN, "output_dir", "use_cpu", "disable_tqdm", "run_name", "logging_dir", "local_rank", "project"} - {
-    "objective"
+NOT_COMPARED = {
+    *(OWN.keys() - {"objective"}),
+    *("output_dir", "use_cpu", "disable_tqdm", "run_name", "logging_dir", "local_rank", "project"),
+    "dataloader_pin_memory",  # off by itself where there is no GPU
+}
+#: Options of a run that the test goes by, where the second is not set.
+OF_TEST = {
+    "correctness_reward": "eval_judge",
+    "correctness_threshold": "eval_judge",
+    "max_completion_length": "eval_max_new_tokens",
+    "chat_template_kwargs": None,
+}
+
+
+_HIGHEST = {
+    "seeds": FIRST_CONFIRMATION_SEED,
+    **dict.fromkeys(("confirm_seeds", "samples", "tuning_samples", "jobs"), 10**6),
 }
 
 
@@ -87,11 +102,16 @@ def check_arguments(args: Namespace, tokens: Sequence[str]) -> None:
         if token.startswith("--") and name in OWN:
             raise UsageError(f"--{name} is set for each run of a fight. {OWN[name]}")
     check_writable("output_dir", args.output_dir)
-    for name, low in (("seeds", 1), ("confirm_seeds", 1), ("samples", 1), ("tuning_samples", 1), ("jobs", 1)):
+    for name, high in _HIGHEST.items():
         value = getattr(args, name)
-        if value is not None and not low <= value <= FIRST_CONFIRMATION_SEED:
-            raise UsageError(f"--{name} {value} must lie in {low}..{FIRST_CONFIRMATION_SEED}.")
+        if value is not None and not 1 <= value <= high:
+            raise UsageError(f"--{name} {value} must lie in 1..{high}.")
     rates = args.learning_rates or []
+    for name in ("seeds", "validation", "tuning_samples") if len(rates) < 2 else ():
+        if (value := getattr(args, name)) is not None:
+            raise UsageError(
+                f"--{name} {value}: one rate is not tuned. Name several --learning_rates, or leave it out."
+            )
     if len({f"{rate:g}" for rate in rates}) < len(rates):
         raise UsageError(f"--learning_rates {' '.join(map(str, rates))} name one rate twice.")
     if not all(0 < rate < 1 for rate in rates):

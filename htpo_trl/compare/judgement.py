@@ -231,6 +231,13 @@ def _notes(plan: Mapping[str, Any], found: Judgement) -> list[str]:
                 f"The learning rate that tuning chose for {', '.join(arms)}, {rate:g}, is the {end} of the grid, "
                 f"which may be too narrow: no {further} one was tried."
             )
+    baseline = next(iter(plan["arms"]))
+    if apart := [arm for arm, chosen in found.rates.items() if chosen != found.rates.get(baseline, chosen)]:
+        at = ", ".join(f"{arm} {found.rates[arm]:g}" for arm in (baseline, *apart))
+        notes.append(
+            f"Arms are compared at the learning rates that tuning chose ({at}). That choice is made once, and its own "
+            "chance is no part of p: of two arms that are alike one may seem better for its rate."
+        )
     for phase, of in (("tuning", found.tuning), ("confirmation", found.confirmation)):
         for arm, own in of.runs.groupby("arm", sort=False):
             lost = {

@@ -3,10 +3,7 @@ The plan of a fight: what is compared, on which problems, by which rule. It is w
 changed; a digest of it stands in every result.
 """
 
-import hashlib
-import inspect
 import json
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.splits import check_disjoint
-from ..output.reading import read_bytes, read_json
+from ..output.reading import read_json
 from ..output.redaction import redacted
 from ..output.writing import write_atomically
-from ..scripts.arguments import Arguments, find_model
+from ..scripts.arguments import Arguments
 from ..scripts.htpo import load_data, parse, prepare
 from ..utils import UsageError, versions
-from .arms import FIRST_CONFIRMATION_SEED, NOT_COMPARED, OWN, read_arms
+from .arms import FIRST_CONFIRMATION_SEED, NOT_COMPARED, OF_TEST, OWN, read_arms
+from .digests import code_of, digest_of_file, digest_of_model
 
 
 #: Of plans and results.
@@ -34,8 +32,10 @@ _OF_ALL = {
     "overwrite_output_dir": "false",
     "resume_from_checkpoint": "auto",
     "disable_tqdm": "true",
-    "push_to_hub": "false",  # of a recipe
+    "load_best_model_at_end": "false",  # of a recipe
+    "push_to_hub": "false",
 }
+_OF_THE_HUB = "of the Hub: a commit named by --model_revision stays the same"
 # Packages that a result does not depend on.
 _WATCHERS = {"wandb", "trackio", "tensorboard", "matplotlib"}
 
@@ -73,10 +73,11 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
             Of each run.
     """
     arms = read_arms(args.objectives, args.vary)
-    resolved, tables, functions = {}, {}, []
+    resolved, tables, functions, of_test = {}, {}, [], []
     for name, options in arms.items():
         configs = _configs(arguments, _tokens(options), processes)
         resolved[name] = written(configs)
+        of_test.append(configs[1])
         functions.append(configs[1].estimator.function)
         rows = zip(_groups(), configs[1].table.rows, strict=True)
         tables[name] = {group: repr(row) for group, row in rows}
@@ -84,6 +85,12 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
     script, config, model = _configs(arguments, [], processes)
     if config.data_seed is not None:
         raise UsageError(f"data_seed={config.data_seed}: leave it out of the recipe. {OWN['data_seed']}")
+    if script.dataset_streaming:
+        raise UsageError("dataset_streaming=True: a plan has all the training problems. Set dataset_streaming=False.")
+    for name, option in OF_TEST.items():
+        if len({repr(getattr(each, name)) for each in of_test}) > 1 and not getattr(script, option or "", None):
+            mend = f"Set --{option}, for all arms alike" if option else "Leave it out"
+            raise UsageError(f"--vary {name}: arms would differ in what the test asks, or in who judges it. {mend}.")
     rates = args.learning_rates or [config.learning_rate]
     samples = args.samples or script.eval_num_samples
     names = problem_names(args, script)
@@ -91,7 +98,6 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         names.pop("validation", None)
     k = samples // 4 if samples >= 8 else samples
     problems, judges = _problems(script, config, model, names)
-    code = code_of([*functions, *judges])
     return {
         "schema": SCHEMA,
         "arms": {
@@ -102,19 +108,18 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
             }
             for name in arms
         },
-        "baseline": next(iter(arms)),
         "learning_rates": sorted(rates),
-        "tuning_seeds": [*range(args.seeds)] if len(rates) > 1 else [],
+        "tuning_seeds": [*range(args.seeds or 3)] if len(rates) > 1 else [],
         "confirmation_seeds": [*range(FIRST_CONFIRMATION_SEED, FIRST_CONFIRMATION_SEED + args.confirm_seeds)],
         "tuning_samples": args.tuning_samples or script.eval_num_samples,
         "samples": samples,
         "metrics": [f"mean@{samples}", *([f"pass@{k}"] if k > 1 else [])],
         "alpha": 0.05,
-        "correction": "holm",
         "rule": RULE,
         "problems": problems,
-        **({"code": code} if code else {}),
+        "code": code_of([*functions, *judges]),
         "model": {"name": model.model_name_or_path, "digest": digest_of_model(model.model_name_or_path)},
+        "processes": processes,
         "options": common,
         "versions": {name: each for name, each in versions().items() if name not in _WATCHERS},
     }
@@ -152,6 +157,8 @@ def problem_names(args: Namespace, script: Any) -> dict[str, str]:
             f"Learning rates are chosen by other problems than those of the test, {test}: name them by --validation "
             "NAME, or hold a part of the training data out by --test_split_size 0.1."
         )
+    if validation == test:
+        raise UsageError(f"--validation and --test are both {test}: learning rates are chosen by other problems.")
     return {"test": test} | ({"validation": validation} if validation else {})
 
 
@@ -173,24 +180,6 @@ def _problems(
         part: {"name": named[part], "count": len(rows), "digest": fingerprint(rows)} for part, rows in sets.items()
     }
     return problems, [*parts.rewards, parts.judge]
-
-
-def code_of(functions: Sequence[Callable | None]) -> dict[str, str]:
-    """File → digest, of the rewards, judges and advantages that are neither of this package nor installed."""
-    found = {}
-    for function in functions:
-        try:
-            path = os.path.relpath(inspect.getsourcefile(inspect.unwrap(function)))  # type: ignore[arg-type]
-        except (OSError, TypeError, ValueError):  # none, a model, a partial function
-            continue
-        if not (str(function.__module__).startswith("htpo_trl.") or "site-packages" in Path(path).parts):
-            found[path] = digest_of_file(path)
-    return found
-
-
-def digest_of_file(path: str | Path) -> str:
-    """SHA-256 of a file: of a plan, or of code."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def _configs(arguments: Arguments, tokens: Sequence[str], processes: int) -> tuple[Any, Any, Any]:
@@ -221,20 +210,6 @@ def written(configs: Sequence[Any]) -> dict[str, Any]:
 def compared(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those that must not differ between runs of one arm."""
     return {name: options[name] for name in sorted(options) if name not in NOT_COMPARED}
-
-
-def digest_of_model(name: str) -> str | None:
-    """Of the files in the directory of a model; of a model on the Hub there is none."""
-    directory = Path(find_model(name))
-    if not directory.is_dir():
-        return None
-    digest = hashlib.sha256()
-    files = [path for path in directory.iterdir() if path.is_file() and not path.name.startswith((".", "_"))]
-    for path in sorted(files):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def settle(plan: Mapping[str, Any], output_dir: str | Path) -> str:
@@ -294,27 +269,29 @@ def told(plan: Mapping[str, Any]) -> str:
     problems = [f"{part:10}  {each['name']}: {each['count']} problems" for part, each in plan["problems"].items()]
     arms, rates = plan["arms"], plan["learning_rates"]
     tuning, confirmation = (len(plan[f"{phase}_seeds"]) for phase in ("tuning", "confirmation"))
-    n, listed = len(arms) * len(rates) * tuning, ", ".join(f"{rate:g}" for rate in rates)
+    n, grid = len(arms) * len(rates) * tuning, ", ".join(f"{rate:g}" for rate in rates)
     lines = [
         *(
-            f"{'baseline' if name == plan['baseline'] else 'arm':10}  {name}: {_listed(each['options'])}"
-            for name, each in arms.items()
+            f"{'arm' if i else 'baseline':10}  {name}: {listed(each['options'])}"
+            for i, (name, each) in enumerate(arms.items())
         ),
-        f"{'model':10}  {plan['model']['name']}, the same for all",
+        f"{'model':10}  {plan['model']['name']}, {'the same for all' if plan['model']['digest'] else _OF_THE_HUB}",
         *problems,
     ]
     runs = [
-        f"tuning        {n} runs: {len(arms)} arms x {len(rates)} learning rates ({listed}) x {tuning} seeds, "
+        f"tuning        {n} runs: {len(arms)} arms x {len(rates)} learning rates ({grid}) x {tuning} seeds, "
         f"{plan['tuning_samples']} samples a problem"
         if n
         else f"tuning        none: one learning rate, {rates[0]:g}",
         f"confirmation  {len(arms) * confirmation} runs: {len(arms)} arms x {confirmation} fresh seeds, "
         f"{plan['samples']} samples a problem",
+        f"each          in {plan['processes']} process{'es' * (plan['processes'] > 1)}",
         f"metrics       {', '.join(plan['metrics'])}",
     ]
     sections = {"Fight": lines, "Runs": runs, "Rule": plan["rule"]}
     return "\n".join("\n  ".join([f"{title}:", *each]) for title, each in sections.items())
 
 
-def _listed(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())
+def listed(options: Mapping[str, Any]) -> str:
+    """Options in a line."""
+    return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)

@@ -14,7 +14,8 @@ from ..output.reading import MAX_LOG_BYTES, read_json
 from ..output.writing import write_atomically
 from ..report.runs import Evaluation, RunError, read_run
 from ..utils import UsageError
-from .plan import SCHEMA, Run, compared, digest_of_file, tokens_of
+from .digests import digest_of_code, digest_of_file
+from .plan import SCHEMA, Run, compared, tokens_of
 
 
 #: Of the log, what a result keeps.
@@ -129,7 +130,7 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
             "directory, and call the same command again."
         ) from None
     log = read.log
-    options = _check_options(common, run, read_json(directory / "settings.json"))
+    options = check_options(common, run, directory)
     steps = log["step_time"].dropna() if "step_time" in log else None
     touched = {effect: float(log[key].mean()) for effect in EFFECTS if (key := f"htpo/special/{effect}") in log}
     result = _result(
@@ -148,9 +149,11 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
         whose = {"name": before, "phase": "before", "arm": None, "learning_rate": None, "versions": read.versions}
         _write(common, _result(common, run, **_counts(evaluations[0]), steps=0, **whose))
     _write(common, result)
-    for path in directory.glob("checkpoint-*"):
-        rmtree(path)
-    for path in directory.glob("*.safetensors") if run.phase == "tuning" else ():  # of the others the model stays
+    weights = [*directory.glob("*.safetensors")]
+    if weights:  # a run that was killed before it had saved its model has it in its last checkpoint
+        for path in directory.glob("checkpoint-*"):
+            rmtree(path)
+    for path in weights if run.phase == "tuning" else ():  # of the others the model stays
         path.unlink()
     return result
 
@@ -194,36 +197,36 @@ def _thinned(series: Any) -> dict[str, float]:
     return {str(series.index[part[-1]]): float(f"{series.iloc[part].mean():.6g}") for part in parts}
 
 
-def _check_options(common: Common, run: Run, sections: dict[str, Any]) -> dict[str, Any]:
+def check_options(common: Common, run: Run, directory: Path, but: Sequence[str] = ()) -> dict[str, Any]:
     """What the options of a run are beside those of the plan: its arm's, its rate and its seed, and nothing else."""
+    sections = read_json(directory / "settings.json")
     for path, digest in common.plan.get("code", {}).items():
-        if digest_of_file(path) != digest:
+        if digest_of_code(path) != digest:
             raise UsageError(
                 f"{path} was edited while {run.name} was under way: it is not what the plan has. Put it back, "
-                f"remove {common.directory / 'runs' / run.name}, and call the same command again."
+                f"remove {directory}, and call the same command again."
             )
     options: dict[str, Any] = {}
     for name in ("HTPOScriptArguments", "HTPOConfig", "ModelConfig"):
         options |= sections[name]
-    expected = common.plan["options"] | common.plan["arms"][run.arm]["resolved"]
-    found = compared(options)
-    wrong = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-    wrong += [name for name in ("seed", "learning_rate") if options[name] != getattr(run, name)]
-    data = sections["run"]["data"]
-    if wrong or data != common.plan["problems"]["training"]["digest"]:
-        name = sorted(wrong)[0] if wrong else "data"
-        there = {"data": common.plan["problems"]["training"]["digest"], "seed": run.seed} | expected
-        raise UsageError(
-            f"{run.name} was not made as the plan says: {name} is {options.get(name, data)!r:.80}, and not "
-            f"{there.get(name, run.learning_rate)!r:.80}. Remove its directory, and call the same command again."
-        )
-    resolved = common.plan["arms"][run.arm]["resolved"]
+    plan, resolved = common.plan, common.plan["arms"][run.arm]["resolved"]
+    own = {"seed": run.seed, "learning_rate": run.learning_rate, "data": plan["problems"]["training"]["digest"]}
+    expected = plan["options"] | resolved | own
+    found = compared(options) | {name: options.get(name, sections["run"]["data"]) for name in own}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name) and name not in but:
+            raise UsageError(
+                f"{run.name} was not made as the plan says: {name} is {found.get(name)!r:.80}, and not "
+                f"{expected.get(name)!r:.80}. Remove its directory, and call the same command again."
+            )
     return {name: options[name] for name in (*resolved, "learning_rate", "seed", "eval_num_samples")}
 
 
 def score(result: Mapping[str, Any]) -> str:
-    """A result in a few words."""
+    """A result in a few words: of a run on the test problems not what it scored."""
     if result["status"] == "failed":
         return f"failed twice: {result['error']}"
+    if result["phase"] == "confirmation":  # there is nothing to look at before the end
+        return "finished"
     n = max(result["judged"], default=0)
     return f"mean@{n} {sum(result['correct']) / max(sum(result['judged']), 1):.3f}"

@@ -3,6 +3,7 @@ The runs of a fight: each is `htpo train` in a process of its own, which goes on
 to is a file in `results/`, written when it ends; the results alone tell which runs are still to come.
 """
 
+import ctypes
 import multiprocessing
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -25,10 +26,12 @@ import numpy as np
 from ..output.terminal import WARNINGS, Stopped
 from ..report.runs import read_run
 from ..utils import UsageError
+from .judgement import choose_rates
 from .plan import Run, runs_of
-from .results import Common, has_finished, keep, keep_failed, score
+from .results import Common, check_options, has_finished, keep, keep_failed, score
 
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _STOPPING = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
 # Of several processes the launcher tells last, and only which of them it was.
 _ERROR = re.compile(r"(\[rank\d+\]: )?(htpo train: (?!rank \d)|[\w.]*(Error|Exception|Interrupt)\b)")
@@ -40,19 +43,11 @@ _PRELOADED = [
 ]
 
 
-def fight(common: Common, choose_rates: Callable[..., dict[str, float]]) -> dict[str, dict[str, Any]]:
+def fight(common: Common) -> None:
     """
-    Make all runs of a fight that have no result yet. A run that fails is tried once more, and is then a result. Where
-    one ends by a line for its user, or this process is stopped, those under way save a checkpoint and end.
-
-    Args:
-        common ([`~htpo_trl.compare.results.Common`]):
-            Plan, directory and options.
-        choose_rates (`Callable`):
-            Plan and results of the tuning → arm → learning rate.
-
-    Returns:
-        `dict`: name → result, of all runs.
+    Make all runs of a fight that have no result yet. A run that fails is tried once more, and is then a result; two of
+    different arms that fail alike stop the fight. Where one ends by a line for its user, or this process is stopped,
+    those under way save a checkpoint and end.
     """
     plan = common.plan
     if plan["tuning_seeds"]:
@@ -60,7 +55,6 @@ def fight(common: Common, choose_rates: Callable[..., dict[str, float]]) -> dict
     rates = choose_rates(plan, list(common.results().values()))
     print("Learning rates: " + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items()), flush=True)
     _Phase(common, runs_of(plan, "confirmation", rates)).run()
-    return common.results()
 
 
 def estimate(common: Common) -> str:
@@ -71,9 +65,10 @@ def estimate(common: Common) -> str:
     )
     total, rate = options["max_steps"], plan["learning_rates"][0]
     with TemporaryDirectory() as directory:
-        run = Run("confirmation", plan["baseline"], rate, plan["confirmation_seeds"][0])
+        run = Run("confirmation", next(iter(plan["arms"])), rate, plan["confirmation_seeds"][0])
         short = common._replace(directory=Path(directory))
-        more = [f"--max_steps={steps}", "--eval_num_samples=1", "--save_strategy=no", "--report_to=none"]
+        own = {"max_steps": steps, "eval_num_samples": 1, "save_strategy": "no", "report_to": "none"}
+        more = [f"--{name}={value}" for name, value in own.items()]
         running: list[_Process] = []
         with _stopping(running):
             with _undisturbed():
@@ -82,6 +77,7 @@ def estimate(common: Common) -> str:
         if code:
             raise UsageError(f"A short run, to see how long one takes, failed: {process.last_line()}")
         seconds, log = time.monotonic() - process.started, read_run(short.directory / "runs" / run.name).log
+        check_options(short, run, short.directory / "runs" / run.name, [*own])
     step_time, training = log["step_time"].mean(), log["train_runtime"].iloc[-1]
     a_sample = max(training - step_time * steps, 0)  # of each problem
     told = f"{step_time:.2f} s an optimizer step, {a_sample:.1f} s a sample of all problems"
@@ -105,6 +101,7 @@ class _Phase:
         self.before = f"before-{runs[0].problems}"
         self.devices = _devices(common)
         self.failed: set[Run] = set()
+        self.lost: dict[str, list[Run]] = {}  # by their errors, since one has finished
         self.seconds: list[float] = []
 
     def run(self) -> None:
@@ -136,12 +133,19 @@ class _Phase:
             raise UsageError(f"{run.name}: {process.last_line()}")
         if (signum := -code if code < 0 else code - 128) in _STOPPING:  # whoever it was, this is no failure
             raise Stopped(signum)
-        if code and run not in self.failed:
+        error = process.last_line() if code else ""
+        has_failed = code and not has_finished(self.common.directory / "runs" / run.name)
+        if has_failed and run not in self.failed:
             self.failed.add(run)
             self.waiting.appendleft(run)
-            print(f"{run.name} failed ({process.last_line()}): once more, from its checkpoint.", flush=True)
+            print(f"{run.name} failed ({error}): once more, from its checkpoint.", flush=True)
             return
-        result = keep_failed(self.common, run, process.last_line()) if code else keep(self.common, run, self.before)
+        if has_failed:
+            self._check_outage(run, error)
+            result = keep_failed(self.common, run, error)
+        else:
+            self.lost.clear()
+            result = keep(self.common, run, self.before)
         self.seconds.append(time.monotonic() - process.started)
         left = len(self.waiting) + len(self.running)
         minutes = np.mean(self.seconds) * left / self.common.jobs / 60
@@ -150,6 +154,18 @@ class _Phase:
             f"[{self.total - left}/{self.total}] {run.name}: {score(result)}, {self.seconds[-1]:.0f} s{then}",
             flush=True,
         )
+
+    def _check_outage(self, run: Run, error: str) -> None:
+        """What fails runs of different arms alike is no result of theirs: a full disk, a device, a tracker."""
+        alike = self.lost.setdefault(re.sub(r"0x\w+|\d+", "0", error), [])
+        alike.append(run)
+        if alike[0].arm != run.arm:
+            for each in alike[:-1]:
+                (self.common.directory / "results" / f"{each.name}.json").unlink()
+            raise UsageError(
+                f"{alike[0].name} and {run.name} failed alike, twice each: {error}. That is no result of their "
+                "objectives: mend it, and call the same command again."
+            )
 
 
 class _Process:
@@ -207,7 +223,8 @@ def _train(tokens: Sequence[str], log: Path, device: str | None, is_launched: bo
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     sys.argv = ["htpo", "train", *tokens]
     os.write(1, f"$ {shlex.join(sys.argv)}\n".encode())
-    if is_launched:
+    if is_launched:  # it saves a checkpoint and ends when this command is killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.execv(sys.executable, [sys.executable, "-m", "htpo_trl", *sys.argv[1:]])
     import torch
 
@@ -267,6 +284,9 @@ def check_jobs(common: Common) -> None:
     import torch
 
     n = 0 if common.use_cpu else torch.cuda.device_count()
+    engine = [common.plan["options"][name] for name in ("use_vllm", "vllm_mode")]
+    if common.jobs > 1 and engine == [True, "server"]:
+        raise UsageError(f"--jobs {common.jobs}: a vLLM server has the weights of one run. Set --jobs 1.")
     if n and common.jobs > (most := 1 if common.is_launched else n):
         why = f"a GPU for each run, and {n} here"
         if common.is_launched:

@@ -12,7 +12,7 @@ from ..output.terminal import printable
 from ..report.estimates import Outline, estimate, interval_text
 from ..utils import markdown_table
 from .judgement import POWER, Judgement, judge, p_text
-from .plan import PLAN
+from .plan import PLAN, listed
 from .results import read_plan, read_results
 
 
@@ -95,7 +95,9 @@ def _arms(outcome: Outcome) -> list[str | ResultTable]:
         )
     for arm in plan["arms"]:
         runs, results = phase.runs[phase.runs.arm == arm], outcome.of("confirmation", arm)
+        # Before the end there is nothing of the test to look at.
         scores = estimate(runs[metrics], "seeds", (0, 1)).to_dict("index") if outcome.judgement.is_over else {}
+        results = results if outcome.judgement.is_over else []
         rows.append(
             [
                 *(
@@ -103,7 +105,7 @@ def _arms(outcome: Outcome) -> list[str | ResultTable]:
                     f"{rates[arm]:g}" if arm in rates else None,
                     len(runs),
                     runs.failed.sum(),
-                    runs.collapsed.sum(),
+                    runs.collapsed.sum() if outcome.judgement.is_over else None,
                 ),
                 *(interval_text(scores.get(metric)) for metric in metrics),
                 *(_mean(results, "mean_tokens", "{:.1f}"), _mean(results, "truncated", "{:.1%}")),
@@ -174,13 +176,13 @@ def _cost(outcome: Outcome) -> list[str | ResultTable]:
 
 def _plan(outcome: Outcome) -> list[str | ResultTable]:
     plan = outcome.plan
-    rows: list[Sequence[str | None]] = [(f"arm {arm}", _listed(each["options"])) for arm, each in plan["arms"].items()]
+    rows: list[Sequence[str | None]] = [(f"arm {arm}", listed(each["options"])) for arm, each in plan["arms"].items()]
     rows += [
         ("learning rates", ", ".join(f"{rate:g}" for rate in plan["learning_rates"])),
         ("tuning seeds", ", ".join(map(str, plan["tuning_seeds"])) or None),
         ("confirmation seeds", ", ".join(map(str, plan["confirmation_seeds"]))),
-        *((f"{part} problems", _listed(each)) for part, each in plan["problems"].items()),
-        ("model", _listed(plan["model"])),
+        *((f"{part} problems", listed(each)) for part, each in plan["problems"].items()),
+        ("model", listed(plan["model"])),
         ("digest of the plan", outcome.digest),
     ]
     versions = pd.DataFrame([each.get("versions") or {} for each in outcome.results])
@@ -194,10 +196,6 @@ def _plan(outcome: Outcome) -> list[str | ResultTable]:
 def _failures(outcome: Outcome) -> list[str | ResultTable]:
     rows = [(each["name"], each.get("error")) for each in outcome.results if each["status"] == "failed"]
     return [ResultTable(("run", "its last line"), rows, 2)] if rows else []
-
-
-def _listed(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
 
 
 def _mean(results: Sequence[Mapping[str, Any]], name: str, form: str) -> str | None:

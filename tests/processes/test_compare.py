@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import yaml
 from htpo_trl.cli import main
 from htpo_trl.compare.plan import Run
 from htpo_trl.compare.results import Common, keep
-from htpo_trl.compare.runs import _undisturbed
+from htpo_trl.compare.runs import _Phase, _Process, _undisturbed
 from htpo_trl.report.runs import read_run
 from htpo_trl.utils import UsageError
 
@@ -145,6 +146,7 @@ def test_a_fight(directory):
             assert model.exists() == (result["phase"] == "confirmation")
     assert found["confirmation-htpo-seed1001"]["error"] == "RuntimeError: no luck"
     told = (directory / "whole.txt").read_text()
+    assert "mean@4" not in told.split("Learning rates:")[1].split("### Verdicts")[0], "of the test, before the end"
     assert "4 runs: 2 arms x 2 learning rates (0.01, 0.03) x 1 seeds, 2 samples a problem" in told
     assert "8 runs, 1 at a time, take about" in told
     assert told.count("once more, from its checkpoint") == 1
@@ -199,6 +201,22 @@ def test_stopped_while_a_run_is_started(signum):
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_what_fails_after_its_last_evaluation_counts(directory):
+    """In writing a model card, say, or in a tracker."""
+    fight = copytree(directory / "whole", directory / "late")
+    plan, before = json.loads((fight / "plan.json").read_text()), results(fight)["confirmation-htpo-seed1000"]
+    run = Run("confirmation", "htpo", before["learning_rate"], 1000)
+    (fight / "results" / f"{run.name}.json").unlink()
+    late = _Process.__new__(_Process)
+    late.run, late.log, late.started = run, fight / "runs" / f"{run.name}.log", time.monotonic()
+    late.process = multiprocessing.get_context("spawn").Process(target=sys.exit, args=(1,))
+    late.process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        _Phase(Common(plan, before["plan"], fight, [], False, 1, True), [run])._end(late)
+    assert results(fight)[run.name] == before
+
+
 def without_times(result):
     return {name: value for name, value in result.items() if name != "seconds"}
 
@@ -235,7 +253,7 @@ def test_a_run_that_the_plan_does_not_describe_is_refused(directory, capsys):
     """Whatever it differs in: an option, the seed, the data, or the user's own reward."""
     fight = copytree(directory / "whole", directory / "planted")
     plan, digest = json.loads((fight / "plan.json").read_text()), results(fight)["before-test"]["plan"]
-    assert plan["code"].keys() == {"reward.py", "judge_of_digits.py"}
+    assert plan["code"].keys() == {"htpo_trl", "reward.py", "judge_of_digits.py"}
     run = Run("confirmation", "htpo", results(fight)["confirmation-htpo-seed1000"]["learning_rate"], 1000)
     settings = fight / "runs" / run.name / "settings.json"
     common = Common(plan, digest, fight, [], False, 1, True)

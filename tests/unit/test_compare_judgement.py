@@ -121,6 +121,17 @@ def test_rates_are_not_chosen_by_the_seeds_that_judge():
     assert better["same"] > 0.08
 
 
+@pytest.mark.parametrize(("means", "wrong"), [((0, 0, 0), 0.05), ((0, 0.01, 0), 0.15)])
+def test_the_choice_of_a_rate_is_no_part_of_p(means, wrong):
+    """Two arms that are alike, scores of a standard deviation of .01: docs/compare.md gives both shares."""
+    rng = np.random.default_rng(6)
+    tuning = rng.normal(np.reshape(means, (3, 1)), 0.01, (FIGHTS, 2, 3, 3))
+    mean = np.array(means)[tuning.mean(-1).argmax(-1)]  # (fights, arms), at the rates that were chosen
+    scores = rng.normal(mean[..., None], 0.01, (FIGHTS, 2, 8))
+    found = (paired_t_test(scores[:, 1] - scores[:, 0]) < 0.05).mean()
+    assert found == pytest.approx(wrong, abs=3 * math.sqrt(wrong * (1 - wrong) / FIGHTS))
+
+
 def test_power_is_as_planned():
     """One arm of three is better: the chance to find it is that of the noncentral t at Holm's level, or a bit more."""
     counts = sample(np.random.default_rng(4), (FIGHTS, 4, 8), shift=0.35)
@@ -275,6 +286,15 @@ def test_a_rate_at_the_edge_is_told():
     assert not [
         each for each in judge(make_plan(), confirmed({"dapo": [[1]] * 8, "htpo": [[2]] * 8})).notes if "grid" in each
     ]
+
+
+def test_other_rates_are_told():
+    """A verdict is on arms at their rates."""
+    plan = make_plan(("dapo", "htpo", "cispo"), rates=(5e-5, 1e-4), tuning=1)
+    best = {"dapo": 5e-5, "htpo": 1e-4, "cispo": 5e-5}
+    results = tuned({arm: {rate: [9 if rate == best[arm] else 1] for rate in (5e-5, 1e-4)} for arm in best})
+    (note,) = [each for each in judge(plan, results).notes if "no part of p" in each]
+    assert "that tuning chose (dapo 5e-05, htpo 0.0001)" in note
 
 
 def test_a_problem_that_one_run_could_not_judge_is_left_out_of_all():

@@ -7,22 +7,27 @@ import re
 import signal
 from argparse import Namespace
 from contextlib import nullcontext
+from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 import yaml
 
 from htpo_trl.cli import main
 from htpo_trl.compare.arms import read_arms
-from htpo_trl.compare.plan import differences, digest_of_model, make_plan, runs_of, settle, tokens_of
-from htpo_trl.compare.results import Common, _thinned
-from htpo_trl.compare.runs import _error_of, _Process, check_jobs
+from htpo_trl.compare.digests import code_of, digest_of_code, digest_of_model
+from htpo_trl.compare.plan import Run, differences, make_plan, runs_of, settle, tokens_of, written
+from htpo_trl.compare.results import Common, _thinned, keep_failed
+from htpo_trl.compare.runs import _error_of, _Phase, _Process, check_jobs
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
-from htpo_trl.scripts.htpo import parse, prepare, read_options
+from htpo_trl.scripts.htpo import model_init_kwargs, parse, prepare, read_options
+from htpo_trl.scripts.reward_names import reward_functions
 from htpo_trl.training.settings import fingerprint
 from htpo_trl.utils import UsageError
 
 
+ROOT = Path(__file__).parents[2]
 PLAN = {
     "arms": {"dapo": {"options": {"objective": "dapo"}}, "htpo": {"options": {"objective": "htpo"}}},
     "learning_rates": [5e-5, 1e-4],
@@ -171,20 +176,40 @@ htpo train: rank 1 failed first, with exit code 1.
 
 
 @pytest.mark.parametrize(
-    ("jobs", "is_launched", "said"),
+    ("jobs", "is_launched", "vllm_mode", "said"),
     [
-        (2, False, ""),
-        (1, True, ""),
-        (3, False, "--jobs 3: a GPU for each run, and 2 here. Set --jobs 2."),
-        (2, True, "--jobs 2: the launcher spreads each run over the GPUs. Set --jobs 1."),
+        (2, False, "colocate", ""),
+        (1, True, "server", ""),
+        (2, False, "server", "--jobs 2: a vLLM server has the weights of one run. Set --jobs 1."),
+        (3, False, "colocate", "--jobs 3: a GPU for each run, and 2 here. Set --jobs 2."),
+        (2, True, "colocate", "--jobs 2: the launcher spreads each run over the GPUs. Set --jobs 1."),
     ],
 )
-def test_two_runs_on_one_device_would_take_each_others_memory(jobs, is_launched, said, monkeypatch):
+def test_runs_would_take_each_others_memory(jobs, is_launched, vllm_mode, said, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    common = Common({}, "", None, [], is_launched, jobs, use_cpu=False)
+    plan = {"options": {"use_vllm": True, "vllm_mode": vllm_mode}}
+    common = Common(plan, "", None, [], is_launched, jobs, use_cpu=False)
     with pytest.raises(UsageError, match=re.escape(said)) if said else nullcontext():
         check_jobs(common)
-    check_jobs(common._replace(use_cpu=True))
+    check_jobs(common._replace(use_cpu=True, plan={"options": {"use_vllm": False, "vllm_mode": "server"}}))
+
+
+def test_what_fails_two_arms_alike_is_no_result(tmp_path):
+    """A full disk, say: the command stops, and the first of them has no result. A repeated failure of one arm has."""
+    plan = PLAN | {"problems": PLAN["problems"]}
+    common = Common(plan, "0" * 64, tmp_path, [], False, 1, True)
+    phase = _Phase(common, runs_of(plan, "tuning"))
+    dapo, other, htpo = (Run("tuning", arm, 5e-5, seed) for arm, seed in (("dapo", 0), ("dapo", 1), ("htpo", 0)))
+    phase._check_outage(dapo, "OSError: [Errno 28] No space left at 0x7f12")
+    phase._check_outage(other, "OSError: [Errno 28] No space left at 0x8a12")
+    phase._check_outage(htpo, "ValueError: NaN")
+    results = [tmp_path / "results" / f"{run.name}.json" for run in (dapo, other)]
+    for path, run in zip(results, (dapo, other), strict=True):
+        keep_failed(common, run, "OSError")
+        assert path.exists()
+    with pytest.raises(UsageError, match="tuning-dapo-lr5e-05-seed0 and tuning-htpo-lr5e-05-seed0 failed alike"):
+        phase._check_outage(htpo, "OSError: [Errno 28] No space left at 0x9c12")
+    assert not any(path.exists() for path in results)
 
 
 def test_a_long_log_is_thinned():
@@ -215,6 +240,10 @@ def test_a_benchmark_may_name_its_split():
         evaluation_problems(["countdown:dev"], PromptArguments())
 
 
+ARGS = {
+    **{"objectives": ["dapo", "htpo"], "vary": None, "learning_rates": None, "validation": None, "seeds": None},
+    **{"test": "countdown", "samples": 4, "tuning_samples": None, "confirm_seeds": 1},
+}
 RECIPE = {
     **{"model_name_or_path": "model", "dtype": "float32", "dataset_name": "countdown", "use_cpu": True, "bf16": False},
     **{
@@ -254,8 +283,10 @@ def refused(tmp_path, monkeypatch, capsys, make_model, tokenizer):
         (("--eval-benchmarks=aime24",), "--eval_benchmarks is set for each run of a fight"),
         (("--no_eval_before_training",), "--eval_before_training is set for each run"),
         (("--seeds", 0), "--seeds 0 must lie in 1..1000"),
-        (("--confirm_seeds", 1001), "--confirm_seeds 1001 must lie in 1..1000"),
-        (("--jobs", 0), "--jobs 0 must lie in 1..1000"),
+        (("--seeds", 1001), "--seeds 1001 must lie in 1..1000"),
+        (("--jobs", 0), "--jobs 0 must lie in 1.."),
+        (("--seeds", 3), "--seeds 3: one rate is not tuned. Name several --learning_rates"),
+        (("--tuning_samples", 8, "--learning_rates", "1e-4"), "--tuning_samples 8: one rate is not tuned"),
         (("--learning_rates", "1e-4", "0.0001"), "name one rate twice"),
         (("--learning_rates", "1e-4", "-1"), "must lie between 0 and 1"),
         (("--learning_rates", "fast"), "invalid float value: 'fast'"),
@@ -279,7 +310,18 @@ def refused(tmp_path, monkeypatch, capsys, make_model, tokenizer):
         ),
         (
             ("--test", "countdown", "--validation", "countdown:test", "--learning_rates", "1e-4", "1e-3"),
-            "name one set twice",
+            "--validation and --test are both countdown:test",
+        ),
+        (("--test", "countdown", "--dataset_streaming"), "dataset_streaming=True: a plan has all the training"),
+        (
+            ("--test", "countdown", "--vary", "max_completion_length=8,16"),
+            "--vary max_completion_length: arms would differ in what the test asks, or in who judges it. "
+            "Set --eval_max_new_tokens, for all arms alike.",
+        ),
+        (("--test", "countdown", "--vary", "correctness_threshold=0.3,0.9"), "Set --eval_judge, for all arms alike."),
+        (
+            ("--test", "countdown", "--num_machines", 2, "--num_processes", 2, "--main_process_ip", "10.0.0.1"),
+            "num_machines=2: a fight runs on one machine.",
         ),
         (("--test", "countdown", "--num_generations", 5), "must hold whole groups of num_generations=5"),
         (("--test", "countdown", "--vary", "loss_type=dapo,sapo"), "loss_type='sapo'"),
@@ -293,6 +335,35 @@ def test_one_line_before_anything_runs(refused, options, said, tmp_path):
             (tmp_path / file).write_text("\n".join(json.dumps({"prompt": f"{i:02d}", "solution": "1"}) for i in rows))
         options = (*options, "--dataset_name", "train.jsonl", "--reward_funcs", "last_number_reward")
     assert said in refused(*options)
+
+
+def test_the_plan_is_that_of_a_gpu(refused):
+    """It is made without a look for one, and what a run there writes must be what it says."""
+    plan = make_plan(Namespace(**ARGS), arguments := read_options(["--config", "recipe.yaml"]))
+    run = runs_of(plan, "confirmation", dict.fromkeys(plan["arms"], 1e-4))[0]
+    tokens = [*arguments.script, *tokens_of(plan, run, "here", False), "--use_cpu=false"]
+    configs = parse(tokens, arguments.defaults)
+    assert configs[1].dataloader_pin_memory
+    configs[1].model_init_kwargs = model_init_kwargs(*configs[1:])
+    assert written(configs) == plan["options"]
+
+
+def test_code_is_the_package_and_what_a_reward_imports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reward_beside.py").write_text("SCORE = 1.0\n")
+    source = "import json\nimport reward_beside\n\n\ndef even(completions, **kwargs):\n    return []\n"
+    (tmp_path / "mine.py").write_text(source)
+    even = reward_functions(["mine.py:even"])
+    found = code_of([*even, *reward_functions(["countdown_reward"]), None])
+    assert [*found] == ["htpo_trl", "mine.py", "reward_beside.py"]
+    assert found["reward_beside.py"] == hashlib.sha256(b"SCORE = 1.0\n").hexdigest()
+    package = tmp_path / "package"
+    copytree(ROOT / "htpo_trl", package, ignore=ignore_patterns("__pycache__"))
+    monkeypatch.setattr("htpo_trl.compare.digests._PACKAGE", package)
+    assert digest_of_code("htpo_trl") == found["htpo_trl"]
+    with (package / "objective" / "rules.py").open("a") as file:
+        file.write("\n")
+    assert digest_of_code("htpo_trl") != found["htpo_trl"]
 
 
 def test_without_objectives_the_recipes_is_compared_with_dapo(refused, tmp_path, capsys):
@@ -322,8 +393,7 @@ def test_what_is_held_out_chooses_the_rates(refused, tmp_path):
     (tmp_path / "mine.py").write_text("def even(completions, **kwargs):\n    return [1.0 for _ in completions]\n")
     recipe = RECIPE | own | {"dataset_name": "train.jsonl", "reward_funcs": "mine.py:even"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    args = {"objectives": ["dapo", "htpo"], "vary": None, "learning_rates": [1e-4, 1e-3], "validation": None}
-    args |= {"test": "test.jsonl", "samples": 4, "tuning_samples": 2, "seeds": 1, "confirm_seeds": 1}
+    args = ARGS | {"learning_rates": [1e-4, 1e-3], "test": "test.jsonl", "tuning_samples": 2, "seeds": 1}
     arguments = read_options(["--config", "recipe.yaml"])
     plan = make_plan(Namespace(**args), arguments)
     names, counts = ({part: each[key] for part, each in plan["problems"].items()} for key in ("name", "count"))
@@ -336,6 +406,8 @@ def test_what_is_held_out_chooses_the_rates(refused, tmp_path):
         parts = prepare(*configs, is_plan=True)
         assert fingerprint(parts.train) == plan["problems"]["training"]["digest"]
         assert not configs[1].push_to_hub
-    assert plan["code"] == {"mine.py": hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()}
+    assert {name: plan["code"][name] for name in plan["code"] if name != "htpo_trl"} == {
+        "mine.py": hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
+    }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"data_seed": 7}))
     assert "data_seed=7: leave it out of the recipe" in refused("--test", "test.jsonl")
