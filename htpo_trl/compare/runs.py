@@ -223,8 +223,9 @@ def _train(tokens: Sequence[str], log: Path, device: str | None, is_launched: bo
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     sys.argv = ["htpo", "train", *tokens]
     os.write(1, f"$ {shlex.join(sys.argv)}\n".encode())
-    if is_launched:  # it saves a checkpoint and ends when this command is killed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if is_launched:
+        if sys.platform == "linux":  # it saves a checkpoint and ends when this command is killed
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.execv(sys.executable, [sys.executable, "-m", "htpo_trl", *sys.argv[1:]])
     import torch
 
