@@ -10,7 +10,7 @@ from htpo_trl.compare import markdown, read_outcome
 
 ROOT = Path(__file__).parents[2]
 FIGHTS = sorted((ROOT / "benchmarks" / "fights").glob("*/plan.json"))
-SHOWN = ("Arms on the test problems", "Paired differences", "Learning rates", "Tokens that a rule touched")
+SHOWN = ("Arms on the test problems", "Paired differences", "Learning rates")
 
 
 @pytest.mark.parametrize("plan", FIGHTS, ids=lambda plan: plan.parent.name)
