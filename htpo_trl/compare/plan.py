@@ -73,12 +73,11 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
             Of each run.
     """
     arms = read_arms(args.objectives, args.vary)
-    resolved, tables, functions, of_test = {}, {}, [], []
+    resolved, tables, of_arms = {}, {}, []
     for name, options in arms.items():
         configs = _configs(arguments, _tokens(options), processes)
         resolved[name] = written(configs)
-        of_test.append(configs[1])
-        functions.append(configs[1].estimator.function)
+        of_arms.append(configs[1])
         rows = zip(_groups(), configs[1].table.rows, strict=True)
         tables[name] = {group: repr(row) for group, row in rows}
     common = resolved[next(iter(arms))]
@@ -88,7 +87,7 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
     if script.dataset_streaming:
         raise UsageError("dataset_streaming=True: a plan has all the training problems. Set dataset_streaming=False.")
     for name, option in OF_TEST.items():
-        if len({repr(getattr(each, name)) for each in of_test}) > 1 and not getattr(script, option or "", None):
+        if len({repr(getattr(each, name)) for each in of_arms}) > 1 and not getattr(script, option or "", None):
             mend = f"Set --{option}, for all arms alike" if option else "Leave it out"
             raise UsageError(f"--vary {name}: arms would differ in what the test asks, or in who judges it. {mend}.")
     rates = args.learning_rates or [config.learning_rate]
@@ -117,7 +116,7 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         "alpha": 0.05,
         "rule": RULE,
         "problems": problems,
-        "code": code_of([*functions, *judges]),
+        "code": code_of([*(each.estimator.function for each in of_arms), *judges]),
         "model": {"name": model.model_name_or_path, "digest": digest_of_model(model.model_name_or_path)},
         "processes": processes,
         "options": common,
