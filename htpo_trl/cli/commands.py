@@ -137,7 +137,7 @@ class Report(Command):
 
     A self-contained page, index.html, and its pictures from the run directories alone: of htpo train, demo and eval,
     and of plain TRL runs. Runs whose options agree but for the seed and where output goes form a set; differences
-    are to the first set.
+    are to the first set. Of a directory of htpo compare: that fight's tables and page, from its plan and results.
     """
 
     def arguments(self, parser: ArgumentParser) -> None:
@@ -145,10 +145,19 @@ class Report(Command):
         parser.add_argument("--output_dir", default="report", help="of the page and its pictures, by default report/")
 
     def run(self, args: Namespace) -> None:
+        from ..compare import markdown, read_outcome, write_compare_report
+        from ..compare.plan import PLAN
         from ..report import write_report
 
+        fights = [run for run in args.runs if Path(run, PLAN).is_file()]
+        if fights and len(args.runs) > 1:
+            raise UsageError(f"{fights[0]} is a fight of htpo compare, which is reported alone: name nothing else.")
         with mendable("htpo report", OSError):
-            print(write_report(args.runs, args.output_dir))
+            if fights:
+                page = write_compare_report(fights[0], args.output_dir)
+                print(f"{markdown(read_outcome(fights[0]))}\n\nReport: {page}")
+            else:
+                print(write_report(args.runs, args.output_dir))
 
 
 class Recipes(Command):

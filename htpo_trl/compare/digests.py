@@ -1,4 +1,4 @@
-"""SHA-256 of what a fight rests on beside its options: code, and the model's files."""
+"""What a fight rests on beside its options: SHA-256 of code, and the commit of a model on the Hub."""
 
 import hashlib
 import inspect
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..output.reading import read_bytes
 from ..scripts.arguments import find_model
+from ..utils import UsageError
 
 
 _PACKAGE = Path(__file__).parents[1]
@@ -51,15 +52,14 @@ def digest_of_file(path: str | Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def digest_of_model(name: str) -> str | None:
-    """Of the files in the directory of a model; of a model on the Hub there is none."""
-    directory = Path(find_model(name))
-    if not directory.is_dir():
+def commit_of(model: str, revision: str) -> str | None:
+    """Of a model on the Hub, the commit that a revision is now; of a directory `None`."""
+    from huggingface_hub import snapshot_download
+
+    if os.path.isdir(find_model(model)):
         return None
-    digest = hashlib.sha256()
-    files = [path for path in directory.iterdir() if path.is_file() and not path.name.startswith((".", "_"))]
-    for path in sorted(files):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    files = ["config.json", "adapter_config.json"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=files)).name
+    except (OSError, ValueError) as error:
+        raise UsageError(f"model_name_or_path={model!r} cannot be loaded from the Hub: {error}") from error

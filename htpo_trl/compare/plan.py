@@ -14,11 +14,11 @@ from ..data.splits import check_disjoint
 from ..output.reading import read_json
 from ..output.redaction import redacted
 from ..output.writing import write_atomically
-from ..scripts.arguments import Arguments
+from ..scripts.arguments import Arguments, find_model
 from ..scripts.htpo import load_data, parse, prepare
 from ..utils import UsageError, versions
 from .arms import FIRST_CONFIRMATION_SEED, NOT_COMPARED, OF_TEST, OWN, read_arms
-from .digests import code_of, digest_of_file, digest_of_model
+from .digests import code_of, commit_of, digest_of_file
 
 
 #: Of plans and results.
@@ -35,7 +35,6 @@ _OF_ALL = {
     "load_best_model_at_end": "false",  # of a recipe
     "push_to_hub": "false",
 }
-_OF_THE_HUB = "of the Hub: a commit named by --model_revision stays the same"
 # Packages that a result does not depend on.
 _WATCHERS = {"wandb", "trackio", "tensorboard", "matplotlib"}
 
@@ -72,24 +71,29 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         processes (`int`, *optional*, defaults to `1`):
             Of each run.
     """
+    from ..evaluation.weights import digest_of_files
+
+    script, config, model = _configs(arguments, [], processes)
+    name = model.model_name_or_path  # `prepare` refuses a run without
+    if commit := name and commit_of(name, config.model_init_kwargs["revision"]):
+        arguments = arguments._replace(script=[*arguments.script, f"--model_revision={commit}"])
     arms = read_arms(args.objectives, args.vary)
     resolved, tables, of_arms = {}, {}, []
-    for name, options in arms.items():
+    for arm, options in arms.items():
         configs = _configs(arguments, _tokens(options), processes)
-        resolved[name] = written(configs)
+        resolved[arm] = written(configs)
         of_arms.append(configs[1])
         rows = zip(_groups(), configs[1].table.rows, strict=True)
-        tables[name] = {group: repr(row) for group, row in rows}
+        tables[arm] = {group: repr(row) for group, row in rows}
     common = resolved[next(iter(arms))]
-    script, config, model = _configs(arguments, [], processes)
     if config.data_seed is not None:
         raise UsageError(f"data_seed={config.data_seed}: leave it out of the recipe. {OWN['data_seed']}")
     if script.dataset_streaming:
         raise UsageError("dataset_streaming=True: a plan has all the training problems. Set dataset_streaming=False.")
-    for name, option in OF_TEST.items():
-        if len({repr(getattr(each, name)) for each in of_arms}) > 1 and not getattr(script, option or "", None):
+    for field, option in OF_TEST.items():
+        if len({repr(getattr(each, field)) for each in of_arms}) > 1 and not getattr(script, option or "", None):
             mend = f"Set --{option}, for all arms alike" if option else "Leave it out"
-            raise UsageError(f"--vary {name}: arms would differ in what the test asks, or in who judges it. {mend}.")
+            raise UsageError(f"--vary {field}: arms would differ in what the test asks, or in who judges it. {mend}.")
     rates = args.learning_rates or [config.learning_rate]
     samples = args.samples or script.eval_num_samples
     names = problem_names(args, script)
@@ -100,12 +104,12 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
     return {
         "schema": SCHEMA,
         "arms": {
-            name: {
-                "options": arms[name],
-                "resolved": {key: value for key, value in resolved[name].items() if value != common.get(key)},
-                "table": tables[name],
+            arm: {
+                "options": arms[arm],
+                "resolved": {key: value for key, value in resolved[arm].items() if value != common.get(key)},
+                "table": tables[arm],
             }
-            for name in arms
+            for arm in arms
         },
         "learning_rates": sorted(rates),
         "tuning_seeds": [*range(args.seeds or 3)] if len(rates) > 1 else [],
@@ -117,7 +121,7 @@ def make_plan(args: Namespace, arguments: Arguments, processes: int = 1) -> dict
         "rule": RULE,
         "problems": problems,
         "code": code_of([*(each.estimator.function for each in of_arms), *judges]),
-        "model": {"name": model.model_name_or_path, "digest": digest_of_model(model.model_name_or_path)},
+        "model": {"name": name, "digest": commit or digest_of_files(find_model(name))},
         "processes": processes,
         "options": common,
         "versions": {name: each for name, each in versions().items() if name not in _WATCHERS},
@@ -248,6 +252,7 @@ def runs_of(plan: Mapping[str, Any], phase: str, rates: Mapping[str, float] | No
 def tokens_of(plan: Mapping[str, Any], run: Run, directory: str | Path, evaluates_before: bool) -> list[str]:
     """The options of `htpo train` that are a run's own, to stand behind those of all."""
     own = {
+        "model_revision": plan["options"]["model_revision"],  # of the Hub, the plan's commit
         "learning_rate": run.learning_rate,
         "seed": run.seed,
         "run_name": run.name,
@@ -274,7 +279,7 @@ def told(plan: Mapping[str, Any]) -> str:
             f"{'arm' if i else 'baseline':10}  {name}: {listed(each['options'])}"
             for i, (name, each) in enumerate(arms.items())
         ),
-        f"{'model':10}  {plan['model']['name']}, {'the same for all' if plan['model']['digest'] else _OF_THE_HUB}",
+        f"{'model':10}  {plan['model']['name']}, the same for all: {plan['model']['digest']}",
         *problems,
     ]
     runs = [

@@ -13,13 +13,15 @@ from ..utils import UsageError
 from .tables import Outcome, read_outcome, sections
 
 
-def write_compare_report(output_dir: str | Path) -> Path:
+def write_compare_report(fight: str | Path, output_dir: str | Path | None = None) -> Path:
     """
-    Write `report/index.html`, self-contained, and its pictures, of the fight in a directory.
+    Write the report of a fight: `index.html`, self-contained, and its pictures as `*.png`.
 
     Args:
-        output_dir (`str` or `Path`):
-            With `plan.json` and `results/*.json`; nothing else is read.
+        fight (`str` or `Path`):
+            Directory with `plan.json` and `results/*.json`; nothing else is read.
+        output_dir (`str` or `Path`, *optional*):
+            Where it is written, by default `report` in the fight's directory; an earlier report there is replaced.
 
     Returns:
         `Path`: of the page.
@@ -31,14 +33,14 @@ def write_compare_report(output_dir: str | Path) -> Path:
     require_matplotlib()
     from ..report.sections import Report, missing_section, plot_section
 
-    outcome = read_outcome(output_dir)
+    outcome = read_outcome(fight)
     arms = outcome.plan["arms"]
     report = Report(
         [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms],
-        Path(output_dir, "report"),
+        Path(fight, "report") if output_dir is None else Path(output_dir),
     )
-    for old in report.directory.glob("*.png"):  # of an earlier report
-        old.unlink()
+    for name in ("tuning", "differences", *(outline.name for outline in report.outlines)):  # of an earlier report
+        (report.directory / f"{name}.png").unlink(missing_ok=True)
     pictures = {"tuning": _draw_tuning(outcome, report), "differences": _draw_differences(outcome, report)}
     content: list[Any] = [
         (outline, [*pictures.get(outline.name, []), *blocks]) for outline, blocks in sections(outcome)

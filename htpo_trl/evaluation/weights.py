@@ -18,7 +18,10 @@ from ..output.reading import read_json
 READ_WHOLE_UP_TO = 256 * 2**20
 BLOCK, STRIDE = 4096, 2**20
 # What decides which tokens a directory's model gives. Not its log, its card and the state of its optimizer.
-_CONFIGURATIONS = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json")
+_CONFIGURATIONS = {
+    *("config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
+}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _STATES = ("optimizer", "scheduler", "rng_state", "htpo_state", "training_args", "scaler")
 

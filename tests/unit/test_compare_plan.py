@@ -15,12 +15,13 @@ import yaml
 
 from htpo_trl.cli import main
 from htpo_trl.compare.arms import read_arms
-from htpo_trl.compare.digests import code_of, digest_of_code, digest_of_model
+from htpo_trl.compare.digests import code_of, digest_of_code
 from htpo_trl.compare.plan import Run, differences, make_plan, runs_of, settle, tokens_of, written
 from htpo_trl.compare.results import Common, _thinned, keep_failed
 from htpo_trl.compare.runs import _error_of, _Phase, _Process, check_jobs
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
+from htpo_trl.scripts.arguments import WARM_STARTS
 from htpo_trl.scripts.htpo import model_init_kwargs, parse, prepare, read_options
 from htpo_trl.scripts.reward_names import reward_functions
 from htpo_trl.training.settings import fingerprint
@@ -36,6 +37,7 @@ PLAN = {
     "tuning_samples": 2,
     "samples": 8,
     "problems": {"validation": {"name": "countdown:validation"}, "test": {"name": "countdown:test"}},
+    "options": {"model_revision": "main"},
 }
 
 
@@ -136,17 +138,6 @@ def test_results_of_another_plan_are_refused(tmp_path):
         path.write_text(json.dumps(result | change))
         with pytest.raises(UsageError, match=f"^[^\n]*{said}[^\n]*$"):
             common.results()
-
-
-def test_the_model_is_digested_by_content(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "_in_use.lock").write_text("a lock")
-    first = digest_of_model(str(tmp_path))
-    (tmp_path / "_in_use.lock").unlink()
-    assert digest_of_model(str(tmp_path)) == first
-    (tmp_path / "model.safetensors").write_bytes(b"weighty")
-    assert digest_of_model(str(tmp_path)) != first
-    assert digest_of_model("owner/on-the-hub") is None
 
 
 def test_a_run_that_was_killed_says_by_what(tmp_path):
@@ -335,6 +326,30 @@ def test_one_line_before_anything_runs(refused, options, said, tmp_path):
             (tmp_path / file).write_text("\n".join(json.dumps({"prompt": f"{i:02d}", "solution": "1"}) for i in rows))
         options = (*options, "--dataset_name", "train.jsonl", "--reward_funcs", "last_number_reward")
     assert said in refused(*options)
+
+
+def test_a_model_of_the_hub_stays_at_its_commit(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub, commits = tmp_path / "models--org--name", [40 * "a", 40 * "b"]
+    for commit in commits:
+        copytree(WARM_STARTS / "laptop-warm-start", hub / "snapshots" / commit)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(commits[0])
+
+    def plan_of(name, *more):
+        tokens = ["--config", "recipe.yaml", f"--model_name_or_path={name}", *more]
+        return make_plan(Namespace(**ARGS), read_options(tokens))
+
+    first = plan_of("org/name")
+    assert first["model"] == {"name": "org/name", "digest": commits[0]}
+    run = runs_of(first, "confirmation", dict.fromkeys(first["arms"], 1e-4))[0]
+    assert f"--model_revision={commits[0]}" in tokens_of(first, run, tmp_path, False)
+    (hub / "refs" / "main").write_text(commits[1])  # its owner pushes
+    moved = {each.partition(" ")[0] for each in differences(first, plan_of("org/name"))}
+    assert moved == {"model.digest", "options.model_init_kwargs.revision", "options.model_revision"}
+    assert plan_of("org/name", f"--model_revision={commits[0]}") == first
+    with pytest.raises(UsageError, match=r"^model_name_or_path='org/other' cannot be loaded from the Hub: "):
+        plan_of("org/other")
 
 
 def test_the_plan_is_that_of_a_gpu(refused):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from htpo_trl import cli
 from htpo_trl.compare.judgement import judge
 from htpo_trl.compare.report import write_compare_report
 from htpo_trl.compare.tables import markdown, read_outcome
@@ -85,13 +86,13 @@ FAILED = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Of three arms, one run failed; with a picture of an earlier report."""
+    """Of three arms, one run failed; with a picture of an earlier report, and one of its reader's."""
     plan, results = fight()
     results[-1] |= FAILED
     results[-2]["log"]["reward"] |= {"36": math.nan, "40": 1e308}
     directory = write(tmp_path_factory.mktemp("fight"), plan, results)
     (directory / "report").mkdir()
-    (directory / "report" / "old.png").write_bytes(b"of an earlier report")
+    (directory / "report" / "rules.png").write_bytes(b"of an earlier report")
     with warnings.catch_warnings(action="error"):
         return directory, Page(write_compare_report(directory)), plan, results
 
@@ -187,6 +188,22 @@ def test_a_fight_that_is_not_over_shows_no_scores_of_the_test(tmp_path, n):
     (row,) = [row for row in page.rows if row[0] == "dapo" and len(row) == 9]
     assert row[4:] == ["–"] * 5, "nor what would tell of them"
     assert "undecided" not in page.html
+
+
+def test_htpo_report_shows_a_fight_of_any_code(tmp_path, capsys):
+    directory, there = write(tmp_path / "fight", *fight(arms=("dapo", "htpo"))), tmp_path / "there"
+    there.mkdir()
+    (there / "mine.png").write_bytes(b"of its reader")
+    cli.main(["report", str(directory), "--output_dir", str(there)])
+    said = capsys.readouterr().out
+    assert said == f"{markdown(read_outcome(directory))}\n\nReport: {there / 'index.html'}\n"
+    assert "htpo against dapo in mean@16" in said
+    assert (there / "index.html").read_text().count("<img") == len([*there.glob("*.png")]) - 1
+    assert (there / "mine.png").read_bytes() == b"of its reader"
+    assert not (directory / "report").exists()
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(tmp_path), str(directory)])
+    assert "is a fight of htpo compare, which is reported alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(1, "untested"), (2, "undecided")])

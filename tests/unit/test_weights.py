@@ -28,8 +28,9 @@ def change(file, offset=-1):
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "chat_template.jinja"])
 def test_one_bit_of_what_decides_is_another_model(saved, name):
+    (saved / "chat_template.jinja").write_text("{{ messages }}")
     before = digest_of_files(saved)
     change(saved / name)
     assert digest_of_files(saved) != before
