@@ -184,8 +184,9 @@ class _Process:
         self.started = time.monotonic()
         self.log = common.directory / "runs" / f"{run.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        # CUDA can be used neither in a fork of a process that has looked for devices nor, safely, in one that has not.
-        may_fork = common.use_cpu and not common.is_launched
+        # CUDA can be used neither in a fork of a process that has looked for devices nor, safely, in one that has not;
+        # nor can the system's own libraries on macOS.
+        may_fork = common.use_cpu and not common.is_launched and sys.platform == "linux"
         context: Any = multiprocessing.get_context("forkserver" if may_fork else "spawn")
         if may_fork:
             context.set_forkserver_preload(_PRELOADED)
@@ -231,7 +232,8 @@ def _train(tokens: Sequence[str], log: Path, device: str | None, is_launched: bo
 
     from ..scripts.htpo import main
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the parent of a fork read it
+    n, *_ = os.environ["OMP_NUM_THREADS"].split(",")  # others are of nested regions
+    torch.set_num_threads(int(n))  # the parent of a fork read it
     main(tokens)
 
 
@@ -308,4 +310,6 @@ def _devices(common: Common) -> list[str | None]:
 
 def share_cores(jobs: int) -> None:
     """Threads of each run: the cores are shared among those that are under way at once."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))

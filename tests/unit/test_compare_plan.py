@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 import re
 import signal
 from argparse import Namespace
@@ -18,7 +19,7 @@ from htpo_trl.compare.arms import read_arms
 from htpo_trl.compare.digests import code_of, digest_of_code
 from htpo_trl.compare.plan import Run, differences, make_plan, runs_of, settle, tokens_of, written
 from htpo_trl.compare.results import Common, _thinned, keep_failed
-from htpo_trl.compare.runs import _error_of, _Phase, _Process, check_jobs
+from htpo_trl.compare.runs import _error_of, _Phase, _Process, check_jobs, share_cores
 from htpo_trl.data.names import evaluation_problems, hub_id
 from htpo_trl.data.prompts import PromptArguments
 from htpo_trl.scripts.arguments import WARM_STARTS
@@ -183,6 +184,22 @@ def test_runs_would_take_each_others_memory(jobs, is_launched, vllm_mode, said, 
     with pytest.raises(UsageError, match=re.escape(said)) if said else nullcontext():
         check_jobs(common)
     check_jobs(common._replace(use_cpu=True, plan={"options": {"use_vllm": False, "vllm_mode": "server"}}))
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "set_to", "threads"), [(8, 3, "", "2"), (2, 4, None, "1"), (8, 3, "5", "5")]
+)
+@pytest.mark.parametrize("is_macos", [False, True])
+def test_runs_share_the_cores(cores, jobs, set_to, threads, is_macos, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: cores if is_macos else 99)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {*range(cores)})
+    if is_macos:
+        monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setenv("OMP_NUM_THREADS", set_to or "")
+    if set_to is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    share_cores(jobs)
+    assert os.environ["OMP_NUM_THREADS"] == threads
 
 
 def test_what_fails_two_arms_alike_is_no_result(tmp_path):
