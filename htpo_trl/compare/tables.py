@@ -189,7 +189,9 @@ def _plan(outcome: Outcome) -> list[str | ResultTable]:
     told = ", ".join(
         f"{name} {' | '.join(map(str, sorted(each.dropna().unique())))}" for name, each in versions.items()
     )
-    about = f"Written before the first run; its digest is in every result. Versions of the runs: {told or 'none'}."
+    about = (
+        f"Written before the first run; its digest is in every result. Runs were made with {told or 'nothing told'}."
+    )
     return [ResultTable(("part", "what it says"), rows, 2), " ".join(plan["rule"]), about]
 
 

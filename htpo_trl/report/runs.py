@@ -167,11 +167,12 @@ def read_sets(runs: Sequence[str | Path]) -> list[RunSet]:
 
 def differing_options(sets: Sequence[RunSet], versions: bool = True) -> dict[str, list[list[str]]]:
     """
-    Option or version → for each set the values that its runs have. Only those that are not the same in all runs which
-    recorded them: what one kind of run alone records is no difference.
+    Option, version or device → for each set the values that its runs have. Only those that are not the same in all
+    runs which recorded them: what one kind of run alone records is no difference.
     """
     rows = [
-        _options(run) | {f"version of {name}": version for name, version in run.versions.items() if versions}
+        _options(run)
+        | {"version of " * (name != "device") + name: each for name, each in run.versions.items() if versions}
         for _, runs in sets
         for run in runs
     ]

@@ -268,7 +268,7 @@ def options_section(report: Report, outline: Outline) -> list[Block]:
     ]
     table = HtmlTable(("option", *(s.name for s in report.sets)), rows, 1 + len(report.sets))
     versions = set.intersection(*(set(run.versions.items()) for s in report.sets for run in s.runs))
-    notes = [f"Versions in all runs: {', '.join(f'{k} {v}' for k, v in sorted(versions))}."] if versions else []
+    notes = [f"In all runs: {', '.join(f'{k} {v}' for k, v in sorted(versions))}."] if versions else []
     unknown = [s.name for s in report.sets if any(run.options is None for run in s.runs)]
     notes += [f"Runs without recorded options: {', '.join(unknown)}."] if unknown else []
     return [outline.caption, table if rows else "None.", *notes]

@@ -195,14 +195,14 @@ def _told(changed: Mapping[str, list[Any]], names: Any) -> str:
 
 def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
     """
-    Write `settings.json`: versions and options by section, `run`, what they come to, and `resumes`, what was resumed
-    from, in order, and what changed there.
+    Write `settings.json`: versions and device, options by section, `run`, what they come to, and `resumes`, what was
+    resumed from, in order, and what changed there.
     """
     args, path = trainer.args, Path(trainer.args.output_dir, SETTINGS)
     # A push publishes the file, which lies in `output_dir`: the way there is nobody's concern.
     sections = {**trainer.settings, type(args).__name__: args.to_dict() | {"output_dir": path.parent.name}}
     run = {name: settings[name] for name in ("model.architecture", "data", "rewards")}
-    content: dict[str, Any] = {"versions": versions(), **sections, "run": run}
+    content: dict[str, Any] = {"versions": {**versions(), "device": _device(trainer)}, **sections, "run": run}
     if resumed is None:
         path.with_name("trainer_state.json").unlink(missing_ok=True)  # the log of a run that was here before
     else:
@@ -212,3 +212,11 @@ def write(trainer: Any, settings: Mapping[str, Any], resumed: Mapping[str, Any] 
         content["resumes"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, redacted(json.loads(json.dumps(content, default=str))))
+
+
+def _device(trainer: Any) -> str:
+    """Of each process, such as `8 x NVIDIA H200` or `cpu, threads: 2`: what times, and the last bits, go by."""
+    device, n = trainer.accelerator.device, trainer.accelerator.num_processes
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name += f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
+    return f"{n} x {name}" if n > 1 else name

@@ -139,6 +139,7 @@ def test_one_process(place, single):
     settings = json.loads((place / "single" / "settings.json").read_text())
     assert settings["HTPOConfig"]["objective"] == "htpo"
     assert settings["versions"]["trl"]
+    assert settings["versions"]["device"].startswith("cpu, threads: ")
 
 
 @pytest.fixture(scope="module")

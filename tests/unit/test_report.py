@@ -277,6 +277,14 @@ def test_runs_that_differ_by_seed_form_a_set(tmp_path):
         read_sets([other, other])
 
 
+def test_another_device_is_told_and_makes_no_other_set(tmp_path):
+    runs = [train_run(tmp_path / f"run{seed}", trl_log(0), seed=seed) for seed in range(2)]
+    for run, device in zip(runs, ("cpu", "NVIDIA H200"), strict=True):
+        settings = (run / "settings.json").read_text()
+        (run / "settings.json").write_text(settings.replace('"trl"', f'"device": "{device}", "trl"'))
+    assert differing_options(read_sets(runs)) == {"device": [["NVIDIA H200", "cpu"]]}
+
+
 def test_sets_that_their_options_do_not_tell_apart_go_by_their_directories(tmp_path):
     runs = [train_run(tmp_path / name, trl_log(0), objective="htpo", learning_rate=name * 40) for name in "ab"]
     assert [s.name for s in read_sets(runs)] == ["a", "b"]

@@ -3,6 +3,7 @@
 import json
 import random
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,3 +234,14 @@ class TestRunOfPython:
         run = read_run(tmp_path / "run")
         assert run.notes == ["the log ends with checkpoint-2, the run's newest checkpoint: the run did not finish"]
         assert run.options["objective"] == "htpo"
+
+
+def test_the_device_is_told(make, tmp_path, monkeypatch):
+    trainer, told = make(), []
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H200")
+    for kind, n in (("cpu", 1), ("cuda", 1), ("cuda", 8), ("mps", 2)):
+        accelerator = SimpleNamespace(device=torch.device(kind), num_processes=n)
+        run = SimpleNamespace(args=trainer.args, settings=trainer.settings, accelerator=accelerator)
+        settings.write(run, settings.describe(trainer), None)
+        told.append(json.loads((tmp_path / "run" / "settings.json").read_text())["versions"]["device"])
+    assert told == [f"cpu, threads: {torch.get_num_threads()}", "NVIDIA H200", "8 x NVIDIA H200", "2 x mps"]
