@@ -27,8 +27,8 @@ class Compare(Command):
       --learning_rates RATE ...  each arm's own is chosen by tuning; without it there is no tuning
       --seeds N                  of the tuning, 3 by default
       --confirm_seeds N          of the comparison, 8 by default
-      --validation NAME          problems to choose the rates by, as in eval_benchmarks; of countdown those held out
-      --test NAME                problems to compare by, used once; by default the recipe's eval_benchmarks
+      --validation NAME ...      problems to choose the rates by, as in eval_benchmarks; of countdown those held out
+      --test NAME ...            problems to compare by, used once; by default the recipe's eval_benchmarks
       --samples N                of each test problem; by default the recipe's eval_num_samples
       --tuning_samples N         of each validation problem; by default the recipe's eval_num_samples
       --output_dir DIR           of plan, runs, results and report, by default runs/compare
@@ -49,8 +49,8 @@ class Compare(Command):
         add("--learning_rates", nargs="+", type=float)
         add("--seeds", type=int)
         add("--confirm_seeds", type=int, default=8)
-        add("--validation")
-        add("--test")
+        add("--validation", nargs="+")
+        add("--test", nargs="+")
         add("--samples", type=int)
         add("--tuning_samples", type=int)
         add("--output_dir", default="runs/compare")

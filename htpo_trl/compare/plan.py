@@ -142,45 +142,54 @@ RULE = [
 ]
 
 
-def problem_names(args: Namespace, script: Any) -> dict[str, str]:
-    """Names of the problems to choose the learning rate by (`validation`) and to judge by (`test`)."""
-    given = script.eval_benchmarks or []
-    test = args.test or (given[0] if len(given) == 1 else None)
-    test = "countdown:test" if test == "countdown" else test
+def problem_names(args: Namespace, script: Any) -> dict[str, list[str]]:
+    """Names of the problems to judge by (`test`) and to choose the learning rate by (`validation`)."""
+    test = ["countdown:test" if name == "countdown" else name for name in args.test or script.eval_benchmarks or []]
     if not test:
-        what = f"eval_benchmarks={' '.join(given)} are several" if given else "there are none"
-        raise UsageError(f"Runs are judged by one set of problems, and {what}: name it by --test NAME.")
+        raise UsageError("Runs are judged by problems, and there are none: name them by --test NAME.")
     validation = args.validation
-    if not validation and test.startswith("countdown:"):
-        validation = "countdown:validation"
-    if not validation and script.test_split_size and test != "test":
-        validation = "test"  # the part that is held out
+    if not validation and all(name.startswith("countdown:") for name in test):
+        validation = ["countdown:validation"]
+    if not validation and script.test_split_size and "test" not in test:
+        validation = ["test"]  # the part that is held out
     if not validation and len(args.learning_rates or ()) > 1:
         raise UsageError(
-            f"Learning rates are chosen by other problems than those of the test, {test}: name them by --validation "
-            "NAME, or hold a part of the training data out by --test_split_size 0.1."
+            f"Learning rates are chosen by other problems than those of the test, {', '.join(test)}: name them by "
+            "--validation NAME, or hold a part of the training data out by --test_split_size 0.1."
         )
-    if validation == test:
-        raise UsageError(f"--validation and --test are both {test}: learning rates are chosen by other problems.")
+    if both := [name for name in validation or () if name in test]:
+        raise UsageError(f"--validation and --test are both {both[0]}: learning rates are chosen by other problems.")
     return {"test": test} | ({"validation": validation} if validation else {})
 
 
 def _problems(
-    script: Any, config: Any, model: Any, names: dict[str, str]
+    script: Any, config: Any, model: Any, names: dict[str, list[str]]
 ) -> tuple[dict[str, dict[str, Any]], list[Callable | None]]:
     """What is trained and evaluated on: disjoint, by content; and who judges it."""
     from ..training.settings import fingerprint
 
-    script.eval_benchmarks = [*names.values()]
+    script.eval_benchmarks = [name for each in names.values() for name in each]
     parts = prepare(script, config, model, is_plan=True)  # refuses what runs would
     benchmarks = parts.benchmarks or load_data(script, config)[2]  # where the Hub has some, a plan looks at none
     script.eval_benchmarks = []
     train, _, _ = load_data(script, config)  # with all its problems
-    sets = {"training": train, **dict(zip(names, benchmarks.values(), strict=True))}
-    check_disjoint(sets)
-    named = {"training": script.dataset_name, **names}
+    loaded = iter(benchmarks.values())
+    sets = {part: {name: next(loaded) for name in each} for part, each in names.items()}
+    sets = {"training": {script.dataset_name: train}, **sets}
+    check_disjoint(
+        {
+            part if len(each) == 1 else f"{part} {name}": rows
+            for part, each in sets.items()
+            for name, rows in each.items()
+        }
+    )
     problems = {
-        part: {"name": named[part], "count": len(rows), "digest": fingerprint(rows)} for part, rows in sets.items()
+        part: {
+            "names": [*each],
+            "count": sum(map(len, each.values())),
+            "digests": [*map(fingerprint, each.values())],
+        }
+        for part, each in sets.items()
     }
     return problems, [*parts.rewards, parts.judge]
 
@@ -257,7 +266,7 @@ def tokens_of(plan: Mapping[str, Any], run: Run, directory: str | Path, evaluate
         "seed": run.seed,
         "run_name": run.name,
         "output_dir": directory,
-        "eval_benchmarks": plan["problems"][run.problems]["name"],
+        "eval_benchmarks": plan["problems"][run.problems]["names"],
         "eval_num_samples": plan["tuning_samples" if run.phase == "tuning" else "samples"],
         "eval_before_training": str(evaluates_before).lower(),
     }
@@ -265,12 +274,17 @@ def tokens_of(plan: Mapping[str, Any], run: Run, directory: str | Path, evaluate
 
 
 def _tokens(options: Mapping[str, Any]) -> list[str]:
-    return [f"--{name}={value}" for name, value in options.items()]
+    found = []
+    for name, value in options.items():
+        found += [f"--{name}", *value] if isinstance(value, list) else [f"--{name}={value}"]
+    return found
 
 
 def told(plan: Mapping[str, Any]) -> str:
     """The plan in words."""
-    problems = [f"{part:10}  {each['name']}: {each['count']} problems" for part, each in plan["problems"].items()]
+    problems = [
+        f"{part:10}  {', '.join(each['names'])}: {each['count']} problems" for part, each in plan["problems"].items()
+    ]
     arms, rates = plan["arms"], plan["learning_rates"]
     tuning, confirmation = (len(plan[f"{phase}_seeds"]) for phase in ("tuning", "confirmation"))
     n, grid = len(arms) * len(rates) * tuning, ", ".join(f"{rate:g}" for rate in rates)
@@ -298,4 +312,5 @@ def told(plan: Mapping[str, Any]) -> str:
 
 def listed(options: Mapping[str, Any]) -> str:
     """Options in a line."""
-    return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+    told = {name: " + ".join(value) if isinstance(value, list) else value for name, value in options.items()}
+    return ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)

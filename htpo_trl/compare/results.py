@@ -122,9 +122,13 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
     directory = common.directory / "runs" / run.name
     try:
         read = read_run(directory)
-        evaluations = next(iter(read.evaluations.values()))
-        last = max(step for step in evaluations if step)
-    except (RunError, StopIteration, ValueError) as error:
+        by_step: dict[Any, list[Evaluation]] = {}
+        for of_benchmark in read.evaluations.values():
+            for step, evaluation in of_benchmark.items():
+                by_step.setdefault(step, []).append(evaluation)
+        n = len(common.plan["problems"][run.problems]["names"])
+        last = max(step for step, evaluations in by_step.items() if step and len(evaluations) == n)
+    except (RunError, ValueError) as error:
         raise UsageError(
             f"{directory} has no evaluation after its last step ({error}): {directory}.log may tell why. Remove the "
             "directory, and call the same command again."
@@ -136,7 +140,7 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
     result = _result(
         common,
         run,
-        **_counts(evaluations[last]),
+        **_counts(by_step[last]),
         steps=last,
         seconds=None if steps is None else round(float((steps * np.diff(steps.index, prepend=0)).sum()), 1),
         train_tokens=int(log["num_tokens"].dropna().iloc[-1]) if "num_tokens" in log else None,
@@ -145,9 +149,9 @@ def keep(common: Common, run: Run, before: str) -> dict[str, Any]:
         options=options,
         versions=read.versions,
     )
-    if 0 in evaluations:
+    if 0 in by_step:
         whose = {"name": before, "phase": "before", "arm": None, "learning_rate": None, "versions": read.versions}
-        _write(common, _result(common, run, **_counts(evaluations[0]), steps=0, **whose))
+        _write(common, _result(common, run, **_counts(by_step[0]), steps=0, **whose))
     _write(common, result)
     weights = [*directory.glob("*.safetensors")]
     if weights:  # a run that was killed before it had saved its model has it in its last checkpoint
@@ -178,8 +182,9 @@ def _write(common: Common, result: dict[str, Any]) -> None:
     write_atomically(common.directory / "results" / f"{result['name']}.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def _counts(evaluation: Evaluation) -> dict[str, Any]:
-    problems = evaluation.results.problems
+def _counts(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Of all problems, whichever benchmark they are of."""
+    problems = {name: rows for each in evaluations for name, rows in each.results.problems.items()}
     rows = [row for each in problems.values() for row in each]
     verdicts = [[row["verdict"] for row in each] for each in problems.values()]
     return {
@@ -210,7 +215,7 @@ def check_options(common: Common, run: Run, directory: Path, but: Sequence[str] 
     for name in ("HTPOScriptArguments", "HTPOConfig", "ModelConfig"):
         options |= sections[name]
     plan, resolved = common.plan, common.plan["arms"][run.arm]["resolved"]
-    own = {"seed": run.seed, "learning_rate": run.learning_rate, "data": plan["problems"]["training"]["digest"]}
+    own = {"seed": run.seed, "learning_rate": run.learning_rate, "data": plan["problems"]["training"]["digests"][0]}
     expected = plan["options"] | resolved | own
     found = compared(options) | {name: options.get(name, sections["run"]["data"]) for name in own}
     for name in sorted(expected.keys() | found.keys()):

@@ -64,7 +64,7 @@ OPTIONS = {
 COMMAND = (
     *("compare", "--config", "recipe.yaml", "--objectives", "dapo", "htpo", "--learning_rates", "1e-2", "3e-2"),
     *("--seeds", "1", "--confirm_seeds", "2", "--samples", "4", "--tuning_samples", "2"),
-    *("--validation", "validation.jsonl", "--test", "test.jsonl"),
+    *("--validation", "validation.jsonl", "--test", "test.jsonl", "more.jsonl"),
 )
 # The runs that evaluate the model before training.
 BEFORE = ("tuning-dapo-lr0.01-seed0", "confirmation-dapo-seed1000")
@@ -99,7 +99,8 @@ def results(fight):
 
 @pytest.fixture(scope="module")
 def directory(directory):
-    for name, numbers in (("train", range(40)), ("validation", range(40, 46)), ("test", range(50, 56))):
+    parts = {"train": range(40), "validation": range(40, 46), "test": range(50, 54), "more": range(60, 62)}
+    for name, numbers in parts.items():
         rows = [json.dumps({"prompt": f"{i:02d}"}) for i in numbers]
         (directory / f"{name}.jsonl").write_text("\n".join(rows))
     (directory / "reward.py").write_text(REWARD)
@@ -136,12 +137,13 @@ def test_a_fight(directory):
             assert result["steps"] == 2
             read = read_run(directory / "whole" / "runs" / name)
             assert result["train_tokens"] == read.log["num_tokens"].iloc[-1]
-            (evaluations,) = read.evaluations.values()
-            rows = evaluations[2].results.problems
+            rows = {}
+            for evaluations in read.evaluations.values():
+                rows |= evaluations[2].results.problems
+                assert (0 in evaluations) == (name in BEFORE), "one run does it for all"
             assert dict(zip(result["problems"], result["correct"], strict=True)) == {
                 problem: [row["verdict"] for row in each].count("correct") for problem, each in rows.items()
             }
-            assert (0 in evaluations) == (name in BEFORE), "one run does it for all"
             model = directory / "whole" / "runs" / name / "model.safetensors"
             assert model.exists() == (result["phase"] == "confirmation")
     assert found["confirmation-htpo-seed1001"]["error"] == "RuntimeError: no luck"

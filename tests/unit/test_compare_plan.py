@@ -37,7 +37,7 @@ PLAN = {
     "confirmation_seeds": [1000, 1001],
     "tuning_samples": 2,
     "samples": 8,
-    "problems": {"validation": {"name": "countdown:validation"}, "test": {"name": "countdown:test"}},
+    "problems": {"validation": {"names": ["countdown:validation"]}, "test": {"names": ["countdown:test", "gcd"]}},
     "options": {"model_revision": "main"},
 }
 
@@ -99,9 +99,9 @@ def test_runs_and_their_options():
     one, other = (tokens_of(PLAN, run, "here", False) for run in (tuning[0], tuning[2]))
     names = {f"--run_name={run.name}" for run in (tuning[0], tuning[2])}
     assert {*one} ^ {*other} == {"--objective=dapo", "--objective=htpo"} | names
-    assert "--eval_benchmarks=countdown:validation" in one
+    assert " --eval_benchmarks countdown:validation --" in " ".join(one)
     later = tokens_of(PLAN, confirmation[0], "here", True)
-    assert {"--eval_benchmarks=countdown:test", "--eval_num_samples=8", "--eval_before_training=true"} <= {*later}
+    assert " --eval_benchmarks countdown:test gcd --eval_num_samples=8 --eval_before_training=true" in " ".join(later)
 
 
 def test_a_plan_is_settled_once(tmp_path):
@@ -250,7 +250,7 @@ def test_a_benchmark_may_name_its_split():
 
 ARGS = {
     **{"objectives": ["dapo", "htpo"], "vary": None, "learning_rates": None, "validation": None, "seeds": None},
-    **{"test": "countdown", "samples": 4, "tuning_samples": None, "confirm_seeds": 1},
+    **{"test": ["countdown"], "samples": 4, "tuning_samples": None, "confirm_seeds": 1},
 }
 RECIPE = {
     **{"model_name_or_path": "model", "dtype": "float32", "dataset_name": "countdown", "use_cpu": True, "bf16": False},
@@ -300,7 +300,7 @@ def refused(tmp_path, monkeypatch, capsys, make_model, tokenizer):
         (("--learning_rates", "fast"), "invalid float value: 'fast'"),
         (("--max_setps", 3), "'max_setps' is not an option. Did you mean 'max_steps'?"),
         (("--objectives", "dapo", "htop", "--test", "countdown"), "Did you mean 'htpo'?"),
-        ((), "there are none: name it by --test NAME"),
+        ((), "there are none: name them by --test NAME"),
         (("--test", "aime24:x"), "aime24 has no splits"),
         (
             ("--test", "gcd", "--learning_rates", "1e-4", "1e-3", "--dataset_name", "lcm"),
@@ -308,6 +308,7 @@ def refused(tmp_path, monkeypatch, capsys, make_model, tokenizer):
         ),
         (("--test", "countdown:train"), "All 1029 training problems are in what the run is evaluated on"),
         (("--test", "8-15.jsonl"), "'training' (9 problems) and 'test' (8) share 1, such as '08'"),
+        (("--test", "9-15.jsonl", "15-18.jsonl"), "'test 9-15.jsonl' (7 problems) and 'test 15-18.jsonl' (4) share 1"),
         (
             ("--test", "9-15.jsonl", "--validation", "8-12.jsonl", "--learning_rates", "1e-4", "1e-3"),
             "'training' (9 problems) and 'validation' (5) share 1, such as '08'",
@@ -425,18 +426,18 @@ def test_what_is_held_out_chooses_the_rates(refused, tmp_path):
     (tmp_path / "mine.py").write_text("def even(completions, **kwargs):\n    return [1.0 for _ in completions]\n")
     recipe = RECIPE | own | {"dataset_name": "train.jsonl", "reward_funcs": "mine.py:even"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    args = ARGS | {"learning_rates": [1e-4, 1e-3], "test": "test.jsonl", "tuning_samples": 2, "seeds": 1}
+    args = ARGS | {"learning_rates": [1e-4, 1e-3], "test": ["test.jsonl", "gcd"], "tuning_samples": 2, "seeds": 1}
     arguments = read_options(["--config", "recipe.yaml"])
     plan = make_plan(Namespace(**args), arguments)
-    names, counts = ({part: each[key] for part, each in plan["problems"].items()} for key in ("name", "count"))
-    assert names == {"training": "train.jsonl", "test": "test.jsonl", "validation": "test"}
+    names, counts = ({part: each[key] for part, each in plan["problems"].items()} for key in ("names", "count"))
+    assert names == {"training": ["train.jsonl"], "test": ["test.jsonl", "gcd"], "validation": ["test"]}
     assert counts["training"] + counts["validation"] == 40
     assert counts["validation"] in range(4, 17)
     for phase in ("tuning", "confirmation"):
         run = runs_of(plan, phase)[0]
         configs = parse([*arguments.script, *tokens_of(plan, run, "here", False)], arguments.defaults)
         parts = prepare(*configs, is_plan=True)
-        assert fingerprint(parts.train) == plan["problems"]["training"]["digest"]
+        assert fingerprint(parts.train) == plan["problems"]["training"]["digests"][0]
         assert not configs[1].push_to_hub
     assert {name: plan["code"][name] for name in plan["code"] if name != "htpo_trl"} == {
         "mine.py": hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
