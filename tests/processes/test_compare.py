@@ -63,7 +63,7 @@ OPTIONS = {
 }
 COMMAND = (
     *("compare", "--config", "recipe.yaml", "--objectives", "dapo", "htpo", "--learning_rates", "1e-2", "3e-2"),
-    *("--seeds", "1", "--confirm_seeds", "2", "--samples", "4", "--tuning_samples", "2"),
+    *("--seeds", "2", "--confirm_seeds", "2", "--samples", "4", "--tuning_samples", "2"),
     *("--validation", "validation.jsonl", "--test", "test.jsonl", "more.jsonl"),
 )
 # The runs that evaluate the model before training.
@@ -117,7 +117,7 @@ def test_a_fight(directory):
     arms, seeds = ("dapo", "htpo"), (1000, 1001)
     assert found.keys() == {
         *("before-validation", "before-test"),
-        *(f"tuning-{arm}-lr{rate}-seed0" for arm in arms for rate in ("0.01", "0.03")),
+        *(f"tuning-{arm}-lr{rate}-seed{seed}" for arm in arms for rate in ("0.01", "0.03") for seed in (0, 1)),
         *(f"confirmation-{arm}-seed{seed}" for arm in arms for seed in seeds),
     }
     written = (directory / "whole" / "plan.json").stat().st_mtime
@@ -149,8 +149,8 @@ def test_a_fight(directory):
     assert found["confirmation-htpo-seed1001"]["error"] == "RuntimeError: no luck"
     told = (directory / "whole.txt").read_text()
     assert "mean@4" not in told.split("Learning rates:")[1].split("### Verdicts")[0], "of the test, before the end"
-    assert "4 runs: 2 arms x 2 learning rates (0.01, 0.03) x 1 seeds, 2 samples a problem" in told
-    assert "8 runs, 1 at a time, take about" in told
+    assert "8 runs: 2 arms x 2 learning rates (0.01, 0.03) x 2 seeds, 2 samples a problem" in told
+    assert "12 runs, 1 at a time, take about" in told
     assert told.count("once more, from its checkpoint") == 1
     assert "htpo: of 2 confirmation runs 1 failed and count as 0" in told
     assert (directory / "whole" / "report" / "index.html").is_file()
