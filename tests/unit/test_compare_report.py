@@ -86,7 +86,7 @@ FAILED = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Of three arms, one run failed; with a picture of an earlier report, and one of its reader's."""
+    """Of three arms, one run failed; with a picture of an earlier report."""
     plan, results = fight()
     results[-1] |= FAILED
     results[-2]["log"]["reward"] |= {"36": math.nan, "40": 1e308}
