@@ -145,8 +145,8 @@ class Report(Command):
         parser.add_argument("--output_dir", default="report", help="of the page and its pictures, by default report/")
 
     def run(self, args: Namespace) -> None:
-        from ..compare import markdown, read_outcome, write_compare_report
         from ..compare.plan import PLAN
+        from ..compare.report import tables_and_page
         from ..report import write_report
 
         fights = [run for run in args.runs if Path(run, PLAN).is_file()]
@@ -154,8 +154,7 @@ class Report(Command):
             raise UsageError(f"{fights[0]} is a fight of htpo compare, which is reported alone: name nothing else.")
         with mendable("htpo report", OSError):
             if fights:
-                page = write_compare_report(fights[0], args.output_dir)
-                print(f"{markdown(read_outcome(fights[0]))}\n\nReport: {page}")
+                print(tables_and_page(fights[0], args.output_dir))
             else:
                 print(write_report(args.runs, args.output_dir))
 

@@ -60,10 +60,9 @@ class Compare(Command):
     def run(self, args: Namespace) -> None:
         from ..compare.arms import check_arguments, read_arms
         from ..compare.plan import PLAN, make_plan, runs_of, settle, told
-        from ..compare.report import write_compare_report
+        from ..compare.report import tables_and_page
         from ..compare.results import Common
         from ..compare.runs import check_jobs, estimate, fight, share_cores
-        from ..compare.tables import markdown, read_outcome
         from ..report import require_matplotlib
         from .launch import Parallelism, launch_arguments, parallelism
         from .plan import plan_run
@@ -109,4 +108,4 @@ class Compare(Command):
         with held(directory, "htpo compare"):
             common = common._replace(digest=settle(plan, directory))
             fight(common)
-        print(f"\n{markdown(read_outcome(directory))}\n\nReport: {write_compare_report(directory)}")
+        print(f"\n{tables_and_page(directory)}")

@@ -10,7 +10,7 @@ from ..report.estimates import estimate
 from ..report.runs import Run, RunSet
 from ..report.writer import require_matplotlib, write_page
 from ..utils import UsageError
-from .tables import Outcome, read_outcome, sections
+from .tables import Outcome, markdown, read_outcome, sections
 
 
 def write_compare_report(fight: str | Path, output_dir: str | Path | None = None) -> Path:
@@ -30,15 +30,24 @@ def write_compare_report(fight: str | Path, output_dir: str | Path | None = None
         UsageError: where a file is broken, or results are not of the plan.
         ModuleNotFoundError: if matplotlib is missing.
     """
+    return _write_page(read_outcome(fight), Path(output_dir or Path(fight, "report")))
+
+
+def tables_and_page(fight: str | Path, output_dir: str | Path | None = None) -> str:
+    """Write the report as `write_compare_report` does; returns what a terminal shows: tables, and the page's path."""
+    outcome = read_outcome(fight)
+    page = _write_page(outcome, Path(output_dir or Path(fight, "report")))
+    return f"{markdown(outcome)}\n\nReport: {page}"
+
+
+def _write_page(outcome: Outcome, directory: Path) -> Path:
+    """The page of a fight and its pictures."""
     require_matplotlib()
     from ..report.sections import Report, missing_section, plot_section
 
-    outcome = read_outcome(fight)
     arms = outcome.plan["arms"]
-    report = Report(
-        [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms],
-        Path(fight, "report") if output_dir is None else Path(output_dir),
-    )
+    sets = [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms]
+    report = Report(sets, directory)
     for name in ("tuning", "differences", *(outline.name for outline in report.outlines)):  # of an earlier report
         (report.directory / f"{name}.png").unlink(missing_ok=True)
     pictures = {"tuning": _draw_tuning(outcome, report), "differences": _draw_differences(outcome, report)}
