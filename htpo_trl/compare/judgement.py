@@ -61,6 +61,7 @@ class Phase(NamedTuple):
     """The runs of the tuning, or of the confirmation."""
 
     runs: pd.DataFrame  #: a row per run: arm, learning_rate, seed, failed, collapsed and its score in each metric
+    metrics: list[str]  #: mean@N first; the tuning has pass@K beside it if it has so many samples
     before: dict[str, float]  #: metric -> score of the model before training; empty where it is not known
     problems: int  #: that the scores are means over
     left_out: int  #: problems that some run could not judge in full: they are left out of all
@@ -95,8 +96,7 @@ def choose_rates(plan: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) 
     rates = plan["learning_rates"]
     if len(rates) == 1:
         return dict.fromkeys(plan["arms"], rates[0])
-    runs = _phase(plan, list(results), "tuning").runs
-    score = f"mean@{plan['tuning_samples']}"
+    runs, (score, *_), *_ = _phase(plan, list(results), "tuning")
     chosen = {}
     for arm in plan["arms"]:
         own = runs[runs.arm == arm]
@@ -173,7 +173,8 @@ def p_text(p: float) -> str:
 def _phase(plan: Mapping[str, Any], results: Sequence[Mapping[str, Any]], phase: str) -> Phase:
     tunes = phase == "tuning"
     n = plan["tuning_samples" if tunes else "samples"]
-    metrics = [f"mean@{n}"] if tunes else list(plan["metrics"])
+    further = plan["metrics"][1:]  # of fewer samples than K there is no pass@K
+    metrics = [f"mean@{n}", *(name for name in further if int(name.partition("@")[2]) <= n)]
     before = "before-validation" if tunes else "before-test"
     found = [each for each in results if each["phase"] == phase or each["name"] == before]
     counts = {each["name"]: _counts(each, n) for each in found if each["status"] != "failed"}
@@ -201,7 +202,8 @@ def _phase(plan: Mapping[str, Any], results: Sequence[Mapping[str, Any]], phase:
     if wrong := [name for name, run in zip(runs.name, seen, strict=True) if run not in planned or seen.count(run) > 1]:
         raise UsageError(f"{wrong[0]} is no run of this plan, or is there twice. Remove its result.")
     expected = len(plan["arms"]) * len(plan["confirmation_seeds"]) if not tunes else len(planned)
-    return Phase(runs, first[0] if first else {}, len(judged), len(table) - len(judged), expected - len(runs))
+    before_it = first[0] if first else {}
+    return Phase(runs, metrics, before_it, len(judged), len(table) - len(judged), expected - len(runs))
 
 
 def _counts(result: Mapping[str, Any], n: int) -> Any:
@@ -236,7 +238,8 @@ def _notes(plan: Mapping[str, Any], found: Judgement) -> list[str]:
         at = ", ".join(f"{arm} {found.rates[arm]:g}" for arm in (baseline, *apart))
         notes.append(
             f"Arms are compared at the learning rates that tuning chose ({at}). That choice is made once, and its own "
-            "chance is no part of p: of two arms that are alike one may seem better for its rate."
+            "chance is no part of p: of two arms that are alike one may seem better for its rate. What each arm "
+            "scored at each rate stands with the tuning."
         )
     for phase, of in (("tuning", found.tuning), ("confirmation", found.confirmation)):
         for arm, own in of.runs.groupby("arm", sort=False):

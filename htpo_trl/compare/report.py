@@ -82,21 +82,22 @@ def _run(result: Mapping[str, Any]) -> Run:
 
 
 def _draw_tuning(outcome: Outcome, report: Any) -> list[Any]:
-    """Score on the validation problems over learning rates."""
+    """Scores on the validation problems over learning rates."""
     from ..report.pictures import Curve, Panel, draw_curves
 
-    runs = outcome.judgement.tuning.runs
-    score = f"mean@{outcome.plan['tuning_samples']}"
-    curves = []
-    for i, arm in enumerate(outcome.plan["arms"]):
-        table = runs[runs.arm == arm].pivot(index="seed", columns="learning_rate", values=score)
-        if table.size:
-            curves.append(Curve(i, estimate(table, "seeds", (0, 1))))
-    if not curves:
+    runs, metrics, *_ = outcome.judgement.tuning
+    if runs.empty:
         return []
-    panel = Panel(f"{score} on the validation problems", score, curves, bounds=(0, 1), over="rates")
-    figure = draw_curves([panel], [*outcome.plan["arms"]])
-    return [report.picture("tuning", figure, "Score on the validation problems over learning rates.")]
+    panels = []
+    for metric in metrics:
+        curves = []
+        for i, arm in enumerate(outcome.plan["arms"]):
+            table = runs[runs.arm == arm].pivot(index="seed", columns="learning_rate", values=metric)
+            if table.size:
+                curves.append(Curve(i, estimate(table, "seeds", (0, 1))))
+        panels.append(Panel(f"{metric} on the validation problems", metric, curves, bounds=(0, 1), over="rates"))
+    figure = draw_curves(panels, [*outcome.plan["arms"]])
+    return [report.picture("tuning", figure, "Scores on the validation problems over learning rates.")]
 
 
 def _draw_differences(outcome: Outcome, report: Any) -> list[Any]:

@@ -138,19 +138,18 @@ def _differences(outcome: Outcome) -> list[str | ResultTable]:
 
 
 def _tuning(outcome: Outcome) -> list[str | ResultTable]:
-    rates, runs = outcome.plan["learning_rates"], outcome.judgement.tuning.runs
+    rates, (runs, metrics, *_) = outcome.plan["learning_rates"], outcome.judgement.tuning
     if len(rates) == 1:
         return [f"All arms have the learning rate {rates[0]:g}: none was tuned."]
-    score = f"mean@{outcome.plan['tuning_samples']}"
     rows = []
-    for arm in outcome.plan["arms"]:
-        tried = [runs[(runs.arm == arm) & (runs.learning_rate == rate)][[score]] for rate in rates]
-        cells = (interval_text(estimate(each, "seeds", (0, 1)).loc[score].to_dict()) for each in tried)
+    for arm, metric in product(outcome.plan["arms"], metrics):
+        tried = [runs[(runs.arm == arm) & (runs.learning_rate == rate)][[metric]] for rate in rates]
+        cells = (interval_text(estimate(each, "seeds", (0, 1)).loc[metric].to_dict()) for each in tried)
         chosen = outcome.judgement.rates.get(arm)
-        rows.append((arm, None if chosen is None else f"{chosen:g}", *cells))
+        rows.append((arm, metric, None if chosen is None else f"{chosen:g}", *cells))
     seeds = ", ".join(map(str, outcome.plan["tuning_seeds"]))
-    text = f"{score} on the validation problems by learning rate; tuning seeds {seeds}."
-    return [text, ResultTable(("arm", "chosen", *(f"{rate:g}" for rate in rates)), rows)]
+    text = f"On the validation problems by learning rate, chosen by {metrics[0]}; tuning seeds {seeds}."
+    return [text, ResultTable(("arm", "metric", "chosen", *(f"{rate:g}" for rate in rates)), rows, 2)]
 
 
 def _touched(outcome: Outcome) -> list[str | ResultTable]:

@@ -18,7 +18,7 @@ from htpo_trl.compare.report import write_compare_report
 from htpo_trl.compare.tables import markdown, read_outcome
 from htpo_trl.utils import UsageError
 
-from .test_compare_judgement import N, make_plan, result, sample
+from .test_compare_judgement import K, N, make_plan, result, sample
 from .test_report import Page
 
 
@@ -130,7 +130,9 @@ def test_the_numbers_are_those_of_the_results(finished):
         center = scores[arm].mean()
         assert (rate, runs, n_failed, collapsed) == ("0.0001", "8", failed, "0")
         assert mean == f"{center:.3f} [{center - half:.3f}, {center + half:.3f}]"
-    verdict, first, second, difference, interval, p, corrected, could = page.row("htpo", "mean@16")
+    ((verdict, first, second, difference, interval, p, corrected, could),) = [
+        row[2:] for row in page.rows if row[:2] == ["htpo", "mean@16"] and len(row) == 10
+    ]
     test = stats.ttest_rel(scores["htpo"], scores["dapo"])
     low, high = test.confidence_interval()
     assert (first, second) == (f"{scores['dapo'].mean():.3f}", f"{scores['htpo'].mean():.3f}")
@@ -139,13 +141,10 @@ def test_the_numbers_are_those_of_the_results(finished):
     assert verdict == "undecided"
     assert float(corrected) >= float(p)
     assert float(could) > float(difference)
-    tuned = [
-        np.mean(r["correct"]) / N
-        for r in results
-        if (r["phase"], r["arm"], r["learning_rate"]) == ("tuning", "htpo", 2e-4)
-    ]
-    (row,) = [row for row in page.rows if row[:2] == ["htpo", "0.0001"] and len(row) == 5]
-    assert row[-1].startswith(f"{np.mean(tuned):.3f} [")
+    tuned = [r["correct"] for r in results if (r["phase"], r["arm"], r["learning_rate"]) == ("tuning", "htpo", 2e-4)]
+    none_of = [[math.comb(N - c, K) / math.comb(N, K) for c in correct] for correct in tuned]  # K drawn samples
+    for metric, score in (("mean@16", np.mean(tuned) / N), ("pass@8", 1 - np.mean(none_of))):
+        assert page.row("htpo", metric, "0.0001")[-1].startswith(f"{score:.3f} [")
     assert page.row("cispo", "0.240%") == ["0.000%"]
     assert page.row("htpo", "tuning") == ["9", "60", "30,000"]
     assert page.row("confirmation-cispo-lr0.0001-seed1007", "RuntimeError: " + HOSTILE) == []
@@ -204,6 +203,15 @@ def test_htpo_report_shows_a_fight_of_any_code(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["report", str(tmp_path), str(directory)])
     assert "is a fight of htpo compare, which is reported alone" in capsys.readouterr().err
+
+
+def test_of_few_tuning_samples_there_is_no_pass_at_k(tmp_path):
+    plan, results = fight(tuning=1, confirmation=2)
+    for each in results:
+        if each["phase"] == "tuning" or each["name"] == "before-validation":
+            each |= {"judged": [K - 1] * 50, "correct": [min(c, K - 1) for c in each["correct"]]}
+    page = Page(write_compare_report(write(tmp_path, plan | {"tuning_samples": K - 1}, results)))
+    assert {row[1] for row in page.rows if row[0] == "htpo" and len(row) == 6} == {"mean@7"}
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(1, "untested"), (2, "undecided")])
