@@ -193,17 +193,16 @@ def _phase(plan: Mapping[str, Any], results: Sequence[Mapping[str, Any]], phase:
             row[metric] = 0.0 if row["failed"] else pd.Series(pass_at_k(n, judged[each["name"]], k)).mean()
         rows.append(row)
     runs = pd.DataFrame(rows, columns=["name", "arm", "learning_rate", "seed", "failed", *metrics])
-    first: list[Any] = runs[runs.name == before][metrics].to_dict("records")
+    first: dict[Any, Any] = next(iter(runs[runs.name == before][metrics].to_dict("records")), {})
     runs = runs[runs.name != before].sort_values("seed", ignore_index=True)
     score = metrics[0]
-    runs["collapsed"] = ~runs.failed & (runs[score] < COLLAPSED_BELOW * (first[0][score] if first else np.nan))
+    runs["collapsed"] = ~runs.failed & (runs[score] < COLLAPSED_BELOW * first.get(score, np.nan))
     planned = {*product(plan["arms"], plan["learning_rates"], plan[f"{phase}_seeds"])}
     seen = [*zip(runs.arm, runs.learning_rate, runs.seed, strict=True)]
     if wrong := [name for name, run in zip(runs.name, seen, strict=True) if run not in planned or seen.count(run) > 1]:
         raise UsageError(f"{wrong[0]} is no run of this plan, or is there twice. Remove its result.")
     expected = len(plan["arms"]) * len(plan["confirmation_seeds"]) if not tunes else len(planned)
-    before_it = first[0] if first else {}
-    return Phase(runs, metrics, before_it, len(judged), len(table) - len(judged), expected - len(runs))
+    return Phase(runs, metrics, first, len(judged), len(table) - len(judged), expected - len(runs))
 
 
 def _counts(result: Mapping[str, Any], n: int) -> Any:
