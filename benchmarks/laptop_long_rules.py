@@ -91,7 +91,7 @@ def main():
     parser.add_argument("--model", default="laptop-long-warm-start")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--learning_rate", type=float, default=load_recipe("laptop-long")[1]["learning_rate"])
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -173,8 +173,8 @@ def p_text(p: float) -> str:
 def _phase(plan: Mapping[str, Any], results: Sequence[Mapping[str, Any]], phase: str) -> Phase:
     tunes = phase == "tuning"
     n = plan["tuning_samples" if tunes else "samples"]
-    further = plan["metrics"][1:]  # of fewer samples than K there is no pass@K
-    metrics = [f"mean@{n}", *(name for name in further if int(name.partition("@")[2]) <= n)]
+    ks = {f"mean@{n}": 1} | {name: int(name.partition("@")[2]) for name in plan["metrics"][1:]}
+    metrics = [name for name, k in ks.items() if k <= n]  # of fewer samples than K there is no pass@K
     before = "before-validation" if tunes else "before-test"
     found = [each for each in results if each["phase"] == phase or each["name"] == before]
     counts = {each["name"]: _counts(each, n) for each in found if each["status"] != "failed"}
@@ -188,9 +188,8 @@ def _phase(plan: Mapping[str, Any], results: Sequence[Mapping[str, Any]], phase:
         row = {key: each.get(key) for key in ("name", "arm", "learning_rate", "seed")}
         row["failed"] = each["status"] == "failed"
         for metric in metrics:
-            k = 1 if metric.startswith("mean") else int(metric.partition("@")[2])
             # Of no problem there is no mean.
-            row[metric] = 0.0 if row["failed"] else pd.Series(pass_at_k(n, judged[each["name"]], k)).mean()
+            row[metric] = 0.0 if row["failed"] else pd.Series(pass_at_k(n, judged[each["name"]], ks[metric])).mean()
         rows.append(row)
     runs = pd.DataFrame(rows, columns=["name", "arm", "learning_rate", "seed", "failed", *metrics])
     first: dict[Any, Any] = next(iter(runs[runs.name == before][metrics].to_dict("records")), {})

@@ -30,24 +30,26 @@ def write_compare_report(fight: str | Path, output_dir: str | Path | None = None
         UsageError: where a file is broken, or results are not of the plan.
         ModuleNotFoundError: if matplotlib is missing.
     """
-    return _write_page(read_outcome(fight), Path(output_dir or Path(fight, "report")))
+    return _write(fight, output_dir)[1]
 
 
 def tables_and_page(fight: str | Path, output_dir: str | Path | None = None) -> str:
     """Write the report as `write_compare_report` does; returns what a terminal shows: tables, and the page's path."""
-    outcome = read_outcome(fight)
-    page = _write_page(outcome, Path(output_dir or Path(fight, "report")))
+    outcome, page = _write(fight, output_dir)
     return f"{markdown(outcome)}\n\nReport: {page}"
 
 
-def _write_page(outcome: Outcome, directory: Path) -> Path:
-    """The page of a fight and its pictures."""
+def _write(fight: str | Path, output_dir: str | Path | None) -> tuple[Outcome, Path]:
+    """What a fight came to, as it was read, and the page that was written of it."""
     require_matplotlib()
     from ..report.sections import Report, missing_section, plot_section
 
+    outcome = read_outcome(fight)
     arms = outcome.plan["arms"]
-    sets = [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms]
-    report = Report(sets, directory)
+    report = Report(
+        [RunSet(arm, [_run(each) for each in outcome.of("confirmation", arm)]) for arm in arms],
+        Path(fight, "report") if output_dir is None else Path(output_dir),
+    )
     for name in ("tuning", "differences", *(outline.name for outline in report.outlines)):  # of an earlier report
         (report.directory / f"{name}.png").unlink(missing_ok=True)
     pictures = {"tuning": _draw_tuning(outcome, report), "differences": _draw_differences(outcome, report)}
@@ -63,7 +65,7 @@ def _write_page(outcome: Outcome, directory: Path) -> Path:
     content.append((missing, missing_section(report, missing)))
     page = report.directory / "index.html"
     write_page(page, f"Comparison: {', '.join(arms)}", content)
-    return page
+    return outcome, page
 
 
 def _run(result: Mapping[str, Any]) -> Run:
